@@ -1,0 +1,91 @@
+r"""DDIM and ancestral sampling: one step of the bridge between x_t and an estimate of x_0.
+
+Given x_0, the forward process between s < t is a Gaussian bridge. With r = (sigma_s alpha_t) / (alpha_s sigma_t), the
+ratio of noise levels,
+
+    q(x_s | x_t, x_0) = N(alpha_s x_0 + sigma_s r eps, sigma_s^2 (1 - r^2)),    eps = (x_t - alpha_t x_0) / sigma_t.
+
+Putting the denoiser for x_0 gives ancestral sampling. The same marginals have every N(alpha_s x_0 + k eps, c^2) with
+k^2 + c^2 = sigma_s^2; DDIM (Song, Meng and Ermon 2021, equation 16) takes c = eta sigma_s sqrt(1 - r^2). So
+
+    eta = 0   is deterministic, Euler's method on the probability flow in sigma/alpha;
+    eta = 1   is ancestral sampling; along the levels of a DDPM chain it is DDPM's own update, x_{t-1} =
+              (x_t - beta_t / sqrt(1 - abar_t) eps) / sqrt(1 - beta_t) + sqrt(betatilde_t) z, term by term (a test shows it).
+
+DDIM's eta scales the standard deviation of the bridge, the eta of `scoresde.reverse` the diffusion of an SDE: they
+agree as steps shrink. DDPM's larger variance, beta_t, adds the forward step's noise sigma_t^2 - (alpha_t/alpha_s)^2
+sigma_s^2 around the same mean.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, final
+
+import torch
+from torch import Tensor
+
+from samplers import grids
+from samplers.base import TableSampler
+from samplers.table import Table, denoiser_table
+from scoresde.errors import require
+from scoresde.sde import SDE, Level
+
+
+def _bridge(start: Level, end: Level, direction: Tensor, c: Tensor) -> Table:
+    """x_s = alpha_s D + direction eps_hat + c z as rows in D."""
+    a = direction / start.sigma
+    return denoiser_table(start, a, end.alpha - a * start.alpha, c)
+
+
+@final
+@dataclass(frozen=True)
+class DDIM(TableSampler):
+    """x_s = alpha_s D + sqrt(sigma_s^2 - c^2) eps_hat + c z, c = eta sigma_s sqrt(1 - r^2).
+
+    Order 1 (strong at eta 0, weak otherwise); one evaluation a step; independent noise unless eta = 0.
+    """
+
+    eta: float = 0.0
+
+    order = 1
+    default_grid = staticmethod(grids.uniform_log_snr)
+    default_num_steps = 100
+
+    def __post_init__(self) -> None:
+        require(0 <= self.eta <= 1, f"eta={self.eta}: need 0 <= eta <= 1; DDPM's larger noise is Ancestral('beta')")
+
+    @property
+    def noise(self) -> str:  # type: ignore[override]
+        return "independent" if self.eta else "none"
+
+    def steps(self, sde: SDE, start: Level, end: Level) -> Table:  # noqa: ARG002
+        r = end.noise_level / start.noise_level
+        c = self.eta * end.sigma * torch.sqrt(1 - r**2)
+        return _bridge(start, end, torch.sqrt(end.sigma**2 - c**2), c)
+
+
+@final
+@dataclass(frozen=True)
+class Ancestral(TableSampler):
+    """Samples x_s from the bridge, as DDPM does; `variance` is that of the bridge ("posterior") or DDPM's "beta".
+
+    Weak order 1; one evaluation a step; independent noise. With "posterior" it is DDIM at eta = 1.
+    """
+
+    variance: Literal["posterior", "beta"] = "posterior"
+
+    order = 1
+    noise = "independent"
+    default_grid = staticmethod(grids.uniform_log_snr)
+    default_num_steps = 500
+
+    def __post_init__(self) -> None:
+        require(self.variance in ("posterior", "beta"), f"variance={self.variance!r}: need 'posterior' or 'beta'")
+
+    def steps(self, sde: SDE, start: Level, end: Level) -> Table:
+        if self.variance == "posterior":
+            return DDIM(eta=1.0).steps(sde, start, end)
+        r = end.noise_level / start.noise_level
+        c = torch.sqrt(start.sigma**2 - (start.alpha / end.alpha * end.sigma) ** 2)
+        return _bridge(start, end, end.sigma * r, c)

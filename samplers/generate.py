@@ -1,0 +1,70 @@
+r"""From a model and a sampler to samples."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from samplers.base import Sampler
+from samplers.grids import check_grid
+from samplers.noise import Noise
+from samplers.table import Callback
+from scoresde.errors import require
+from scoresde.score_model import ScoreModel
+
+
+def prior(model: ScoreModel, grid: Tensor, noise: Noise, dtype: torch.dtype = torch.float32) -> Tensor:
+    """x_T ~ N(0, sigma^2 I) at the grid's first time, `(B, *shape)`: draw 0 of the noise."""
+    sigma = model.sde.sigma(grid[0]).item()
+    return sigma * noise.normal(0, model.shape, dtype)
+
+
+@torch.no_grad()
+def sample(
+    model: ScoreModel,
+    sampler: Sampler,
+    num_samples: int,
+    *,
+    num_steps: int | None = None,
+    grid: Tensor | None = None,
+    cond: Tensor | None = None,
+    seed: int = 0,
+    batch_size: int = 1000,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    callback: Callback | None = None,
+) -> Tensor:
+    """Draws samples, `(num_samples, *model.shape)`, in the model's units.
+
+    Sample i depends on (model, sampler, grid, seed, i, its cond) alone: not on the batch size, and not on how many
+    others are drawn.
+
+    Args:
+        model: what gives the score.
+        sampler: how to go from noise to data.
+        num_samples: how many.
+        num_steps: steps of the sampler's default grid; the sampler's default if None.
+        grid: times of your own instead (see `samplers.grids`).
+        cond: one condition a sample, `(num_samples, ...)`, or None.
+        seed: which noise.
+        batch_size: samples at a time.
+        device, dtype: where and in what the samples are computed; the model must lie there.
+        callback: called after each evaluation as `callback(row, level, x_t, x0_hat)`, batch after batch.
+    """
+    require(num_samples >= 1, f"num_samples={num_samples}: need at least 1")
+    require(batch_size >= 1, f"batch_size={batch_size}: need at least 1")
+    require(grid is None or num_steps is None, "num_steps, grid: give one of the two")
+    require(
+        cond is None or len(cond) == num_samples,
+        f"cond of length {0 if cond is None else len(cond)}: need one a sample, {num_samples}",
+    )
+    if grid is None:
+        grid = sampler.default_grid(model.sde, num_steps or sampler.default_num_steps)
+    grid = check_grid(model.sde, grid)
+    batches = []
+    for first in range(0, num_samples, batch_size):
+        indices = torch.arange(first, min(first + batch_size, num_samples), device=device)
+        noise = Noise(seed, indices)
+        batch_cond = None if cond is None else cond[first : first + batch_size].to(device)
+        batches.append(sampler.run(model, prior(model, grid, noise, dtype), grid, noise, batch_cond, callback))
+    return torch.cat(batches)

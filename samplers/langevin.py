@@ -1,0 +1,64 @@
+r"""Langevin dynamics at a fixed noise level, and its annealing through the levels.
+
+The chain x' = x + e score(x) + sqrt(2 e) z leaves p_t nearly untouched for small e and forgets its start. With the step
+sized by the noise, e = 2 (snr sigma)^2, the ratio of the step's signal (about e / sigma) to its noise is `snr`, as in
+Song et al. 2021, algorithm 4, and it is linear in x and D:
+
+    x' = (1 - 2 snr^2) x + 2 snr^2 alpha D + 2 snr sigma z.
+
+(Song et al. size the step by the norms of each batch's scores; that makes a step depend on the rest of the batch, and
+on each sample's own noise, which biases the weights of modes.)
+
+Annealed Langevin dynamics (Song and Ermon 2019, algorithm 1) runs the chain at each level of a falling sequence, from
+where the last level left it. It is predictor-corrector sampling without a predictor. It does not follow the reverse
+process: its error falls with more steps at each level and smaller `snr`, not with a finer grid.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+
+from samplers import grids
+from samplers.base import TableSampler
+from samplers.table import Table, denoiser_table
+from scoresde.errors import require
+from scoresde.sde import SDE, Level
+
+
+def langevin_rows(level: Level, snr: float, repeats: int) -> Table:
+    """`repeats` Langevin steps at each time of a level, parts of shape `(n,)`: n * repeats rows."""
+    level = Level(*(part.repeat_interleave(repeats) for part in level))
+    a = torch.full_like(level.t, 1 - 2 * snr**2)
+    return denoiser_table(level, a, 2 * snr**2 * level.alpha, 2 * snr * level.sigma)
+
+
+def check_corrector(snr: float, corrector_steps: int) -> None:
+    """Raises `UsageError` for a step that diverges (snr >= 1) or a count below 1."""
+    require(0 < snr < 1, f"snr={snr}: need 0 < snr < 1; 0.16 is usual")
+    require(corrector_steps >= 1, f"corrector_steps={corrector_steps}: need at least 1")
+
+
+@final
+@dataclass(frozen=True)
+class AnnealedLangevin(TableSampler):
+    """`corrector_steps` Langevin steps of size 2 (snr sigma)^2 at every level of the grid after the first.
+
+    Order 0; `corrector_steps` evaluations a step; independent noise.
+    """
+
+    snr: float = 0.3
+    corrector_steps: int = 1
+
+    order = 0
+    noise = "independent"
+    default_grid = staticmethod(grids.uniform_log_snr)
+    default_num_steps = 500
+
+    def __post_init__(self) -> None:
+        check_corrector(self.snr, self.corrector_steps)
+
+    def steps(self, sde: SDE, start: Level, end: Level) -> Table:  # noqa: ARG002
+        return langevin_rows(end, self.snr, self.corrector_steps)

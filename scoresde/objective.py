@@ -1,0 +1,177 @@
+r"""Training: which times, which weight, which target.
+
+For x_t = alpha x_0 + sigma eps the mean of |D(x_t, t) - x_0|^2 is least at D = E[x_0 | x_t], and the score follows.
+Every denoising objective of the field is
+
+    L = E_t E_{x_0, eps} w(t) |D(x_t, t) - x_0|^2 / dim,
+
+and they differ in the distribution of t and in w alone. The loss is computed in the network's own units,
+w c_out^2 |F - F*|^2, where nothing cancels at small noise. Whatever the positive weight, the best D is the same; the
+weight decides where a network of limited capacity and time is accurate.
+
+    weighting              w(t)                       in other words
+    NoiseWeighting         (alpha / sigma)^2          |eps_hat - eps|^2: Ho et al. 2020, L_simple; Song et al. 2021,
+                                                      lambda = sigma^2
+    DenoisedWeighting      1                          |D - x_0|^2
+    VelocityWeighting      1 + (alpha / sigma)^2      |v_hat - v|^2 on a variance-preserving path (Salimans and Ho 2022)
+    EDMWeighting           (r^2 + sd^2) / (r sd)^2    unit weight of F, r = sigma / alpha (Karras et al. 2022, table 1)
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import final
+
+import torch
+from torch import Tensor
+
+from scoresde.errors import require
+from scoresde.score_model import NetworkScoreModel
+from scoresde.sde import SDE, Level
+
+
+def _stratified(batch_size: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
+    """Uniform numbers in [0, 1), one in each of `batch_size` equal cells, the cells in random order.
+
+    Each is uniform on its own; together they cover the interval evenly, so that the loss of a batch varies less
+    (the idea of Kingma et al. 2021, section 5.2, with a fresh offset in every cell).
+    """
+    cell = torch.randperm(batch_size, device=device, generator=generator)
+    return (cell + torch.rand(batch_size, device=device, generator=generator)) / batch_size
+
+
+class TrainingTimes(ABC):
+    """A distribution of training times."""
+
+    @abstractmethod
+    def sample(self, sde: SDE, batch_size: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
+        """`(batch_size,)` times in [sde.t_min, sde.t_max], float32."""
+
+
+@final
+@dataclass(frozen=True)
+class UniformTimes(TrainingTimes):
+    """Uniform on [t_min, t_max] (Song et al. 2021, equation 7)."""
+
+    def sample(self, sde: SDE, batch_size: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
+        u = _stratified(batch_size, device, generator)
+        return (sde.t_min + (sde.t_max - sde.t_min) * u).clamp(sde.t_min, sde.t_max)
+
+
+@final
+@dataclass(frozen=True)
+class DiscreteTimes(TrainingTimes):
+    """The levels 1/N .. 1 of a chain of N = `num_levels`, equally likely (Ho et al. 2020, algorithm 1)."""
+
+    num_levels: int = 1000
+
+    def __post_init__(self) -> None:
+        require(self.num_levels >= 1, f"num_levels={self.num_levels}: need at least 1")
+
+    def sample(self, sde: SDE, batch_size: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
+        level = (_stratified(batch_size, device, generator) * self.num_levels).floor() + 1
+        return (level / self.num_levels).clamp(sde.t_min, sde.t_max)
+
+
+@final
+@dataclass(frozen=True)
+class LogNormalNoiseLevels(TrainingTimes):
+    """log(sigma / alpha) ~ N(mean, std^2), kept within the SDE's range (Karras et al. 2022, table 1)."""
+
+    mean: float = -1.2
+    std: float = 1.2
+
+    def __post_init__(self) -> None:
+        require(self.std > 0, f"std={self.std}: must be positive")
+
+    def sample(self, sde: SDE, batch_size: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
+        u = _stratified(batch_size, device, generator).clamp(1e-6, 1 - 1e-6)
+        log_noise_level = self.mean + self.std * torch.special.ndtri(u)
+        return sde.time(-2 * log_noise_level).clamp(sde.t_min, sde.t_max)
+
+
+class Weighting(ABC):
+    """w of |D - x_0|^2."""
+
+    @abstractmethod
+    def __call__(self, level: Level) -> Tensor:
+        """The weight at each time of a level."""
+
+
+@final
+@dataclass(frozen=True)
+class NoiseWeighting(Weighting):
+    """(alpha / sigma)^2."""
+
+    def __call__(self, level: Level) -> Tensor:
+        return (level.alpha / level.sigma) ** 2
+
+
+@final
+@dataclass(frozen=True)
+class DenoisedWeighting(Weighting):
+    """1."""
+
+    def __call__(self, level: Level) -> Tensor:
+        return torch.ones_like(level.alpha)
+
+
+@final
+@dataclass(frozen=True)
+class VelocityWeighting(Weighting):
+    """1 + (alpha / sigma)^2."""
+
+    def __call__(self, level: Level) -> Tensor:
+        return 1 + (level.alpha / level.sigma) ** 2
+
+
+@final
+@dataclass(frozen=True)
+class EDMWeighting(Weighting):
+    """1 / sigma_data^2 + (alpha / sigma)^2."""
+
+    sigma_data: float = 0.5
+
+    def __call__(self, level: Level) -> Tensor:
+        return 1 / self.sigma_data**2 + (level.alpha / level.sigma) ** 2
+
+
+@final
+@dataclass(frozen=True)
+class DenoisingObjective:
+    """Denoising score matching: times, weight, and the network's own target.
+
+    Calling it returns one loss a sample, `(B,)`; average it for a step.
+    """
+
+    times: TrainingTimes = field(default_factory=UniformTimes)
+    weighting: Weighting = field(default_factory=NoiseWeighting)
+
+    def __call__(
+        self,
+        model: NetworkScoreModel,
+        x_0: Tensor,
+        cond: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Draws t and eps and returns the weighted error of each sample.
+
+        Args:
+            model: the model in training.
+            x_0: clean data in the model's units, `(B, *shape)`.
+            cond: labels of the batch, or None.
+            generator: source of t and eps, on the device of x_0; the global one if None.
+        """
+        t = self.times.sample(model.sde, len(x_0), x_0.device, generator)
+        eps = torch.randn(x_0.shape, device=x_0.device, dtype=x_0.dtype, generator=generator)
+        return self.at(model, x_0, t.to(x_0.dtype), eps, cond)
+
+    def at(self, model: NetworkScoreModel, x_0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None = None) -> Tensor:
+        """The loss of each sample at given t `(B,)` and eps `(B, *shape)`: w(t) |D - x_0|^2 / dim."""
+        level = model.sde.level(t)
+        wide = level.match_rank(x_0)
+        x_t = wide.alpha * x_0 + wide.sigma * eps
+        error = model.output(x_t, level, cond) - model.parametrization.target(wide, x_0, eps)
+        weight = self.weighting(level) * model.parametrization.c_out(level) ** 2
+        return weight * error.flatten(1).square().mean(1)

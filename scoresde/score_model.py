@@ -1,0 +1,160 @@
+r"""One model, four views.
+
+For x_t = alpha x_0 + sigma eps the conditional mean D(x_t, t) = E[x_0 | x_t], the score, the noise and the velocity
+are the same knowledge:
+
+    score = (alpha D - x_t) / sigma^2,    eps_hat = (x_t - alpha D) / sigma,    v_hat = alpha eps_hat - sigma D.
+
+`denoise` is the primitive, because it stays bounded at both ends of the noise range; the others are exact views of it.
+Samplers, likelihoods, guidance and plots see a `ScoreModel` and nothing else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from abc import ABC, abstractmethod
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from scoresde.errors import require
+from scoresde.parametrization import Parametrization
+from scoresde.sde import SDE, Level
+from scoresde.targets import Target
+
+logger = logging.getLogger(__name__)
+
+
+class ScoreModel(ABC):
+    """An estimate of the score of p_t under an SDE.
+
+    Attributes:
+        sde: the forward process under which times are meant.
+        shape: shape of one sample.
+    """
+
+    sde: SDE
+    shape: tuple[int, ...]
+
+    @abstractmethod
+    def denoise_at(self, x_t: Tensor, level: Level, cond: Tensor | None = None) -> Tensor:
+        """E[x_0 | x_t] at a `Level` that is known already, so that loops compute no alpha and sigma again."""
+
+    @final
+    def denoise(self, x_t: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Tensor:
+        """D(x_t, t) = E[x_0 | x_t].
+
+        Args:
+            x_t: `(B, *shape)`.
+            t: a number, or `(B,)`, in [sde.t_min, sde.t_max].
+            cond: what the model is conditioned on (for the built-in networks class labels, `(B,)`), or None.
+        """
+        return self.denoise_at(x_t, self._level(x_t, t), cond)
+
+    @final
+    def score(self, x_t: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Tensor:
+        """grad log p_t(x_t) = (alpha D - x_t) / sigma^2. Arguments as in `denoise`."""
+        level = self._level(x_t, t)
+        x0_hat, level = self.denoise_at(x_t, level, cond), level.match_rank(x_t)
+        return (level.alpha * x0_hat - x_t) / level.sigma**2
+
+    @final
+    def noise(self, x_t: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Tensor:
+        """eps_hat = (x_t - alpha D) / sigma. Arguments as in `denoise`."""
+        level = self._level(x_t, t)
+        x0_hat, level = self.denoise_at(x_t, level, cond), level.match_rank(x_t)
+        return (x_t - level.alpha * x0_hat) / level.sigma
+
+    @final
+    def velocity(self, x_t: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Tensor:
+        """v_hat = alpha eps_hat - sigma D (Salimans and Ho 2022). Arguments as in `denoise`."""
+        level = self._level(x_t, t)
+        x0_hat, level = self.denoise_at(x_t, level, cond), level.match_rank(x_t)
+        return level.alpha * (x_t - level.alpha * x0_hat) / level.sigma - level.sigma * x0_hat
+
+    @final
+    def under(self, sde: SDE) -> ScoreModel:
+        """This model re-expressed under another SDE, exactly (see `ReexpressedModel`)."""
+        return ReexpressedModel(self, sde)
+
+    @final
+    def _level(self, x_t: Tensor, t: Tensor | float) -> Level:
+        t = torch.as_tensor(t, dtype=x_t.dtype, device=x_t.device)
+        require(
+            t.ndim == 0 or t.shape == x_t.shape[:1],
+            f"t of shape {tuple(t.shape)}: need a number or shape {tuple(x_t.shape[:1])}, one time a sample",
+        )
+        return self.sde.level(t)
+
+
+@final
+class NetworkScoreModel(nn.Module, ScoreModel):
+    """A network under an SDE: D = c_skip x_t + c_out F(c_in x_t, c_noise, cond).
+
+    Args:
+        network: called as `network(x, c_noise, cond)` with x `(B, *shape)` and c_noise `(B,)`; returns `(B, *shape)`.
+        sde: the SDE that it is trained under.
+        parametrization: what the network emits.
+        shape: shape of one sample.
+    """
+
+    def __init__(self, network: nn.Module, sde: SDE, parametrization: Parametrization, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.network = network
+        self.sde = sde
+        self.parametrization = parametrization
+        self.shape = tuple(shape)
+
+    def output(self, x_t: Tensor, level: Level, cond: Tensor | None = None) -> Tensor:
+        """The raw network output F at a level."""
+        require(
+            x_t.shape[1:] == self.shape,
+            f"x_t of shape {tuple(x_t.shape)}: this model takes (batch, {', '.join(map(str, self.shape))})",
+        )
+        c_in = self.parametrization.c_in(level.match_rank(x_t))
+        return self.network(c_in * x_t, self.parametrization.c_noise(level).expand(len(x_t)), cond)
+
+    def denoise_at(self, x_t: Tensor, level: Level, cond: Tensor | None = None) -> Tensor:
+        output, level = self.output(x_t, level, cond), level.match_rank(x_t)
+        return self.parametrization.c_skip(level) * x_t + self.parametrization.c_out(level) * output
+
+
+@final
+class ExactScoreModel(ScoreModel):
+    """The true score of a known distribution: no network, no error."""
+
+    def __init__(self, target: Target, sde: SDE) -> None:
+        self.target, self.sde, self.shape = target, sde, target.shape
+
+    def denoise_at(self, x_t: Tensor, level: Level, cond: Tensor | None = None) -> Tensor:
+        require(cond is None, "cond: an exact model of one distribution takes none; leave it out")
+        return self.target.denoise(x_t, level.alpha, level.sigma)
+
+
+@final
+class ReexpressedModel(ScoreModel):
+    """A model trained under one SDE, seen under another.
+
+    Two Gaussian paths pass the same signal-to-noise ratios, and at equal ratio x_t / alpha has the same law. So
+    D'(x', t') = D(alpha x' / alpha', t) at the t of equal log-SNR. Outside the noise levels that the model was made
+    for nothing is known: the range of the new SDE is cut to them (where its times are fixed, as those of a DDPM chain, the
+    nearest known level is used), and a log message says so.
+    """
+
+    def __init__(self, model: ScoreModel, sde: SDE) -> None:
+        ends = torch.tensor([model.sde.t_min, model.sde.t_max], dtype=torch.float64)
+        t_min, t_max = sde.time(model.sde.log_snr(ends)).clamp(sde.t_min, sde.t_max).tolist()
+        require(t_min < t_max, f"sde={sde}: shares no noise level with the model's {model.sde}")
+        if (t_min, t_max) != (sde.t_min, sde.t_max):
+            logger.info("times of %s kept within [%g, %g], the noise levels of %s", sde, t_min, t_max, model.sde)
+            if {"t_min", "t_max"} <= {f.name for f in dataclasses.fields(sde) if f.init}:  # type: ignore[arg-type]
+                sde = dataclasses.replace(sde, t_min=t_min, t_max=t_max)  # type: ignore[type-var]
+        self.model, self.sde, self.shape = model, sde, model.shape
+
+    def denoise_at(self, x_t: Tensor, level: Level, cond: Tensor | None = None) -> Tensor:
+        t = self.model.sde.time(level.log_snr).clamp(self.model.sde.t_min, self.model.sde.t_max)
+        original = self.model.sde.level(t)
+        scale = original.match_rank(x_t).alpha / level.match_rank(x_t).alpha
+        return self.model.denoise_at(scale * x_t, original, cond)
