@@ -9,8 +9,8 @@ Putting the denoiser for x_0 gives ancestral sampling. The same marginals have e
 k^2 + c^2 = sigma_s^2; DDIM (Song, Meng and Ermon 2021, equation 16) takes c = eta sigma_s sqrt(1 - r^2). So
 
     eta = 0   is deterministic, Euler's method on the probability flow in sigma/alpha;
-    eta = 1   is ancestral sampling; along the levels of a DDPM chain it is DDPM's own update, x_{t-1} =
-              (x_t - beta_t / sqrt(1 - abar_t) eps) / sqrt(1 - beta_t) + sqrt(betatilde_t) z, term by term (a test shows it).
+    eta = 1   is ancestral sampling; along the levels of a DDPM chain it is DDPM's own update, term by term
+              (a test shows it): (x_t - beta_t / sqrt(1 - abar_t) eps) / sqrt(1 - beta_t) + sqrt(betatilde_t) z.
 
 DDIM's eta scales the standard deviation of the bridge, the eta of `scoresde.reverse` the diffusion of an SDE: they
 agree as steps shrink. DDPM's larger variance, beta_t, adds the forward step's noise sigma_t^2 - (alpha_t/alpha_s)^2
@@ -59,7 +59,7 @@ class DDIM(TableSampler):
     def noise(self) -> str:  # type: ignore[override]
         return "independent" if self.eta else "none"
 
-    def steps(self, sde: SDE, start: Level, end: Level) -> Table:  # noqa: ARG002
+    def steps(self, sde: SDE, start: Level, end: Level) -> Table:
         r = end.noise_level / start.noise_level
         c = self.eta * end.sigma * torch.sqrt(1 - r**2)
         return _bridge(start, end, torch.sqrt(end.sigma**2 - c**2), c)

@@ -1,8 +1,8 @@
 r"""Where a sampler takes its steps: plain functions that return plain tensors.
 
 A grid has shape `(num_steps + 1,)`, is float64 on the host, falls strictly, starts at t_max and ends with 0: the last
-step goes from t_min to clean data by the denoiser itself. A grid of your own may end anywhere in [t_min, t_max) instead,
-and the samples then keep the noise of that time.
+step goes from t_min to clean data by the denoiser itself. A grid of your own may end anywhere in [t_min, t_max)
+instead, and the samples then keep the noise of that time.
 """
 
 from __future__ import annotations

@@ -27,7 +27,9 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
 
 
-def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:
+def philox(
+    counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Philox4x32-10 on int64 tensors that hold 32-bit words; the four counters broadcast, and so do the outputs."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
@@ -60,10 +62,8 @@ class Noise:
         dim, device = math.prod(shape), self.indices.device
         block = torch.arange((dim + 3) // 4, device=device)[None]
         low, high = (self.indices & _MASK)[:, None], (self.indices >> 32)[:, None]
-        words = philox(
-            (block, torch.full_like(block, interval), low, high), (self.seed & _MASK, self.seed >> 32)
-        )
-        normals = [n for pair in (words[:2], words[2:]) for n in _box_muller(*pair, dtype)]
+        words = philox((block, torch.full_like(block, interval), low, high), (self.seed & _MASK, self.seed >> 32))
+        normals = [*_box_muller(words[0], words[1], dtype), *_box_muller(words[2], words[3], dtype)]
         return torch.stack(normals, -1).flatten(1)[:, :dim].reshape(len(self.indices), *shape)
 
 

@@ -35,7 +35,7 @@ class ReverseDiffusion(TableSampler):
     default_grid = staticmethod(grids.uniform_log_snr)
     default_num_steps = 500
 
-    def steps(self, sde: SDE, start: Level, end: Level) -> Table:  # noqa: ARG002
+    def steps(self, sde: SDE, start: Level, end: Level) -> Table:
         ratio = start.alpha / end.alpha
         added = start.sigma**2 - (ratio * end.sigma) ** 2
         a = 2 - ratio - added / start.sigma**2

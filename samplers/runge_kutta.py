@@ -37,7 +37,7 @@ class Heun(TableSampler):
     default_grid = staticmethod(grids.karras)
     default_num_steps = 20
 
-    def steps(self, sde: SDE, start: Level, end: Level) -> Table:  # noqa: ARG002
+    def steps(self, sde: SDE, start: Level, end: Level) -> Table:
         rise = end.alpha * (end.noise_level - start.noise_level)
 
         def interleave(first: Tensor, second: Tensor) -> Tensor:

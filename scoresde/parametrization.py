@@ -78,7 +78,7 @@ class NoiseParametrization(Parametrization):
     def c_out(self, level: Level) -> Tensor:
         return -level.sigma / level.alpha
 
-    def target(self, level: Level, x_0: Tensor, eps: Tensor) -> Tensor:  # noqa: ARG002
+    def target(self, level: Level, x_0: Tensor, eps: Tensor) -> Tensor:
         return eps
 
 
@@ -98,7 +98,7 @@ class DenoisedParametrization(Parametrization):
     def c_out(self, level: Level) -> Tensor:
         return torch.ones_like(level.alpha)
 
-    def target(self, level: Level, x_0: Tensor, eps: Tensor) -> Tensor:  # noqa: ARG002
+    def target(self, level: Level, x_0: Tensor, eps: Tensor) -> Tensor:
         return x_0
 
 
@@ -118,7 +118,7 @@ class ScoreParametrization(Parametrization):
     def c_out(self, level: Level) -> Tensor:
         return level.sigma**2 / level.alpha
 
-    def target(self, level: Level, x_0: Tensor, eps: Tensor) -> Tensor:  # noqa: ARG002
+    def target(self, level: Level, x_0: Tensor, eps: Tensor) -> Tensor:
         return -eps / level.sigma
 
 

@@ -139,8 +139,8 @@ class ReexpressedModel(ScoreModel):
 
     Two Gaussian paths pass the same signal-to-noise ratios, and at equal ratio x_t / alpha has the same law. So
     D'(x', t') = D(alpha x' / alpha', t) at the t of equal log-SNR. Outside the noise levels that the model was made
-    for nothing is known: the range of the new SDE is cut to them (where its times are fixed, as those of a DDPM chain, the
-    nearest known level is used), and a log message says so.
+    for nothing is known: the range of the new SDE is cut to them (where its times are fixed, as those of a DDPM
+    chain, the nearest known level is used), and a log message says so.
     """
 
     def __init__(self, model: ScoreModel, sde: SDE) -> None:

@@ -1,0 +1,62 @@
+"""Score-based generative modelling through stochastic differential equations."""
+
+from scoresde.errors import UsageError
+from scoresde.named_sdes import EDMSDE, VESDE, VPSDE, CosineSDE, DiscreteVPSDE, RectifiedFlowSDE, SubVPSDE
+from scoresde.networks import MLP, UNet
+from scoresde.objective import (
+    DenoisedWeighting,
+    DenoisingObjective,
+    DiscreteTimes,
+    EDMWeighting,
+    LogNormalNoiseLevels,
+    NoiseWeighting,
+    UniformTimes,
+    VelocityWeighting,
+)
+from scoresde.parametrization import (
+    DenoisedParametrization,
+    EDMParametrization,
+    NoiseParametrization,
+    ScoreParametrization,
+    VelocityParametrization,
+)
+from scoresde.score_model import ExactScoreModel, NetworkScoreModel, ScoreModel
+from scoresde.sde import SDE, GaussianPathSDE
+from scoresde.targets import EmpiricalDistribution, Gaussian, GaussianMixture
+from scoresde.training import TrainingSettings, fit
+
+__all__ = [
+    "EDMSDE",
+    "MLP",
+    "SDE",
+    "VESDE",
+    "VPSDE",
+    "CosineSDE",
+    "DenoisedParametrization",
+    "DenoisedWeighting",
+    "DenoisingObjective",
+    "DiscreteTimes",
+    "DiscreteVPSDE",
+    "EDMParametrization",
+    "EDMWeighting",
+    "EmpiricalDistribution",
+    "ExactScoreModel",
+    "Gaussian",
+    "GaussianMixture",
+    "GaussianPathSDE",
+    "LogNormalNoiseLevels",
+    "NetworkScoreModel",
+    "NoiseParametrization",
+    "NoiseWeighting",
+    "RectifiedFlowSDE",
+    "ScoreModel",
+    "ScoreParametrization",
+    "SubVPSDE",
+    "TrainingSettings",
+    "UNet",
+    "UniformTimes",
+    "UsageError",
+    "VelocityParametrization",
+    "VelocityWeighting",
+    "fit",
+]

@@ -1,0 +1,167 @@
+"""The command line: flags and dispatch."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from scoresde.errors import UsageError, require, unknown_name
+
+MODES = ("train", "sample")
+
+USAGE = """scoresde: score-based generative modelling through SDEs
+
+  python main.py --mode train --sde vp              trains on handwritten digits, in runs/vp
+  python main.py --mode sample --sampler pc         samples from the newest run
+  python main.py --mode train --sde ve --config toy --config.training.num_steps=2000
+
+flags:"""
+
+
+def _define_flags() -> flags.FlagValues:
+    values = flags.FlagValues()
+
+    def text(name: str, default: str | None, description: str) -> None:
+        flags.DEFINE_string(name, default, description, flag_values=values)
+
+    def count(name: str, default: int | None, description: str) -> None:
+        flags.DEFINE_integer(name, default, description, flag_values=values)
+
+    text("mode", None, "train or sample")
+    text("sde", None, "vp, subvp, ve, cosine, edm, flow or ddpm (train: vp; sample: that of the newest run)")
+    text("sampler", "pc", "pc, langevin, ancestral, euler_maruyama, reverse_diffusion, ode or ddim")
+    text("config", None, "a recipe of sde_configs, or a .py or .json file; --config.FIELD=VALUE changes a field")
+    text("workdir", None, "folder of the run (train: runs/<sde>; sample: the newest run)")
+    count("seed", None, "of training, or of the samples (the configuration's, 0)")
+    text("device", "auto", "auto, cpu, cuda or cuda:N")
+    text("checkpoint", None, "sample: a file of a run's checkpoints/ (the newest)")
+    count("num_samples", 100, "sample: how many")
+    count("num_steps", None, "sample: steps of the sampler (its default)")
+    text("labels", None, "sample: classes, as in 3 or 3,1,4 (all in turn)")
+    text("output", None, "sample: the picture to write (samples/ in the run's folder)")
+    return values
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a command; returns the exit status: 0, 2 for a user's mistake, 130 for Ctrl-C."""
+    arguments = sys.argv[1:] if argv is None else argv
+    try:
+        return _dispatch(arguments)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+
+
+def _dispatch(arguments: list[str]) -> int:
+    values: Any = _define_flags()  # flags hold values of any type
+    if not arguments or {"--help", "-h", "--helpfull", "help"} & set(arguments):
+        _print_help(values)
+        return 0
+    try:
+        rest = values(["main.py", *arguments], known_only=True)[1:]
+    except flags.Error as error:
+        raise UsageError(str(error).strip().splitlines()[0]) from error
+    mode = values["mode"].value
+    require(mode is not None, "mode: give --mode train or --mode sample")
+    if mode not in MODES:
+        raise unknown_name("mode", mode, MODES)
+    return (_train if mode == "train" else _sample)(values, rest)
+
+
+def _train(values: Any, rest: list[str]) -> int:
+    from scoresde.app.run_folder import RunFolder
+    from scoresde.app.settings import load_config, override
+
+    for name in ("checkpoint", "num_steps", "labels", "output"):
+        remedy = "; training has --config.training.num_steps" if name == "num_steps" else ""
+        require(values[name].value is None, f"{name}={values[name].value}: belongs to --mode sample{remedy}")
+    config = load_config(values["sde"].value, values["config"].value)
+    override(config, rest, values)
+    if values["seed"].value is not None:
+        config.seed = values["seed"].value
+    default_name = values["sde"].value or Path(values["config"].value or "vp").stem
+    if values["sde"].value and values["config"].value:
+        default_name = f"{Path(values['config'].value).stem}-{values['sde'].value}"
+    device = _device(values["device"].value)
+
+    from scoresde.app.train import train
+
+    return train(config, RunFolder(Path(values["workdir"].value or f"runs/{default_name}")), device)
+
+
+def _sample(values: Any, rest: list[str]) -> int:
+    from scoresde import checkpoint
+    from scoresde.app.run_folder import HOW_TO_TRAIN, RunFolder, newest_run
+    from scoresde.app.settings import SDES, from_json, override
+
+    require(
+        values["config"].value is None,
+        f"config={values['config'].value!r}: a checkpoint holds its own; --config.sampling.FIELD=VALUE changes a field",
+    )
+    sde, workdir, file = (values[name].value for name in ("sde", "workdir", "checkpoint"))
+    if sde is not None and sde not in SDES:
+        raise unknown_name("sde", sde, SDES)
+    if file is not None:
+        loaded, folder = checkpoint.load(file), Path(file).parent.parent / "samples"
+    else:
+        run = RunFolder(Path(workdir or f"runs/{sde}")) if workdir or sde else newest_run(Path("runs"))
+        newest = run.newest_checkpoint()
+        require(newest is not None, f"workdir={str(run.path)!r}: nothing is trained there yet; {HOW_TO_TRAIN}")
+        assert newest is not None
+        loaded, folder = newest, run.samples
+        print(f"sampling from {run.path}, step {loaded.step}", flush=True)
+    config = from_json(loaded.description["config"])
+    override(config, rest, values)
+    device = _device(values["device"].value)
+    seed = config.seed if values["seed"].value is None else values["seed"].value
+    output = Path(values["output"].value or folder / f"{values['sampler'].value}-seed{seed}.png").with_suffix(".png")
+
+    from scoresde.app.sample import sample
+
+    return sample(
+        loaded,
+        config,
+        values["sampler"].value,
+        output,
+        num_samples=values["num_samples"].value,
+        num_steps=values["num_steps"].value,
+        labels=values["labels"].value,
+        seed=seed,
+        device=device,
+    )
+
+
+def _device(name: str):  # type: ignore[no-untyped-def]  # torch is imported only where it is needed
+    import torch
+
+    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return torch.device("cuda" if available else "cpu")
+    kind, _, index = name.partition(":")
+    require(
+        kind in ("cpu", "cuda") and (not index or (kind == "cuda" and index.isdigit())),
+        f"device={name!r}: need auto, cpu, cuda or cuda:N",
+    )
+    require(
+        kind == "cpu" or int(index or 0) < available,
+        f"device={name!r}: torch sees {available} CUDA devices here; use --device cpu",
+    )
+    return torch.device(name)
+
+
+def _print_help(values: Any) -> None:
+    from scoresde.app.settings import describe_fields, recipes
+
+    print(USAGE)
+    for name in values:
+        flag = values[name]
+        default = "" if flag.default is None else f" (default {flag.default})"
+        print(f"  --{name}".ljust(16) + f"{flag.help}{default}")
+    print(f"\nrecipes for --config: {', '.join(recipes())}\n\nfields of the default configuration:")
+    print(describe_fields())

@@ -1,0 +1,117 @@
+"""Where the files of a run lie, and who may write there."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, final
+
+from scoresde import checkpoint
+from scoresde.errors import UsageError, require
+
+HOW_TO_TRAIN = "train first: python main.py --mode train --sde vp"
+
+
+@final
+class RunFolder:
+    """config.json, metrics.jsonl, timings.jsonl, checkpoints/ and samples/ under one folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config, self.metrics, self.timings = (
+            path / name for name in ("config.json", "metrics.jsonl", "timings.jsonl")
+        )
+        self.checkpoints, self.samples = path / "checkpoints", path / "samples"
+
+    def create(self) -> None:
+        """Makes the folders.
+
+        Raises:
+            UsageError: if they cannot be written.
+        """
+        try:
+            for folder in (self.checkpoints, self.samples):
+                folder.mkdir(parents=True, exist_ok=True)
+            probe = self.path / ".writable"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise UsageError(
+                f"workdir={str(self.path)!r}: cannot be written ({error.strerror}); choose another with --workdir"
+            ) from error
+
+    def claim(self, config: dict[str, Any]) -> None:
+        """Writes the configuration; if the folder holds a run already, it must have the same one.
+
+        How long to train, and what to log and how to sample, may differ.
+        """
+        if self.config.exists():
+            old, new = flat(json.loads(self.config.read_text())), flat(config)
+            for field in sorted(old.keys() | new.keys()):
+                free = field == "training.num_steps" or field.startswith(("logging.", "sampling."))
+                was, now = old.get(field), new.get(field)
+                require(
+                    free or was == now,
+                    f"workdir={str(self.path)!r}: holds a run with config.{field}={was}, not {now}; "
+                    "choose another --workdir, or the same configuration to continue that run",
+                )
+        write_text(self.config, json.dumps(config, indent=2) + "\n")
+
+    def all_checkpoints(self) -> list[Path]:
+        """Oldest first."""
+        return sorted(self.checkpoints.glob("step-*.safetensors"))
+
+    def checkpoint_path(self, step: int) -> Path:
+        """Where the checkpoint of a step lies."""
+        return self.checkpoints / f"step-{step:09d}.safetensors"
+
+    def newest_checkpoint(self) -> checkpoint.Checkpoint | None:
+        """The last checkpoint that can be read, None if there is none; damaged ones are named and passed over."""
+        for path in reversed(self.all_checkpoints()):
+            try:
+                return checkpoint.load(path)
+            except UsageError as error:
+                print(f"skipped: {error}", flush=True)
+        return None
+
+    def cut_logs(self, step: int) -> None:
+        """Drops the lines of metrics and timings after a step, so that a continued run writes them anew."""
+        for path in (self.metrics, self.timings):
+            if path.exists():
+                kept = []
+                for line in path.read_text().splitlines():
+                    try:
+                        if json.loads(line)["step"] <= step:
+                            kept.append(line)
+                    except (json.JSONDecodeError, KeyError):
+                        break  # the half line of a run that was killed
+                write_text(path, "".join(line + "\n" for line in kept))
+
+    @staticmethod
+    def append(path: Path, record: dict[str, Any]) -> None:
+        """Adds one line of JSON to a log."""
+        with open(path, "a") as file:
+            file.write(json.dumps(record) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.partial")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} to {"a.b": 1}."""
+    fields: dict[str, Any] = {}
+    for key, value in config.items():
+        fields |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return fields
+
+
+def newest_run(root: Path) -> RunFolder:
+    """The folder under `root` whose checkpoint was written last."""
+    runs = [RunFolder(path) for path in root.glob("*/") if RunFolder(path).all_checkpoints()]
+    require(bool(runs), f"workdir: nothing is trained yet under {str(root)!r}; {HOW_TO_TRAIN}")
+    return max(runs, key=lambda run: run.all_checkpoints()[-1].stat().st_mtime)

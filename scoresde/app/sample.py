@@ -1,0 +1,84 @@
+"""`--mode sample`: from a checkpoint to a picture and an array."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from ml_collections import ConfigDict
+from torch import Tensor
+
+from samplers import sample as draw
+from scoresde.app.pictures import demo_labels, save_numbers, save_picture
+from scoresde.app.progress import Progress
+from scoresde.checkpoint import Checkpoint
+from scoresde.data import Scaling
+from scoresde.errors import UsageError, require
+from scoresde.sde import Level
+from sde_configs import build
+
+
+def sample(
+    checkpoint: Checkpoint,
+    config: ConfigDict,
+    sampler_name: str,
+    output: Path,
+    *,
+    num_samples: int,
+    num_steps: int | None,
+    labels: str | None,
+    seed: int,
+    device: torch.device,
+) -> int:
+    """Draws samples from a checkpoint, and writes `output` (PNG) and an .npz beside it; returns the exit status."""
+    require(num_samples >= 1, f"num_samples={num_samples}: need at least 1")
+    require(num_steps is None or num_steps >= 1, f"num_steps={num_steps}: need at least 1")
+    require(
+        config.sampling.batch_size >= 1, f"config.sampling.batch_size={config.sampling.batch_size}: need at least 1"
+    )
+    model, data = checkpoint.model().to(device), checkpoint.description["data"]
+    sampler = build.build_sampler(config, sampler_name, num_steps)
+    cond = parse_labels(labels, num_samples, data["num_classes"])
+    grid = sampler.default_grid(model.sde, num_steps or sampler.default_num_steps)
+
+    evaluations, batches = sampler.num_evaluations(model.sde, grid), -(-num_samples // config.sampling.batch_size)
+    count = 0
+    with Progress("sample", (evaluations or 100) * batches, unit="evaluation") as progress:
+
+        def advance(row: int, level: Level, x_t: Tensor, x0_hat: Tensor) -> None:
+            nonlocal count
+            count += 1
+            progress.update(min(count, progress.total))
+
+        x = draw(
+            model,
+            sampler,
+            num_samples,
+            grid=grid,
+            cond=cond,
+            seed=seed,
+            batch_size=config.sampling.batch_size,
+            device=device,
+            callback=advance,
+        )
+    raw = Scaling(data["center"], data["scale"]).to_raw(x.cpu())
+    output.parent.mkdir(parents=True, exist_ok=True)
+    save_picture(output, raw, cond, data["low"], data["high"], data["num_classes"])
+    save_numbers(output.with_suffix(".npz"), raw, cond, seed)
+    print(f"{num_samples} samples by {sampler_name}, {count} network evaluations in {batches} batches")
+    print(f"picture: {output}\nnumbers: {output.with_suffix('.npz')}")
+    return 0
+
+
+def parse_labels(text: str | None, num_samples: int, num_classes: int) -> Tensor | None:
+    """Labels of the samples: "3" or "3,1,4" repeated to the number of samples; by default all classes in turn."""
+    if text is None:
+        return demo_labels(num_samples, num_classes)
+    require(num_classes > 0, f"labels={text!r}: this model was trained without classes; leave --labels out")
+    try:
+        given = [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise UsageError(f"labels={text!r}: need whole numbers between commas, as in --labels=3,1,4") from error
+    bad = [label for label in given if not 0 <= label < num_classes]
+    require(not bad, f"labels={text!r}: {bad[:1]} is no class; this model knows 0 to {num_classes - 1}")
+    return torch.tensor(given).repeat(-(-num_samples // len(given)))[:num_samples]

@@ -1,0 +1,173 @@
+r"""Checkpoints: one safetensors file that describes itself.
+
+The tensors (weights, averaged weights, optimiser) lie beside a JSON text in the file's header, which names the classes
+of the model and their arguments, the step, the scaling of the data, and the run's configuration. Reading a file parses
+JSON and copies numbers: no code runs, and nothing has to be guessed. `CLASSES` is the one map from names to classes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import os
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+from torch import Tensor, nn
+
+from scoresde import named_sdes, networks, objective, parametrization
+from scoresde.errors import UsageError, require, unknown_name
+from scoresde.score_model import NetworkScoreModel
+from scoresde.sde import SDE
+
+FORMAT = "scoresde checkpoint 1"
+
+CLASSES: Mapping[str, type] = types.MappingProxyType(
+    {
+        cls.__name__: cls
+        for cls in (
+            named_sdes.VPSDE,
+            named_sdes.SubVPSDE,
+            named_sdes.VESDE,
+            named_sdes.CosineSDE,
+            named_sdes.EDMSDE,
+            named_sdes.RectifiedFlowSDE,
+            named_sdes.DiscreteVPSDE,
+            parametrization.NoiseParametrization,
+            parametrization.DenoisedParametrization,
+            parametrization.ScoreParametrization,
+            parametrization.VelocityParametrization,
+            parametrization.EDMParametrization,
+            objective.UniformTimes,
+            objective.DiscreteTimes,
+            objective.LogNormalNoiseLevels,
+            objective.NoiseWeighting,
+            objective.DenoisedWeighting,
+            objective.VelocityWeighting,
+            objective.EDMWeighting,
+            networks.MLP,
+            networks.UNet,
+        )
+    }
+)
+
+
+def describe(thing: Any) -> dict[str, Any]:
+    """The class and the arguments of an object of one of the `CLASSES`, as JSON can hold them."""
+    name = type(thing).__name__
+    require(
+        CLASSES.get(name) is type(thing),
+        f"{name}: cannot be described in a checkpoint, which names only built-in classes; save its weights yourself",
+    )
+    if isinstance(thing, nn.Module):
+        return {"name": name, **thing.arguments}  # type: ignore[dict-item]
+    return {"name": name} | {f.name: getattr(thing, f.name) for f in dataclasses.fields(thing) if f.init}
+
+
+def construct(description: Mapping[str, Any], kind: type, path: str) -> Any:
+    """The object of a description; it must be of class `kind`. `path` says where the description stands, for errors."""
+    arguments = dict(description)
+    name = arguments.pop("name", None)
+    known = [n for n, cls in CLASSES.items() if issubclass(cls, kind)]
+    if name not in known:
+        raise unknown_name(f"{path}.name", str(name), known)
+    cls = CLASSES[name]
+    known = list(inspect.signature(cls).parameters)
+    for key, value in arguments.items():
+        if key not in known:
+            raise unknown_name(f"argument of {name} in {path}:", key, known)
+        if isinstance(value, list):
+            arguments[key] = tuple(value)
+    try:
+        return cls(**arguments)
+    except TypeError as error:
+        raise UsageError(f"{path}: {name} cannot be made of {arguments} ({error})") from error
+
+
+@final
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file holds.
+
+    Attributes:
+        step: steps of training.
+        description: model, data and configuration, as in the header.
+        tensors: by name, on the host: "weights.*", "ema.*", "optimizer.*".
+    """
+
+    step: int
+    description: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    def model(self, weights: str = "ema") -> NetworkScoreModel:
+        """The model, ready to sample from, with the averaged weights ("ema") or the last ones ("weights")."""
+        model = build_model(self.description["model"])
+        prefix = f"{weights}."
+        state = {k.removeprefix(prefix): v for k, v in self.tensors.items() if k.startswith(prefix)}
+        try:
+            model.load_state_dict(state)
+        except RuntimeError as error:
+            first = str(error).splitlines()[-1].strip()
+            raise UsageError(f"checkpoint: its tensors do not fit the model that it describes ({first})") from error
+        return model.eval().requires_grad_(False)
+
+
+def describe_model(model: NetworkScoreModel) -> dict[str, Any]:
+    """A model without its weights."""
+    parts = {part: describe(getattr(model, part)) for part in ("network", "sde", "parametrization")}
+    return {**parts, "shape": list(model.shape)}
+
+
+def build_model(description: Mapping[str, Any]) -> NetworkScoreModel:
+    """A model of a description, with fresh weights."""
+    return NetworkScoreModel(
+        construct(description["network"], nn.Module, "model.network"),
+        construct(description["sde"], SDE, "model.sde"),
+        construct(description["parametrization"], parametrization.Parametrization, "model.parametrization"),
+        tuple(description["shape"]),
+    )
+
+
+def save(path: Path, step: int, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Writes a checkpoint: whole under a temporary name, then renamed, so that `path` never holds half a file."""
+    from safetensors.torch import save as to_bytes
+
+    header = {"scoresde": json.dumps({"format": FORMAT, "step": step, **description})}
+    content = to_bytes({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, header)
+    temporary = path.with_name(f".{path.name}.partial")
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def load(path: Path | str) -> Checkpoint:
+    """Reads a checkpoint.
+
+    Raises:
+        UsageError: for a file that is missing, truncated, or not a checkpoint of this library.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    require(path.is_file(), f"checkpoint={str(path)!r}: no such file; give a file of a run's checkpoints/ folder")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get("scoresde")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UsageError(f"checkpoint={str(path)!r}: damaged or not a safetensors file ({error})") from error
+    foreign = UsageError(f"checkpoint={str(path)!r}: not a checkpoint of this library; its header lacks {FORMAT!r}")
+    try:
+        description = json.loads(header or "null")
+    except json.JSONDecodeError as error:
+        raise foreign from error
+    needed = {"format", "step", "model", "data", "config"}
+    if not isinstance(description, dict) or description.get("format") != FORMAT or not needed <= description.keys():
+        raise foreign
+    return Checkpoint(int(description["step"]), description, tensors)

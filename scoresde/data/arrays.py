@@ -1,0 +1,99 @@
+"""Data in memory, and the map from raw values to the model's units and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from scoresde.errors import require
+
+
+@final
+@dataclass(frozen=True)
+class Scaling:
+    """model value = (raw value - center) / scale."""
+
+    center: float = 0.0
+    scale: float = 1.0
+
+    def to_model(self, raw: Tensor) -> Tensor:
+        """Raw values to the model's units, float32."""
+        return (raw.float() - self.center) / self.scale
+
+    def to_raw(self, x: Tensor) -> Tensor:
+        """The model's units to raw values."""
+        return x * self.scale + self.center
+
+
+@final
+@dataclass(frozen=True)
+class ArrayData:
+    """Samples `(N, *shape)` in raw units, with labels `(N,)` or None.
+
+    Raises:
+        UsageError: for no samples, values that are not finite, or labels that do not fit.
+    """
+
+    values: Tensor
+    labels: Tensor | None = None
+    scaling: Scaling = Scaling()
+
+    def __post_init__(self) -> None:
+        require(
+            self.values.ndim >= 2 and len(self.values) > 0,
+            f"data of shape {tuple(self.values.shape)}: need (samples, ...), with at least one sample",
+        )
+        if self.values.is_floating_point():
+            bad = int((~self.values.isfinite()).flatten(1).any(1).sum())
+            require(bad == 0, f"data: {bad} of {len(self.values)} samples hold NaN or infinity; remove or repair them")
+        if self.labels is not None:
+            require(
+                self.labels.shape == self.values.shape[:1] and not self.labels.is_floating_point(),
+                f"labels of shape {tuple(self.labels.shape)} and type {self.labels.dtype}: "
+                f"need {len(self.values)} integers, one a sample",
+            )
+            require(int(self.labels.min()) >= 0, f"labels: the least is {int(self.labels.min())}; count from 0")
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one sample."""
+        return tuple(self.values.shape[1:])
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, 0 without labels."""
+        return 0 if self.labels is None else int(self.labels.max()) + 1
+
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Samples in the model's units, and their labels."""
+        return self.scaling.to_model(self.values[index]), None if self.labels is None else self.labels[index]
+
+    def all(self) -> tuple[Tensor, Tensor | None]:
+        """Everything, as `batch` gives it."""
+        return self.scaling.to_model(self.values), self.labels
+
+    def std(self) -> float:
+        """Standard deviation over all entries, in the model's units."""
+        return self.scaling.to_model(self.values).std().item()
+
+    def to(self, device: torch.device | str) -> ArrayData:
+        """The same data on a device."""
+        labels = None if self.labels is None else self.labels.to(device)
+        return ArrayData(self.values.to(device), labels, self.scaling)
+
+    def split(self, held_out: float) -> tuple[ArrayData, ArrayData | None]:
+        """Training and held-out samples: the last `held_out` share of a fixed shuffle, None where that is no sample."""
+        require(0 <= held_out < 1, f"data.held_out={held_out}: need 0 <= held_out < 1")
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))
+        num_held_out = min(round(held_out * len(self)), len(self) - 1)
+        train, held = order[: len(self) - num_held_out], order[len(self) - num_held_out :]
+        return self._select(train), self._select(held) if num_held_out else None
+
+    def _select(self, index: Tensor) -> ArrayData:
+        return ArrayData(self.values[index], None if self.labels is None else self.labels[index], self.scaling)

@@ -1,0 +1,6 @@
+"""Networks: plain PyTorch, called as `network(x, c_noise, cond)`; they know nothing of SDEs."""
+
+from scoresde.networks.mlp import MLP
+from scoresde.networks.unet import UNet
+
+__all__ = ["MLP", "UNet"]

@@ -1,0 +1,56 @@
+"""A residual multi-layer perceptron for vectors."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from scoresde.networks.embedding import Conditioning
+
+
+class _Block(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.modulation = nn.Linear(width, 2 * width)
+        self.inner = nn.Linear(width, width)
+        self.outer = nn.Linear(width, width)
+        nn.init.zeros_(self.outer.weight)
+        nn.init.zeros_(self.outer.bias)
+
+    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
+        scale, shift = self.modulation(embedding).chunk(2, 1)
+        inner = nn.functional.silu(self.inner(self.norm(h) * (1 + scale) + shift))
+        return h + self.outer(inner)
+
+
+@final
+class MLP(nn.Module):
+    """Residual blocks of `width`, modulated by the noise (and the class); x has shape `(B, dim)`.
+
+    Args:
+        dim: size of a sample.
+        width: features.
+        depth: blocks.
+        num_classes: classes to condition on; 0 for none.
+    """
+
+    def __init__(self, dim: int, width: int = 128, depth: int = 3, num_classes: int = 0) -> None:
+        super().__init__()
+        self.arguments = {"dim": dim, "width": width, "depth": depth, "num_classes": num_classes}
+        self.conditioning = Conditioning(width, num_classes)
+        self.first = nn.Linear(dim, width)
+        self.blocks = nn.ModuleList(_Block(width) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self.last = nn.Linear(width, dim)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, x: Tensor, c_noise: Tensor, cond: Tensor | None = None) -> Tensor:
+        embedding = self.conditioning(c_noise, cond)
+        h = self.first(x)
+        for block in self.blocks:
+            h = block(h, embedding)
+        return self.last(torch.nn.functional.silu(self.norm(h)))

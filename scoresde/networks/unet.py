@@ -1,0 +1,122 @@
+"""A small U-Net for images of any size."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from scoresde.networks.embedding import Conditioning
+
+
+def _norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(num_groups=next(g for g in (8, 4, 2, 1) if channels % g == 0), num_channels=channels)
+
+
+class _ResBlock(nn.Module):
+    """Two convolutions around a residual path; the embedding scales and shifts between them."""
+
+    def __init__(self, c_in: int, c_out: int, width: int) -> None:
+        super().__init__()
+        self.norm_in, self.norm_out = _norm(c_in), _norm(c_out)
+        self.conv_in = nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.modulation = nn.Linear(width, 2 * c_out)
+        self.conv_out = nn.Conv2d(c_out, c_out, 3, padding=1)
+        nn.init.zeros_(self.conv_out.weight)
+        nn.init.zeros_(self.conv_out.bias)  # type: ignore[arg-type]
+        self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
+
+    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
+        inner = self.conv_in(F.silu(self.norm_in(h)))
+        scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, 1)
+        inner = self.conv_out(F.silu(self.norm_out(inner) * (1 + scale) + shift))
+        return self.skip(h) + inner
+
+
+class _Attention(nn.Module):
+    """Self-attention over the positions of an image, with one head for 32 channels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.heads = max(1, channels // 32)
+        self.norm = _norm(channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = nn.Conv2d(channels, channels, 1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
+
+    def forward(self, h: Tensor) -> Tensor:
+        batch, channels, height, width = h.shape
+        q, k, v = self.qkv(self.norm(h)).reshape(batch, 3, self.heads, channels // self.heads, -1).mT.unbind(1)
+        attended = F.scaled_dot_product_attention(q, k, v)
+        return h + self.out(attended.mT.reshape(batch, channels, height, width))
+
+
+@final
+class UNet(nn.Module):
+    """Residual blocks down to the coarsest level, attention there, and up again with skip connections.
+
+    Args:
+        channels_in: channels of an image; x has shape `(B, channels_in, H, W)`.
+        channels: features at the finest level.
+        multipliers: features of each level as multiples of `channels`; each further level halves the image.
+        num_blocks: residual blocks a level, on the way down and on the way up.
+        num_classes: classes to condition on; 0 for none.
+    """
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels: int = 16,
+        multipliers: tuple[int, ...] = (1, 2),
+        num_blocks: int = 1,
+        num_classes: int = 0,
+    ) -> None:
+        super().__init__()
+        self.arguments = {
+            "channels_in": channels_in,
+            "channels": channels,
+            "multipliers": multipliers,
+            "num_blocks": num_blocks,
+            "num_classes": num_classes,
+        }
+        width = 4 * channels
+        self.conditioning = Conditioning(width, num_classes)
+        self.first = nn.Conv2d(channels_in, channels, 3, padding=1)
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        skips, c = [channels], channels
+        for level, multiplier in enumerate(multipliers):
+            if level:
+                self.down.append(nn.Conv2d(c, c, 3, stride=2, padding=1))
+                skips.append(c)
+            for _ in range(num_blocks):
+                self.down.append(_ResBlock(c, c := channels * multiplier, width))
+                skips.append(c)
+        self.middle = nn.ModuleList([_ResBlock(c, c, width), _Attention(c), _ResBlock(c, c, width)])
+        for level, multiplier in reversed(list(enumerate(multipliers))):
+            for _ in range(num_blocks + 1):
+                self.up.append(_ResBlock(c + skips.pop(), c := channels * multiplier, width))
+            if level:
+                self.up.append(nn.Conv2d(c, c, 3, padding=1))
+        self.norm = _norm(c)
+        self.last = nn.Conv2d(c, channels_in, 3, padding=1)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor, c_noise: Tensor, cond: Tensor | None = None) -> Tensor:
+        embedding = self.conditioning(c_noise, cond)
+        h = self.first(x)
+        skips = [h]
+        for layer in self.down:
+            h = layer(h, embedding) if isinstance(layer, _ResBlock) else layer(h)
+            skips.append(h)
+        for layer in self.middle:
+            h = layer(h, embedding) if isinstance(layer, _ResBlock) else layer(h)
+        for layer in self.up:
+            if isinstance(layer, _ResBlock):
+                h = layer(torch.cat([h, skips.pop()], 1), embedding)
+            else:  # back to the finer level, whose size may have been odd
+                h = layer(F.interpolate(h, size=skips[-1].shape[2:], mode="nearest"))
+        return self.last(F.silu(self.norm(h)))

@@ -1,0 +1,1 @@
+"""Configurations: `default`, and one short recipe a file."""

@@ -1,0 +1,105 @@
+"""From a configuration to objects: the only place where names of the command line become classes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from ml_collections import ConfigDict
+from torch import nn
+
+from samplers import (
+    DDIM,
+    Ancestral,
+    AnnealedLangevin,
+    EulerMaruyama,
+    Heun,
+    PredictorCorrector,
+    ProbabilityFlow,
+    ReverseDiffusion,
+    Sampler,
+)
+from scoresde import data
+from scoresde.checkpoint import construct
+from scoresde.data import ArrayData
+from scoresde.errors import UsageError, require, unknown_name
+from scoresde.objective import DenoisingObjective, TrainingTimes, Weighting
+from scoresde.parametrization import Parametrization
+from scoresde.score_model import NetworkScoreModel
+from scoresde.sde import SDE
+from scoresde.training import TrainingSettings
+
+SAMPLERS: dict[str, type[Sampler]] = {
+    "pc": PredictorCorrector,
+    "langevin": AnnealedLangevin,
+    "ancestral": Ancestral,
+    "euler_maruyama": EulerMaruyama,
+    "reverse_diffusion": ReverseDiffusion,
+    "ode": ProbabilityFlow,
+    "ddim": DDIM,
+}
+
+
+def build_data(config: ConfigDict) -> tuple[ArrayData, ArrayData | None]:
+    """Training and held-out data."""
+    loaded = data.load(config.data.name, config.data.path)
+    if not config.data.class_conditional:
+        loaded = ArrayData(loaded.values, None, loaded.scaling)
+    return loaded.split(config.data.held_out)
+
+
+def build_model(config: ConfigDict, train: ArrayData) -> NetworkScoreModel:
+    """The model for some data, its weights drawn from the seed; the global random state is left as it was."""
+    network = dict(config.network)
+    if network["name"] == "UNet":
+        require(
+            len(train.shape) == 3,
+            f"network.name='UNet': needs images (channels, height, width), and the data has shape {train.shape}; "
+            "use --config.network.name=MLP or --config toy",
+        )
+        network["channels_in"] = train.shape[0]
+    elif network["name"] == "MLP":
+        require(
+            len(train.shape) == 1,
+            f"network.name='MLP': needs vectors, and the data has shape {train.shape}; use --config.network.name=UNet",
+        )
+        network["dim"] = train.shape[0]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        built = construct(network | {"num_classes": train.num_classes}, nn.Module, "config.network")
+    parametrization = dict(config.parametrization)
+    parametrization["sigma_data"] = parametrization["sigma_data"] or train.std()
+    return NetworkScoreModel(
+        built,
+        construct(config.sde, SDE, "config.sde"),
+        construct(parametrization, Parametrization, "config.parametrization"),
+        train.shape,
+    )
+
+
+def build_objective(config: ConfigDict, model: NetworkScoreModel) -> DenoisingObjective:
+    """The objective; EDM's weight takes the model's `sigma_data`."""
+    weighting: dict[str, Any] = dict(config.objective.weighting)
+    if weighting["name"] == "EDMWeighting":
+        weighting.setdefault("sigma_data", model.parametrization.sigma_data)
+    return DenoisingObjective(
+        construct(config.objective.times, TrainingTimes, "config.objective.times"),
+        construct(weighting, Weighting, "config.objective.weighting"),
+    )
+
+
+def build_settings(config: ConfigDict) -> TrainingSettings:
+    """How to optimise."""
+    return TrainingSettings(**config.training)
+
+
+def build_sampler(config: ConfigDict, name: str, num_steps: int | None) -> Sampler:
+    """A sampler by its name on the command line. "ode" with a number of steps is Heun's method with that many."""
+    if name not in SAMPLERS:
+        raise unknown_name("sampler", name, SAMPLERS)
+    if name == "ode" and num_steps is not None:
+        return Heun()
+    try:
+        return SAMPLERS[name](**config.sampling[name])
+    except TypeError as error:
+        raise UsageError(f"config.sampling.{name}: {error}") from error

@@ -1,0 +1,77 @@
+"""The configuration that all recipes start from: class-conditional handwritten digits under the VP SDE.
+
+The comment behind a field is its documentation: `--help` prints it.
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """The default configuration."""
+    config = ConfigDict()
+    config.seed = 0  # of the weights, batches, times and noises
+
+    config.data = ConfigDict()
+    config.data.name = "digits"  # digits (8x8 images), moons or modes (points in the plane)
+    config.data.path = ""  # a .npy or .npz file (arrays x and labels) instead of a name
+    config.data.held_out = 0.25  # share of the samples that is not trained on
+    config.data.class_conditional = True  # give labels to the network, where the data has them
+
+    config.network = ConfigDict()
+    config.network.name = "UNet"  # UNet (images) or MLP (vectors)
+    config.network.channels = 16  # features at the finest level
+    config.network.multipliers = (1, 2)  # features of each level, as multiples; each level halves the image
+    config.network.num_blocks = 1  # residual blocks a level
+
+    config.sde = ConfigDict()
+    config.sde.name = "VPSDE"  # class of the SDE; its fields follow
+    config.sde.beta_min = 0.1  # beta(0)
+    config.sde.beta_max = 20.0  # beta(1)
+    config.sde.t_min = 1e-5  # earliest time
+    config.sde.t_max = 1.0  # time of the prior
+
+    config.parametrization = ConfigDict()
+    config.parametrization.name = "NoiseParametrization"  # Noise-, Denoised-, Score-, Velocity- or EDMParametrization
+    config.parametrization.sigma_data = 0.0  # deviation of the data; 0: measured
+
+    config.objective = ConfigDict()
+    config.objective.times = ConfigDict({"name": "UniformTimes"})  # UniformTimes, DiscreteTimes, LogNormalNoiseLevels
+    config.objective.weighting = ConfigDict({"name": "NoiseWeighting"})  # Noise-, Denoised-, Velocity-, EDMWeighting
+
+    config.training = ConfigDict()
+    config.training.num_steps = 3000  # optimiser steps
+    config.training.batch_size = 64  # samples a step
+    config.training.lr = 2e-3  # largest learning rate
+    config.training.lr_final = 0.02  # last learning rate, as a share of lr (half a cosine)
+    config.training.warmup_steps = 100  # steps of linear warm-up
+    config.training.weight_decay = 0.0  # AdamW's
+    config.training.grad_clip = 1.0  # largest norm of the gradient
+    config.training.ema_decay = 0.995  # decay of the averaged weights
+
+    config.logging = ConfigDict()
+    config.logging.every = 50  # steps a line of metrics.jsonl
+    config.logging.checkpoint_every = 500  # steps a checkpoint, with the held-out loss
+    config.logging.keep = 2  # checkpoints kept
+    config.logging.wandb = "disabled"  # disabled, offline or online
+
+    config.sampling = ConfigDict()
+    config.sampling.batch_size = 500  # samples at a time
+    config.sampling.pc = ConfigDict()
+    config.sampling.pc.snr = 0.16  # signal-to-noise ratio of a Langevin step
+    config.sampling.pc.corrector_steps = 1  # Langevin steps after each predictor step
+    config.sampling.langevin = ConfigDict()
+    config.sampling.langevin.snr = 0.4  # signal-to-noise ratio of a Langevin step
+    config.sampling.langevin.corrector_steps = 1  # Langevin steps at each level
+    config.sampling.ancestral = ConfigDict()
+    config.sampling.ancestral.variance = "posterior"  # posterior, or DDPM's larger beta
+    config.sampling.euler_maruyama = ConfigDict()
+    config.sampling.euler_maruyama.eta = 1.0  # 1: the reverse SDE; 0: Euler on the probability flow
+    config.sampling.reverse_diffusion = ConfigDict()
+    config.sampling.ode = ConfigDict()
+    config.sampling.ode.rtol = 1e-4  # relative tolerance, where the number of steps is not given
+    config.sampling.ode.atol = 1e-4  # absolute tolerance
+    config.sampling.ddim = ConfigDict()
+    config.sampling.ddim.eta = 0.0  # 0: deterministic; 1: ancestral sampling
+    return config
