@@ -33,15 +33,14 @@ def sample(
     """Draws samples from a checkpoint, and writes `output` (PNG) and an .npz beside it; returns the exit status."""
     require(num_samples >= 1, f"num_samples={num_samples}: need at least 1")
     require(num_steps is None or num_steps >= 1, f"num_steps={num_steps}: need at least 1")
-    require(
-        config.sampling.batch_size >= 1, f"config.sampling.batch_size={config.sampling.batch_size}: need at least 1"
-    )
+    batch_size = config.sampling.batch_size
+    require(batch_size >= 1, f"config.sampling.batch_size={batch_size}: need at least 1")
     model, data = checkpoint.model().to(device), checkpoint.description["data"]
     sampler = build.build_sampler(config, sampler_name, num_steps)
     cond = parse_labels(labels, num_samples, data["num_classes"])
     grid = sampler.default_grid(model.sde, num_steps or sampler.default_num_steps)
 
-    evaluations, batches = sampler.num_evaluations(model.sde, grid), -(-num_samples // config.sampling.batch_size)
+    evaluations, batches = sampler.num_evaluations(model.sde, grid), -(-num_samples // batch_size)
     count = 0
     with Progress("sample", (evaluations or 100) * batches, unit="evaluation") as progress:
 
@@ -57,7 +56,7 @@ def sample(
             grid=grid,
             cond=cond,
             seed=seed,
-            batch_size=config.sampling.batch_size,
+            batch_size=batch_size,
             device=device,
             callback=advance,
         )

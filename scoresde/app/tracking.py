@@ -14,7 +14,7 @@ from scoresde.errors import require
 class Tracker:
     """Sends metrics to wandb in mode "online" or "offline"; does nothing in mode "disabled"."""
 
-    def __init__(self, mode: str, folder: Path, config: dict[str, Any]) -> None:
+    def __init__(self, mode: Any, folder: Path, config: dict[str, Any]) -> None:
         require(
             mode in ("disabled", "offline", "online"),
             f"config.logging.wandb={mode!r}: need 'disabled', 'offline' or 'online'",
@@ -33,7 +33,7 @@ class Tracker:
                 dir=folder,
                 config=config,
                 mode=mode,
-                settings=settings,  # type: ignore[arg-type]
+                settings=settings,
             )
         except Exception as error:  # any failure of the service or the package: go on without it
             self._give_up(error)

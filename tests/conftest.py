@@ -1,0 +1,54 @@
+"""Options and fixtures of all tests. One thread: small tensors are slower on two."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from scoresde import (
+    CosineSDE,
+    DiscreteVPSDE,
+    EDMSDE,
+    GaussianPathSDE,
+    RectifiedFlowSDE,
+    SubVPSDE,
+    VESDE,
+    VPSDE,
+)
+
+torch.set_num_threads(1)
+
+SDES = {
+    "vp": VPSDE(),
+    "subvp": SubVPSDE(),
+    "ve": VESDE(),
+    "cosine": CosineSDE(),
+    "edm": EDMSDE(),
+    "flow": RectifiedFlowSDE(),
+    "ddpm": DiscreteVPSDE(),
+    "own": GaussianPathSDE(alpha=lambda t: 1 - t**2, sigma=lambda t: t, t_min=1e-3, t_max=0.99),
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", default="cpu", help="device that the tests run on: cpu, cuda or cuda:N")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--device").startswith("cuda"):
+        skip = pytest.mark.skip(reason="needs --device cuda")
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(skip)
+
+
+@pytest.fixture
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """The device of the run. Tests make their tensors there."""
+    return torch.device(request.config.getoption("--device"))
+
+
+@pytest.fixture(params=SDES.values(), ids=SDES.keys())
+def sde(request: pytest.FixtureRequest):
+    """Each SDE in turn, one of a user's own among them."""
+    return request.param
