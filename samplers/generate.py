@@ -59,7 +59,7 @@ def sample(
         f"cond of length {0 if cond is None else len(cond)}: need one a sample, {num_samples}",
     )
     if grid is None:
-        grid = sampler.default_grid(model.sde, num_steps or sampler.default_num_steps)
+        grid = sampler.default_grid(model.sde, sampler.default_num_steps if num_steps is None else num_steps)
     grid = check_grid(model.sde, grid)
     batches = []
     for first in range(0, num_samples, batch_size):

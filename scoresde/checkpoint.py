@@ -12,7 +12,7 @@ import inspect
 import json
 import os
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -84,7 +84,7 @@ def construct(description: Mapping[str, Any], kind: type, path: str) -> Any:
             arguments[key] = tuple(value)
     try:
         return cls(**arguments)
-    except TypeError as error:
+    except (TypeError, RuntimeError) as error:
         raise UsageError(f"{path}: {name} cannot be made of {arguments} ({error})") from error
 
 
@@ -124,6 +124,9 @@ def describe_model(model: NetworkScoreModel) -> dict[str, Any]:
 
 def build_model(description: Mapping[str, Any]) -> NetworkScoreModel:
     """A model of a description, with fresh weights."""
+    for part, kind in {"network": Mapping, "sde": Mapping, "parametrization": Mapping, "shape": Sequence}.items():
+        value = description.get(part)
+        require(isinstance(value, kind), f"model.{part}={value!r}: this description of a model is damaged")
     return NetworkScoreModel(
         construct(description["network"], nn.Module, "model.network"),
         construct(description["sde"], SDE, "model.sde"),
@@ -139,11 +142,14 @@ def save(path: Path, step: int, description: Mapping[str, Any], tensors: Mapping
     header = {"scoresde": json.dumps({"format": FORMAT, "step": step, **description})}
     content = to_bytes({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, header)
     temporary = path.with_name(f".{path.name}.partial")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def load(path: Path | str) -> Checkpoint:
@@ -170,4 +176,7 @@ def load(path: Path | str) -> Checkpoint:
     needed = {"format", "step", "model", "data", "config"}
     if not isinstance(description, dict) or description.get("format") != FORMAT or not needed <= description.keys():
         raise foreign
-    return Checkpoint(int(description["step"]), description, tensors)
+    for field, kind in {"step": int, "model": dict, "data": dict, "config": dict}.items():
+        value = description[field]
+        require(isinstance(value, kind), f"checkpoint={str(path)!r}: {field}={value!r} in its header is damaged")
+    return Checkpoint(description["step"], description, tensors)

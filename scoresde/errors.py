@@ -19,6 +19,11 @@ def require(condition: bool, message: str) -> None:
         raise UsageError(message)
 
 
+def flag_error(error: Exception) -> UsageError:
+    """What absl says of a flag, in one line."""
+    return UsageError(f"{str(error).strip().splitlines()[0]}; --help shows every flag with its default")
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """The error for a name that does not exist, with the nearest one that does."""
     known = sorted(known)

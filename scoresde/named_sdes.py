@@ -275,6 +275,8 @@ class DiscreteVPSDE(SDE):
     beta_start: float = 1e-4  # Ho et al. 2020, section 4
     beta_end: float = 0.02
     num_levels: int = 1000
+    t_min: float = field(init=False)
+    t_max: float = field(init=False, default=1.0)
     _tables: dict[tuple[torch.device, torch.dtype], Tensor] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -285,33 +287,30 @@ class DiscreteVPSDE(SDE):
             f"beta_start={self.beta_start}, beta_end={self.beta_end}: need 0 < beta_start <= beta_end < 1",
         )
         require(self.num_levels >= 2, f"num_levels={self.num_levels}: need at least 2")
-
-    @property
-    def t_min(self) -> float:  # type: ignore[override]
-        return 1 / self.num_levels
-
-    @property
-    def t_max(self) -> float:  # type: ignore[override]
-        return 1.0
+        object.__setattr__(self, "t_min", 1 / self.num_levels)
 
     def betas(self) -> Tensor:
         """The chain's variances beta_1 .. beta_N, float64, shape `(num_levels,)`."""
         return torch.linspace(self.beta_start, self.beta_end, self.num_levels, dtype=torch.float64)
 
     def _integrals(self, like: Tensor) -> Tensor:
-        """b at the levels 0 .. N, on the device and in the type of `like` (made once for each)."""
+        """b at the levels 0 .. N and its rise after each, `(2, N + 1)`, on the device and in the type of `like`.
+
+        Made once for each, and the rises in float64: the difference of two float32 values of b would lose digits.
+        """
         key = (like.device, like.dtype)
         if key not in self._tables:
-            knots = F.pad(-torch.log1p(-self.betas()).cumsum(0), (1, 0))
-            self._tables[key] = knots.to(device=like.device, dtype=like.dtype)
+            rises = -torch.log1p(-self.betas())
+            table = torch.stack([F.pad(rises.cumsum(0), (1, 0)), F.pad(rises, (0, 1))])
+            self._tables[key] = table.to(device=like.device, dtype=like.dtype)
         return self._tables[key]
 
     def _segment(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Left knot, its offset in [0, 1] and the rise of b over the segment that holds t."""
         position = t * self.num_levels
         left = position.ceil().long().sub(1).clamp(0, self.num_levels - 1)
-        knots = self._integrals(t)
-        return knots[left], position - left, knots[left + 1] - knots[left]
+        knots, rises = self._integrals(t)
+        return knots[left], position - left, rises[left]
 
     def _integral(self, t: Tensor) -> Tensor:
         start, offset, rise = self._segment(t)
@@ -331,6 +330,6 @@ class DiscreteVPSDE(SDE):
 
     def time(self, log_snr: Tensor) -> Tensor:
         integral = F.softplus(-log_snr)
-        knots = self._integrals(integral)
+        knots, rises = self._integrals(integral)
         left = (torch.searchsorted(knots, integral) - 1).clamp(0, self.num_levels - 1)
-        return (left + (integral - knots[left]) / (knots[left + 1] - knots[left])) / self.num_levels
+        return (left + (integral - knots[left]) / rises[left]) / self.num_levels

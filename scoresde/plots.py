@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -56,12 +57,12 @@ def scatter(points: Tensor, labels: Tensor | None = None) -> Figure:
 
     figure = Figure(figsize=(5, 5), layout="constrained")
     axes = figure.subplots()
-    points = points.detach().cpu()
+    points, labels = points.detach().cpu(), None if labels is None else labels.cpu()
     groups = [points] if labels is None else [points[labels == k] for k in labels.unique()]
     for k, group in enumerate(groups):
         colour = COLOURS[k % len(COLOURS)]
         if points.shape[1] == 1:
-            axes.hist(group[:, 0].numpy(), bins=60, color=colour, alpha=0.6)
+            axes.hist(group[group.isfinite()].numpy(), bins=60, color=colour, alpha=0.6)
         else:
             axes.scatter(group[:, 0].numpy(), group[:, 1].numpy(), s=4, color=colour, alpha=0.5, linewidths=0)
     axes.set_xlabel("$x_1$ (data units)")
@@ -72,7 +73,7 @@ def scatter(points: Tensor, labels: Tensor | None = None) -> Figure:
 
 
 def score_fields(
-    xy: Tensor,
+    grids: Sequence[Tensor],
     log_densities: Sequence[Tensor],
     fields: Sequence[Sequence[Tensor]],
     rows: Sequence[str],
@@ -80,39 +81,40 @@ def score_fields(
 ) -> Figure:
     """Score arrows over the log density: one panel for each row (a model) and each column (a time).
 
-    Arrows show direction and, by their length, the logarithm of the magnitude; within a column all rows share a scale.
+    An arrow's length grows with the logarithm of the score's magnitude, on one scale for a column.
 
     Args:
-        xy: `(n, n, 2)` points of a square grid; `xy[i, j]` is (x_j, y_i).
+        grids: for each column `(n, n, 2)`, points of a square grid; entry [i, j] is (x_j, y_i).
         log_densities: for each column `(n, n)`.
         fields: for each row and column `(n, n, 2)`.
         rows, columns: their titles.
     """
     from matplotlib.figure import Figure
 
-    size = 3.0
-    figure = Figure(figsize=(size * len(columns), size * len(rows) + 0.4), layout="constrained")
-    panels = figure.subplots(len(rows), len(columns), squeeze=False, sharex=True, sharey=True)
-    x, y = xy[..., 0].numpy(), xy[..., 1].numpy()
-    stride = max(1, xy.shape[0] // 20)
-    spacing = (x[0, 1] - x[0, 0]) * stride
-    for j, log_density in enumerate(log_densities):
+    size = 2.8
+    figure = Figure(figsize=(size * len(columns) + 0.5, size * len(rows) + 0.5), layout="constrained")
+    panels = figure.subplots(len(rows), len(columns), squeeze=False)
+    for j, (xy, log_density) in enumerate(zip(grids, log_densities, strict=True)):
+        x, y = xy[..., 0].numpy(), xy[..., 1].numpy()
+        stride = max(1, len(xy) // 16)
+        inner = slice(stride // 2, None, stride)
         largest = max(field[j].norm(dim=-1).max().item() for field in fields)
-        top = log_density.max()
         for i, field in enumerate(fields):
             axes = panels[i, j]
-            axes.contourf(x, y, (log_density - top).clamp(min=-12).numpy(), levels=24, cmap="Blues", zorder=0)
-            arrow = field[j][stride // 2 :: stride, stride // 2 :: stride]
+            axes.contourf(x, y, (log_density - log_density.max()).clamp(min=-10).numpy(), levels=20, cmap="Blues")
+            arrow = field[j][inner, inner]
             length = arrow.norm(dim=-1, keepdim=True).clamp(min=1e-12)
-            arrow = arrow / length * torch.log1p(9 * length / largest) / torch.log(torch.tensor(10.0))
-            at = xy[stride // 2 :: stride, stride // 2 :: stride]
+            arrow = arrow / length * torch.log1p(99 * length / largest) / math.log(100)
             axes.quiver(
-                at[..., 0].numpy(), at[..., 1].numpy(), arrow[..., 0].numpy(), arrow[..., 1].numpy(),
-                angles="xy", scale_units="xy", scale=1 / (1.2 * spacing), width=0.006, color=COLOURS[1],
-            )  # fmt: skip
+                *xy[inner, inner].unbind(-1),
+                *arrow.unbind(-1),
+                angles="xy",
+                scale_units="xy",
+                scale=1 / (1.1 * stride * (x[0, 1] - x[0, 0])),
+                width=0.007,
+                color=COLOURS[1],
+            )
             axes.set_aspect("equal")
-            axes.set_xlim(x.min(), x.max())
-            axes.set_ylim(y.min(), y.max())
             if i == 0:
                 axes.set_title(columns[j], fontsize=10)
             if i == len(fields) - 1:

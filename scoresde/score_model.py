@@ -11,7 +11,6 @@ Samplers, likelihoods, guidance and plots see a `ScoreModel` and nothing else.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from abc import ABC, abstractmethod
 from typing import final
@@ -88,6 +87,13 @@ class ScoreModel(ABC):
         )
         return self.sde.level(t)
 
+    @final
+    def _check_shape(self, x_t: Tensor) -> None:
+        require(
+            x_t.shape[1:] == self.shape,
+            f"x_t of shape {tuple(x_t.shape)}: this model takes (batch, {', '.join(map(str, self.shape))})",
+        )
+
 
 @final
 class NetworkScoreModel(nn.Module, ScoreModel):
@@ -109,10 +115,7 @@ class NetworkScoreModel(nn.Module, ScoreModel):
 
     def output(self, x_t: Tensor, level: Level, cond: Tensor | None = None) -> Tensor:
         """The raw network output F at a level."""
-        require(
-            x_t.shape[1:] == self.shape,
-            f"x_t of shape {tuple(x_t.shape)}: this model takes (batch, {', '.join(map(str, self.shape))})",
-        )
+        self._check_shape(x_t)
         c_in = self.parametrization.c_in(level.match_rank(x_t))
         return self.network(c_in * x_t, self.parametrization.c_noise(level).expand(len(x_t)), cond)
 
@@ -129,6 +132,7 @@ class ExactScoreModel(ScoreModel):
         self.target, self.sde, self.shape = target, sde, target.shape
 
     def denoise_at(self, x_t: Tensor, level: Level, cond: Tensor | None = None) -> Tensor:
+        self._check_shape(x_t)
         require(cond is None, "cond: an exact model of one distribution takes none; leave it out")
         return self.target.denoise(x_t, level.alpha, level.sigma)
 
@@ -139,8 +143,7 @@ class ReexpressedModel(ScoreModel):
 
     Two Gaussian paths pass the same signal-to-noise ratios, and at equal ratio x_t / alpha has the same law. So
     D'(x', t') = D(alpha x' / alpha', t) at the t of equal log-SNR. Outside the noise levels that the model was made
-    for nothing is known: the range of the new SDE is cut to them (where its times are fixed, as those of a DDPM
-    chain, the nearest known level is used), and a log message says so.
+    for nothing is known: the range of the new SDE is cut to them, and a log message says so.
     """
 
     def __init__(self, model: ScoreModel, sde: SDE) -> None:
@@ -149,8 +152,7 @@ class ReexpressedModel(ScoreModel):
         require(t_min < t_max, f"sde={sde}: shares no noise level with the model's {model.sde}")
         if (t_min, t_max) != (sde.t_min, sde.t_max):
             logger.info("times of %s kept within [%g, %g], the noise levels of %s", sde, t_min, t_max, model.sde)
-            if {"t_min", "t_max"} <= {f.name for f in dataclasses.fields(sde) if f.init}:  # type: ignore[arg-type]
-                sde = dataclasses.replace(sde, t_min=t_min, t_max=t_max)  # type: ignore[type-var]
+            sde = sde.within(t_min, t_max)
         self.model, self.sde, self.shape = model, sde, model.shape
 
     def denoise_at(self, x_t: Tensor, level: Level, cond: Tensor | None = None) -> Tensor:

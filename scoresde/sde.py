@@ -25,6 +25,7 @@ This module holds the concept and the path of a user's own; `scoresde.named_sdes
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -122,6 +123,14 @@ class SDE(ABC):
         return level.alpha * x_0 + level.sigma * eps
 
     @final
+    def within(self, t_min: float, t_max: float) -> SDE:
+        """The same path over other times."""
+        part = copy.copy(self)
+        object.__setattr__(part, "t_min", t_min)  # also where the class is frozen
+        object.__setattr__(part, "t_max", t_max)
+        return part
+
+    @final
     def prior_std(self) -> float:
         """Standard deviation of the prior N(0, sigma(t_max)^2 I)."""
         return self.sigma(torch.tensor(self.t_max, dtype=torch.float64)).item()
@@ -190,6 +199,9 @@ class GaussianPathSDE(SDE):
 
 
 def _value_and_slope(function: Callable[[Tensor], Tensor], t: Tensor) -> tuple[Tensor, Tensor]:
-    """A function of time and its derivative, element by element."""
-    value, slope = torch.func.jvp(function, (t,), (torch.ones_like(t),))  # type: ignore[misc]
-    return value, slope
+    """A function of time and its derivative, element by element; works in every gradient mode."""
+    with torch.inference_mode(False), torch.enable_grad():
+        t = t.detach().clone().requires_grad_()
+        value = function(t)
+        slope = torch.autograd.grad(value.sum(), t)[0] if value.requires_grad else torch.zeros_like(t)
+    return value.detach(), slope

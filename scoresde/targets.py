@@ -71,7 +71,7 @@ class GaussianMixture(Target):
             self.variances = covariances[:, None].expand(components, dim)
         else:
             require(
-                covariances.numel() == components * dim,
+                covariances.shape == means.shape,
                 f"covariances of shape {tuple(covariances.shape)}: need ({components},), "
                 f"{(components, *self.shape)} or {(components, dim, dim)}",
             )
@@ -151,9 +151,9 @@ class Gaussian(Target):
         N(alpha mu, alpha^2 l + sigma^2) at the start to the same at the end.
         """
         _, offset, variance = self.mixture._joint(x_t, *start)
-        alpha, sigma = end
+        alpha, sigma = (scale.reshape(-1, 1) for scale in end)
         end_variance = alpha**2 * self.mixture.variances + sigma**2
-        z = (offset * (end_variance / variance).sqrt())[:, 0]
+        z = offset[:, 0] * (end_variance / variance[:, 0]).sqrt()
         component = torch.zeros(len(z), dtype=torch.long, device=z.device)
         return (alpha * self.mixture.means + self.mixture._rotate(z, component)).reshape(x_t.shape)
 

@@ -45,7 +45,12 @@ def build_data(config: ConfigDict) -> tuple[ArrayData, ArrayData | None]:
     loaded = data.load(config.data.name, config.data.path)
     if not config.data.class_conditional:
         loaded = ArrayData(loaded.values, None, loaded.scaling)
-    return loaded.split(config.data.held_out)
+    train, held_out = loaded.split(config.data.held_out)
+    require(
+        held_out is None or held_out.num_classes <= train.num_classes,
+        f"data.held_out={config.data.held_out}: leaves none of class {loaded.num_classes - 1} to train on; lower it",
+    )
+    return train, held_out
 
 
 def build_model(config: ConfigDict, train: ArrayData) -> NetworkScoreModel:
@@ -64,6 +69,7 @@ def build_model(config: ConfigDict, train: ArrayData) -> NetworkScoreModel:
             f"network.name='MLP': needs vectors, and the data has shape {train.shape}; use --config.network.name=UNet",
         )
         network["dim"] = train.shape[0]
+    require(0 <= config.seed < 2**64, f"seed={config.seed}: need 0 <= seed < 2**64")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         built = construct(network | {"num_classes": train.num_classes}, nn.Module, "config.network")
@@ -100,6 +106,6 @@ def build_sampler(config: ConfigDict, name: str, num_steps: int | None) -> Sampl
     if name == "ode" and num_steps is not None:
         return Heun()
     try:
-        return SAMPLERS[name](**config.sampling[name])
+        return SAMPLERS[name](**config.sampling.get(name, {}))
     except TypeError as error:
         raise UsageError(f"config.sampling.{name}: {error}") from error

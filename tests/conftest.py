@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from scoresde import (
+    EDMSDE,
+    VESDE,
+    VPSDE,
     CosineSDE,
     DiscreteVPSDE,
-    EDMSDE,
     GaussianPathSDE,
     RectifiedFlowSDE,
     SubVPSDE,
-    VESDE,
-    VPSDE,
 )
 
 torch.set_num_threads(1)

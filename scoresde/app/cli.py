@@ -8,7 +8,7 @@ from typing import Any
 
 from absl import flags
 
-from scoresde.errors import UsageError, require, unknown_name
+from scoresde.errors import UsageError, flag_error, require, unknown_name
 
 MODES = ("train", "sample")
 
@@ -63,10 +63,13 @@ def _dispatch(arguments: list[str]) -> int:
     if not arguments or {"--help", "-h", "--helpfull", "help"} & set(arguments):
         _print_help(values)
         return 0
+    values.set_gnu_getopt(True)  # flags may follow the value in --config.FIELD VALUE
     try:
         rest = values(["main.py", *arguments], known_only=True)[1:]
     except flags.Error as error:
-        raise UsageError(str(error).strip().splitlines()[0]) from error
+        raise flag_error(error) from error
+    for name in values:
+        require(values[name].value != "", f"{name}='': is empty; give a value, or leave --{name} out")
     mode = values["mode"].value
     require(mode is not None, "mode: give --mode train or --mode sample")
     if mode not in MODES:
@@ -78,9 +81,9 @@ def _train(values: Any, rest: list[str]) -> int:
     from scoresde.app.run_folder import RunFolder
     from scoresde.app.settings import load_config, override
 
-    for name in ("checkpoint", "num_steps", "labels", "output"):
-        remedy = "; training has --config.training.num_steps" if name == "num_steps" else ""
-        require(values[name].value is None, f"{name}={values[name].value}: belongs to --mode sample{remedy}")
+    for name in ("checkpoint", "sampler", "num_samples", "num_steps", "labels", "output"):
+        remedy = "training has --config.training.num_steps" if name == "num_steps" else "leave it out"
+        require(not values[name].present, f"{name}={values[name].value}: belongs to --mode sample; {remedy}")
     config = load_config(values["sde"].value, values["config"].value)
     override(config, rest, values)
     if values["seed"].value is not None:
@@ -98,15 +101,15 @@ def _train(values: Any, rest: list[str]) -> int:
 def _sample(values: Any, rest: list[str]) -> int:
     from scoresde import checkpoint
     from scoresde.app.run_folder import HOW_TO_TRAIN, RunFolder, newest_run
-    from scoresde.app.settings import SDES, from_json, override
+    from scoresde.app.settings import load_config, of_checkpoint, override_sampling
 
     require(
         values["config"].value is None,
         f"config={values['config'].value!r}: a checkpoint holds its own; --config.sampling.FIELD=VALUE changes a field",
     )
     sde, workdir, file = (values[name].value for name in ("sde", "workdir", "checkpoint"))
-    if sde is not None and sde not in SDES:
-        raise unknown_name("sde", sde, SDES)
+    wanted = load_config(sde, None).sde.name if sde else None
+    require(not (file and workdir), f"checkpoint={file!r}, workdir={workdir!r}: give one of the two")
     if file is not None:
         loaded, folder = checkpoint.load(file), Path(file).parent.parent / "samples"
     else:
@@ -116,11 +119,16 @@ def _sample(values: Any, rest: list[str]) -> int:
         assert newest is not None
         loaded, folder = newest, run.samples
         print(f"sampling from {run.path}, step {loaded.step}", flush=True)
-    config = from_json(loaded.description["config"])
-    override(config, rest, values)
+    config = of_checkpoint(loaded.description["config"])
+    require(
+        wanted in (None, config.sde.name),
+        f"sde={sde!r}: this model was trained under {config.sde.name}; leave --sde out, or choose another run",
+    )
+    override_sampling(config, rest, values)
     device = _device(values["device"].value)
     seed = config.seed if values["seed"].value is None else values["seed"].value
-    output = Path(values["output"].value or folder / f"{values['sampler'].value}-seed{seed}.png").with_suffix(".png")
+    output = Path(values["output"].value or folder / f"{values['sampler'].value}-seed{seed}.png")
+    require(output.suffix in ("", ".png"), f"output={str(output)!r}: need the name of a .png file")
 
     from scoresde.app.sample import sample
 
@@ -128,7 +136,7 @@ def _sample(values: Any, rest: list[str]) -> int:
         loaded,
         config,
         values["sampler"].value,
-        output,
+        output.with_suffix(".png"),
         num_samples=values["num_samples"].value,
         num_steps=values["num_steps"].value,
         labels=values["labels"].value,

@@ -21,7 +21,8 @@ def demo_labels(num_samples: int, num_classes: int) -> Tensor | None:
 def save_picture(path: Path, raw: Tensor, labels: Tensor | None, low: float, high: float, num_classes: int) -> None:
     """The first samples as a PNG: images in a grid (a column a class), points as a scatter plot."""
     if raw.ndim == 4:
-        shown = raw[:MAX_IN_PICTURE]
+        channels = 3 if raw.shape[1] >= 3 else 1  # of other data the first channels are shown
+        shown = raw[:MAX_IN_PICTURE, :channels]
         columns = num_classes if 0 < num_classes <= 20 else max(1, round(len(shown) ** 0.5))
         plots.image_grid((shown - low) / (high - low), columns).save(path)
     else:

@@ -30,16 +30,8 @@ class RunFolder:
         Raises:
             UsageError: if they cannot be written.
         """
-        try:
-            for folder in (self.checkpoints, self.samples):
-                folder.mkdir(parents=True, exist_ok=True)
-            probe = self.path / ".writable"
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            raise UsageError(
-                f"workdir={str(self.path)!r}: cannot be written ({error.strerror}); choose another with --workdir"
-            ) from error
+        for folder in (self.checkpoints, self.samples):
+            make_folder(folder, "workdir", self.path)
 
     def claim(self, config: dict[str, Any]) -> None:
         """Writes the configuration; if the folder holds a run already, it must have the same one.
@@ -47,7 +39,12 @@ class RunFolder:
         How long to train, and what to log and how to sample, may differ.
         """
         if self.config.exists():
-            old, new = flat(json.loads(self.config.read_text())), flat(config)
+            try:
+                old, new = flat(json.loads(self.config.read_text())), flat(config)
+            except (ValueError, AttributeError) as error:
+                raise UsageError(
+                    f"workdir={str(self.path)!r}: its config.json is damaged ({error}); choose another --workdir"
+                ) from error
             for field in sorted(old.keys() | new.keys()):
                 free = field == "training.num_steps" or field.startswith(("logging.", "sampling."))
                 was, now = old.get(field), new.get(field)
@@ -84,7 +81,7 @@ class RunFolder:
                     try:
                         if json.loads(line)["step"] <= step:
                             kept.append(line)
-                    except (json.JSONDecodeError, KeyError):
+                    except (ValueError, KeyError, TypeError):
                         break  # the half line of a run that was killed
                 write_text(path, "".join(line + "\n" for line in kept))
 
@@ -93,6 +90,23 @@ class RunFolder:
         """Adds one line of JSON to a log."""
         with open(path, "a") as file:
             file.write(json.dumps(record) + "\n")
+
+
+def make_folder(folder: Path, argument: str, value: Path) -> None:
+    """Makes a folder for the sake of an argument of the command line.
+
+    Raises:
+        UsageError: if it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UsageError(
+            f"{argument}={str(value)!r}: cannot be written ({error.strerror}); choose another with --{argument}"
+        ) from error
 
 
 def write_text(path: Path, text: str) -> None:

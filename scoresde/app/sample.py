@@ -11,6 +11,7 @@ from torch import Tensor
 from samplers import sample as draw
 from scoresde.app.pictures import demo_labels, save_numbers, save_picture
 from scoresde.app.progress import Progress
+from scoresde.app.run_folder import make_folder
 from scoresde.checkpoint import Checkpoint
 from scoresde.data import Scaling
 from scoresde.errors import UsageError, require
@@ -35,6 +36,9 @@ def sample(
     require(num_steps is None or num_steps >= 1, f"num_steps={num_steps}: need at least 1")
     batch_size = config.sampling.batch_size
     require(batch_size >= 1, f"config.sampling.batch_size={batch_size}: need at least 1")
+    make_folder(output.parent, "output", output)
+    for path in (output, output.with_suffix(".npz")):
+        require(not path.is_dir(), f"output={str(path)!r}: is a folder; choose another with --output")
     model, data = checkpoint.model().to(device), checkpoint.description["data"]
     sampler = build.build_sampler(config, sampler_name, num_steps)
     cond = parse_labels(labels, num_samples, data["num_classes"])
@@ -61,7 +65,6 @@ def sample(
             callback=advance,
         )
     raw = Scaling(data["center"], data["scale"]).to_raw(x.cpu())
-    output.parent.mkdir(parents=True, exist_ok=True)
     save_picture(output, raw, cond, data["low"], data["high"], data["num_classes"])
     save_numbers(output.with_suffix(".npz"), raw, cond, seed)
     print(f"{num_samples} samples by {sampler_name}, {count} network evaluations in {batches} batches")

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict, config_flags
 
 import sde_configs
 from scoresde.app.run_folder import flat
-from scoresde.errors import UsageError, require, unknown_name
+from scoresde.errors import UsageError, flag_error, require, unknown_name
 from sde_configs import default
 
 SDES = ("vp", "subvp", "ve", "cosine", "edm", "flow", "ddpm")
@@ -51,27 +51,83 @@ def _read(name: str) -> ConfigDict:
     require(path.is_file(), f"config={name!r}: no such file; built-in are {', '.join(recipes())}")
     if path.suffix == ".json":
         try:
-            return from_json(json.loads(path.read_text()))
-        except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
+            return from_json(json.loads(path.read_text()), f"config={name!r}")
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise UsageError(f"config={name!r}: not a configuration in JSON ({error})") from error
     spec = importlib.util.spec_from_file_location("user_config", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    require(hasattr(module, "get_config"), f"config={name!r}: must define get_config(), as sde_configs/default.py does")
-    return module.get_config()
+    remedy = "it must define get_config(), as sde_configs/default.py does"
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config()
+    except Exception as error:  # whatever the user's file raises
+        reason = str(error).splitlines()[:1]
+        raise UsageError(f"config={name!r}: {type(error).__name__} {reason}; {remedy}") from error
+    require(isinstance(config, ConfigDict), f"config={name!r}: get_config() gave {type(config).__name__}; {remedy}")
+    _check_fields(config, f"config={name!r}")
+    return config
 
 
-def from_json(values: dict[str, Any]) -> ConfigDict:
-    """A configuration of plain values; lists become tuples, as the defaults have them."""
+def of_checkpoint(values: Any) -> ConfigDict:
+    """The configuration of a trained model, of which sampling must know its part; the rest may be older than this."""
+    return from_json(values, "checkpoint's config", ("seed", "sampling.", "sde.name"))
+
+
+def from_json(values: Any, source: str, checked: tuple[str, ...] = ("",)) -> ConfigDict:
+    """A configuration of plain values; lists become tuples, as the defaults have them.
+
+    Args:
+        values: the parsed JSON.
+        source: where it comes from, for errors.
+        checked: how the fields begin that must be as `default` has them.
+    """
+    require(isinstance(values, dict), f"{source}: not a configuration in JSON; need an object of fields")
 
     def tuples(value: Any) -> Any:
         if isinstance(value, dict):
             return {k: tuples(v) for k, v in value.items()}
         return tuple(value) if isinstance(value, list) else value
 
-    return ConfigDict(tuples(values))
+    config = ConfigDict(tuples(values))
+    _check_fields(config, source, checked)
+    return config
+
+
+def _check_fields(config: ConfigDict, source: str, checked: tuple[str, ...] = ("",)) -> None:
+    """Raises `UsageError` for a field that is missing, unknown or of another type than the default's.
+
+    The fields of the network, SDE, parametrisation and objective are those of the class that is named there, and a
+    field of a sampler that is missing has its class's default.
+    """
+    fields = {k: v for k, v in flat(config.to_dict()).items() if k.startswith(checked)}
+    known = {k: v for k, v in flat(default.get_config().to_dict()).items() if k.startswith(checked)}
+    free = ("network.", "sde.", "parametrization.", "objective.")
+    for field, value in known.items():
+        of_class = field.startswith(free) and not field.endswith((".name", ".sigma_data"))
+        of_sampler = field.startswith("sampling.") and field.count(".") == 2
+        if of_class or (of_sampler and field not in fields):
+            continue
+        require(field in fields, f"{source}: lacks the field {field}; start from sde_configs/default.py")
+        kind = (int, float) if isinstance(value, float) else type(value)
+        fits = isinstance(fields[field], kind) and isinstance(fields[field], bool) == isinstance(value, bool)
+        require(fits, f"{source}: {field}={fields[field]!r}; need a value like {value!r}")
+    for field in fields:
+        if field not in known and not field.startswith(free):
+            raise unknown_name(f"field in {source}:", field, known)
+
+
+def override_sampling(config: ConfigDict, arguments: list[str], known_flags: Iterable[str]) -> None:
+    """Applies overrides to the configuration of a trained model: only what concerns sampling can change."""
+    before = flat(config.to_dict())
+    override(config, arguments, known_flags)
+    for field, value in flat(config.to_dict()).items():
+        require(
+            value == before[field] or field == "seed" or field.startswith("sampling."),
+            f"config.{field}={value}: the model is trained with {before[field]}; "
+            "only --config.sampling.FIELD=VALUE has an effect here",
+        )
 
 
 def override(config: ConfigDict, arguments: list[str], known_flags: Iterable[str]) -> None:
@@ -95,7 +151,7 @@ def override(config: ConfigDict, arguments: list[str], known_flags: Iterable[str
     try:
         stray = values(argv)[1:]
     except (flags.Error, TypeError, ValueError) as error:
-        raise UsageError(str(error).strip().splitlines()[0]) from error
+        raise flag_error(error) from error
     require(not stray, f"unexpected argument {stray[:1]}: flags begin with --, as in --mode train")
 
 

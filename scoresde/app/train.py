@@ -19,6 +19,7 @@ from scoresde.app.progress import Progress
 from scoresde.app.run_folder import RunFolder
 from scoresde.app.tracking import Tracker
 from scoresde.data import ArrayData
+from scoresde.errors import require
 from scoresde.training import Trainer
 from sde_configs import build
 
@@ -27,6 +28,8 @@ DEMO_SAMPLES = 100
 
 def train(config: ConfigDict, run: RunFolder, device: torch.device) -> int:
     """Trains, or continues, the run in a folder; returns the exit status."""
+    for name in ("every", "checkpoint_every", "keep"):
+        require(config.logging[name] >= 1, f"config.logging.{name}={config.logging[name]}: need at least 1")
     plain_config = json.loads(config.to_json_best_effort())
     data, held_out = build.build_data(config)
     model = build.build_model(config, data).to(device)
@@ -59,21 +62,22 @@ def train(config: ConfigDict, run: RunFolder, device: torch.device) -> int:
         while trainer.step_number < settings.num_steps and interruption.signal is None:
             trainer.step()
             step, last = trainer.step_number, trainer.step_number == settings.num_steps
-            if step % config.logging.every == 0 or last or interruption.signal is not None:
+            to_save = step % config.logging.checkpoint_every == 0 or last
+            if step % config.logging.every == 0 or to_save:
                 metrics = trainer.pop_metrics()
-                if held_out is not None and (step % config.logging.checkpoint_every == 0 or last):
+                if held_out is not None and to_save:
                     metrics["held_out_loss"] = trainer.held_out_loss(held_out)
                 run.append(run.metrics, metrics)
                 run.append(run.timings, {"step": step, "seconds": round(time.monotonic() - start, 3)})
                 tracker.log(metrics)
                 last_loss = f"loss {metrics['loss']:.4f}"
             progress.update(step, last_loss)
-            if step % config.logging.checkpoint_every == 0 or last or interruption.signal is not None:
-                checkpoint.save(run.checkpoint_path(step), step, description, trainer.state())
-                for old in run.all_checkpoints()[: -config.logging.keep]:
-                    old.unlink()
+            if to_save:
+                save_checkpoint(run, trainer, description, config.logging.keep)
             if step == settings.num_steps // 4 or last:
                 draw_demo(trainer, data, run.samples / f"training-step-{step:09d}.png")
+        if interruption.signal is not None:
+            save_checkpoint(run, trainer, description, config.logging.keep)
 
     if interruption.signal is not None:
         print(f"stopped at step {trainer.step_number}, saved in {run.path}; the same command goes on from there")
@@ -81,6 +85,13 @@ def train(config: ConfigDict, run: RunFolder, device: torch.device) -> int:
     print(f"trained; the checkpoint is {run.checkpoint_path(trainer.step_number)}")
     print(f"sample: python main.py --mode sample --sampler pc --workdir {run.path}")
     return 0
+
+
+def save_checkpoint(run: RunFolder, trainer: Trainer, description: dict[str, Any], keep: int) -> None:
+    """Writes the checkpoint of the step that is reached, and removes all but the last `keep`."""
+    checkpoint.save(run.checkpoint_path(trainer.step_number), trainer.step_number, description, trainer.state())
+    for old in run.all_checkpoints()[:-keep]:
+        old.unlink()
 
 
 def describe_run(trainer: Trainer, config: dict[str, Any]) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class ArrayData:
 
     def __post_init__(self) -> None:
         require(
-            self.values.ndim >= 2 and len(self.values) > 0,
+            self.values.ndim >= 2 and self.values.numel() > 0,
             f"data of shape {tuple(self.values.shape)}: need (samples, ...), with at least one sample",
         )
         if self.values.is_floating_point():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zipfile
 from pathlib import Path
 
 import torch
@@ -64,17 +65,25 @@ def _read_arrays(path: Path) -> ArrayData:
 
     require(path.suffix in (".npy", ".npz"), f"data.path={str(path)!r}: need a .npy or .npz file")
     try:
-        loaded = np.load(path, allow_pickle=False)
-        arrays = {"x": loaded} if path.suffix == ".npy" else dict(loaded)
-    except (OSError, ValueError, EOFError) as error:
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)  # tells the two formats apart by content
+            arrays = {"x": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UsageError(f"data.path={str(path)!r}: cannot be read as arrays of numbers ({error})") from error
     require("x" in arrays, f"data.path={str(path)!r}: holds {sorted(arrays)}; need an array named 'x'")
     kind = arrays["x"].dtype
     require(kind.kind in "fiu", f"data.path={str(path)!r}: 'x' is of type {kind}; need numbers")
-    values = torch.from_numpy(arrays["x"] if arrays["x"].dtype == np.uint8 else arrays["x"].astype(np.float32))
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
+        values = torch.from_numpy(arrays["x"] if arrays["x"].dtype == np.uint8 else arrays["x"].astype(np.float32))
+    label_kind = arrays["labels"].dtype if "labels" in arrays else np.dtype(int)
+    require(label_kind.kind in "iu", f"data.path={str(path)!r}: 'labels' is of type {label_kind}; need integers")
     labels = torch.from_numpy(arrays["labels"].astype(np.int64)) if "labels" in arrays else None
+    try:
+        data = ArrayData(values, labels)
+    except UsageError as error:
+        raise UsageError(f"data.path={str(path)!r}: {error}") from error
+    equal = bool(values.min() == values.max())
+    require(not equal, f"data.path={str(path)!r}: all values are equal; there is nothing to learn")
     if values.dtype == torch.uint8:
         return ArrayData(values, labels, Scaling(center=127.5, scale=127.5))
-    data = ArrayData(values, labels)
-    require(data.std() > 0, f"data.path={str(path)!r}: all values are equal; there is nothing to learn")
     return ArrayData(values, labels, Scaling(center=values.mean().item(), scale=data.std()))

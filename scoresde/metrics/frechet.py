@@ -19,6 +19,10 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
             features.ndim == 2 and len(features) >= 2,
             f"{name} of shape {tuple(features.shape)}: need (samples, features) with two samples or more",
         )
+    require(
+        first.shape[1] == second.shape[1],
+        f"first of shape {tuple(first.shape)}, second of shape {tuple(second.shape)}: need equally many features",
+    )
     first, second = first.double(), second.double()
     roots, traces = [], 0.0
     for features in (first, second):

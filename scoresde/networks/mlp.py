@@ -7,6 +7,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from scoresde.errors import require
 from scoresde.networks.embedding import Conditioning
 
 
@@ -39,6 +40,8 @@ class MLP(nn.Module):
 
     def __init__(self, dim: int, width: int = 128, depth: int = 3, num_classes: int = 0) -> None:
         super().__init__()
+        for name, value in {"dim": dim, "width": width, "depth": depth}.items():
+            require(value >= 1, f"{name}={value} of MLP: need at least 1")
         self.arguments = {"dim": dim, "width": width, "depth": depth, "num_classes": num_classes}
         self.conditioning = Conditioning(width, num_classes)
         self.first = nn.Linear(dim, width)

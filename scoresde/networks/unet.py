@@ -8,11 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scoresde.errors import require
 from scoresde.networks.embedding import Conditioning
 
 
 def _norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(num_groups=next(g for g in (8, 4, 2, 1) if channels % g == 0), num_channels=channels)
+    """Up to 8 groups of two channels or more: alone in its group a channel would lose its mean, and the bias before."""
+    groups = next((g for g in (8, 4, 2) if channels % g == 0 and channels > g), 1)
+    return nn.GroupNorm(num_groups=groups, num_channels=channels)
 
 
 class _ResBlock(nn.Module):
@@ -36,11 +39,11 @@ class _ResBlock(nn.Module):
 
 
 class _Attention(nn.Module):
-    """Self-attention over the positions of an image, with one head for 32 channels."""
+    """Self-attention over the positions of an image, with about one head for 32 channels."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.heads = max(1, channels // 32)
+        self.heads = next(h for h in range(max(1, channels // 32), 0, -1) if channels % h == 0)
         self.norm = _norm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = nn.Conv2d(channels, channels, 1)
@@ -75,6 +78,12 @@ class UNet(nn.Module):
         num_classes: int = 0,
     ) -> None:
         super().__init__()
+        for name, value in {"channels_in": channels_in, "channels": channels, "num_blocks": num_blocks}.items():
+            require(value >= 1, f"{name}={value} of UNet: need at least 1")
+        require(
+            len(multipliers) >= 1 and all(isinstance(m, int) and m >= 1 for m in multipliers),
+            f"multipliers={multipliers} of UNet: need whole numbers of at least 1, as in (1, 2)",
+        )
         self.arguments = {
             "channels_in": channels_in,
             "channels": channels,

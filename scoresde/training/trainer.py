@@ -37,10 +37,12 @@ class TrainingSettings:
     ema_decay: float = 0.995
 
     def __post_init__(self) -> None:
-        for name, least in {"num_steps": 1, "batch_size": 1, "warmup_steps": 0}.items():
+        for name, least in {"num_steps": 1, "batch_size": 1, "warmup_steps": 0, "weight_decay": 0}.items():
             require(getattr(self, name) >= least, f"training.{name}={getattr(self, name)}: need at least {least}")
         for name in ("lr", "grad_clip"):
             require(getattr(self, name) > 0, f"training.{name}={getattr(self, name)}: must be positive")
+        require(self.lr < math.inf, f"training.lr={self.lr}: must be finite")
+        require(0 <= self.lr_final <= 1, f"training.lr_final={self.lr_final}: need 0 <= lr_final <= 1")
         require(0 <= self.ema_decay < 1, f"training.ema_decay={self.ema_decay}: need 0 <= ema_decay < 1")
 
     def lr_at(self, step: int) -> float:
@@ -101,7 +103,8 @@ class Trainer:
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.grad_clip)
         self.optimizer.step()
         decay = min(self.settings.ema_decay, (1 + n) / (10 + n))  # Song et al.'s ramp
-        torch._foreach_lerp_(list(self.ema_model.parameters()), list(self.model.parameters()), 1 - decay)
+        with torch.no_grad():  # or the averages would remember every step
+            torch._foreach_lerp_(list(self.ema_model.parameters()), list(self.model.parameters()), 1 - decay)
         self._record.append(torch.stack([loss.detach(), norm]))
         self.step_number = n + 1
 
@@ -140,24 +143,35 @@ class Trainer:
         return self._order[position * size : (position + 1) * size]
 
     def state(self) -> dict[str, Tensor]:
-        """All tensors of the run: weights, averaged weights and optimiser, by name."""
+        """All tensors of the run: weights, averaged weights, optimiser, metrics not yet popped, by name."""
         tensors = {f"weights.{name}": p for name, p in self.model.state_dict().items()}
         tensors |= {f"ema.{name}": p for name, p in self.ema_model.state_dict().items()}
         for name, parameter in self.model.named_parameters():
             for key, value in self.optimizer.state[parameter].items():
                 tensors[f"optimizer.{key}.{name}"] = value
+        if self._record:
+            tensors["record"] = torch.stack(self._record)
         return tensors
 
     def load_state(self, step_number: int, tensors: dict[str, Tensor]) -> None:
-        """Continues from what `state` gave after `step_number` steps."""
-        self.model.load_state_dict(_part(tensors, "weights."))
-        self.ema_model.load_state_dict(_part(tensors, "ema."))
-        moments = [_part(tensors, f"optimizer.{key}.") for key in ("step", "exp_avg", "exp_avg_sq")]
-        for name, parameter in self.model.named_parameters():
-            self.optimizer.state[parameter] = {
-                key: moment[name].to(torch.float32 if key == "step" else parameter.dtype).to(self.device)
-                for key, moment in zip(("step", "exp_avg", "exp_avg_sq"), moments, strict=True)
-            }
+        """Continues from what `state` gave after `step_number` steps.
+
+        Raises:
+            UsageError: for tensors of another model.
+        """
+        try:
+            self.model.load_state_dict(_part(tensors, "weights."))
+            self.ema_model.load_state_dict(_part(tensors, "ema."))
+            moments = [_part(tensors, f"optimizer.{key}.") for key in ("step", "exp_avg", "exp_avg_sq")]
+            for name, parameter in self.model.named_parameters():
+                self.optimizer.state[parameter] = {
+                    key: moment[name].to(torch.float32 if key == "step" else parameter.dtype).to(self.device)
+                    for key, moment in zip(("step", "exp_avg", "exp_avg_sq"), moments, strict=True)
+                }
+        except (RuntimeError, KeyError) as error:
+            first = str(error).splitlines()[-1].strip()
+            raise UsageError(f"checkpoint: its tensors do not fit the model in training ({first})") from error
+        self._record = list(tensors["record"].to(self.device)) if "record" in tensors else []
         self.step_number = step_number
 
 

@@ -1,0 +1,61 @@
+"""What the documents say is what the code does: their Python runs, their table of samplers is read from the classes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import samplers
+from scoresde import VPSDE
+from sde_configs.build import SAMPLERS
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if "```python" in p.read_text()], ids=lambda p: p.name)
+def test_python_of_the_documents_runs(page):
+    torch.manual_seed(0)
+    scope: dict[str, object] = {"__name__": "document"}
+    for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.S | re.M):
+        exec(compile(block, page.name, "exec"), scope)
+    if page.name == "README.md":  # its samples lie on the circle that it trains on
+        radius = scope["samples"].norm(dim=1)
+        assert abs(radius.mean() - 1) < 0.05
+        assert radius.std() < 0.12
+
+
+def table_rows():
+    lines = (ROOT / "docs" / "samplers.md").read_text().splitlines()
+    rows = [
+        [cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in lines if re.match(r"\| `\w", line)
+    ]
+    return {row[0]: row[1:] for row in rows}
+
+
+def test_the_table_of_samplers_names_all_of_them():
+    assert {name.split()[0] for name in table_rows()} == SAMPLERS.keys()
+
+
+@pytest.mark.parametrize("row", table_rows().items(), ids=lambda row: row[0])
+def test_the_table_of_samplers_is_true(row):
+    name, (cls, _, order, noise, grid, steps, evaluations) = row
+    sampler = getattr(samplers, cls)()
+    assert cls == ("Heun" if name == "ode --num_steps N" else SAMPLERS[name].__name__)
+    assert (int(order), noise) == (sampler.order, sampler.noise)
+    if sampler.num_evaluations(VPSDE(), torch.tensor([1.0, 0.0])) is None:
+        return  # it takes its own steps
+    assert (grid, int(steps)) == (sampler.default_grid.__name__, sampler.default_num_steps)
+    assert int(evaluations) == sampler.num_evaluations(VPSDE(), sampler.default_grid(VPSDE(), int(steps)))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_and_named_files_exist(page):
+    text = page.read_text()
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
+    named = re.findall(r"`((?:docs|tests|scripts|benchmarks|sde_configs|scoresde|samplers)/[\w./]+\.\w+)`", text)
+    missing = [p for p in links if not (page.parent / p).exists()] + [p for p in named if not (ROOT / p).exists()]
+    assert not missing

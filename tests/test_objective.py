@@ -1,0 +1,269 @@
+"""Objectives: minimal at the exact denoiser, with the value of the closed form; training times as declared."""
+
+import pytest
+import torch
+from analytic import PARAMETRIZATIONS, gaussian, mixture, network_model
+from scipy import stats
+from torch import nn
+
+from scoresde import (
+    EDMSDE,
+    MLP,
+    VESDE,
+    VPSDE,
+    CosineSDE,
+    DenoisedWeighting,
+    DenoisingObjective,
+    DiscreteTimes,
+    EDMParametrization,
+    EDMWeighting,
+    LogNormalNoiseLevels,
+    NetworkScoreModel,
+    NoiseParametrization,
+    NoiseWeighting,
+    RectifiedFlowSDE,
+    ScoreParametrization,
+    UniformTimes,
+    UsageError,
+    VelocityWeighting,
+)
+from scoresde.objective import TrainingTimes, Weighting
+
+WEIGHTINGS = {  # with w of |D - x_0|^2 as the papers write it
+    "noise": (NoiseWeighting(), lambda a, s: a**2 / s**2),
+    "denoised": (DenoisedWeighting(), lambda a, s: torch.ones_like(s)),
+    "velocity": (VelocityWeighting(), lambda a, s: (a**2 + s**2) / s**2),
+    "edm": (EDMWeighting(0.7), lambda a, s: ((s / a) ** 2 + 0.49) / (s / a * 0.7) ** 2),
+}
+weightings = pytest.mark.parametrize(("weighting", "formula"), WEIGHTINGS.values(), ids=WEIGHTINGS.keys())
+parametrizations = pytest.mark.parametrize("parametrization", PARAMETRIZATIONS.values(), ids=PARAMETRIZATIONS.keys())
+
+
+def random_model(sde, parametrization, shape, device):
+    torch.manual_seed(0)
+    network = MLP(shape[0], width=16, depth=1).double().to(device)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return NetworkScoreModel(network, sde, parametrization, shape)
+
+
+def draws(target, sde, device, num, seed=0, shared_t=None):
+    generator = torch.Generator(device).manual_seed(seed)
+    x_0 = target.sample(num, generator)
+    eps = torch.randn(x_0.shape, generator=generator, dtype=x_0.dtype, device=device)
+    u = torch.rand(num, generator=generator, dtype=x_0.dtype, device=device)
+    t = sde.t_min + (sde.t_max - sde.t_min) * u if shared_t is None else torch.full_like(u, shared_t)
+    return x_0, t, eps
+
+
+@weightings
+@parametrizations
+def test_the_loss_is_the_weighted_error_of_the_denoiser(weighting, formula, parametrization, sde, device):
+    """Computed in the network's units, it must be w |D - x_0|^2 / dim."""
+    model = random_model(sde, parametrization, (3,), device)
+    x_0, t, eps = draws(gaussian(device), sde, device, 16)
+    t = t.clamp(0.05 * sde.t_max, sde.t_max)  # where D - x_0 itself keeps 1e-9 of its digits
+    loss = DenoisingObjective(weighting=weighting).at(model, x_0, t, eps)
+    x_t, alpha, sigma = sde.diffuse(x_0, t, eps), sde.alpha(t), sde.sigma(t)
+    naive = formula(alpha, sigma) * (model.denoise(x_t, t) - x_0).square().mean(1)
+    assert loss.shape == (16,)
+    torch.testing.assert_close(loss, naive, rtol=1e-8, atol=0)
+
+
+@parametrizations
+def test_the_loss_keeps_its_digits_at_small_noise(parametrization, sde, device):
+    """float32 at t_min, where D - x_0 would be rounding (eps / sigma, up to 1e-3 relative, and twice that squared)."""
+    model = random_model(sde, parametrization, (3,), device)
+    x_0, t, eps = (part.float() for part in draws(gaussian(device), sde, device, 16, shared_t=sde.t_min))
+    objective = DenoisingObjective()
+    exact = objective.at(model, x_0.double(), t.double(), eps.double())
+    loss = objective.at(model.float(), x_0, t, eps)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss.double(), exact, rtol=1e-4, atol=0)
+
+
+@weightings
+def test_the_least_loss_of_a_gaussian_is_the_closed_form(weighting, formula, sde, device):
+    """w mean(l sigma^2 / (alpha^2 l + sigma^2)), l the eigenvalues: E|D - x_0|^2 is the posterior's variance.
+
+    20,000 draws at each of three times, within 4.5 standard errors: level 2e-5 for the three.
+    """
+    target = gaussian(device)
+    model = network_model(target, sde, EDMParametrization(0.7))
+    eigenvalues = target.mixture.variances[0]
+    for share in (0.02, 0.3, 0.8):
+        x_0, t, eps = draws(target, sde, device, 20_000, shared_t=share * sde.t_max)
+        loss = DenoisingObjective(weighting=weighting).at(model, x_0, t, eps)
+        alpha, sigma = sde.alpha(t[0]), sde.sigma(t[0])
+        variance = eigenvalues * sigma**2 / (alpha**2 * eigenvalues + sigma**2)
+        expected = formula(alpha, sigma) * variance.mean()
+        assert (loss.mean() - expected).abs() < 4.5 * loss.std() / len(loss) ** 0.5
+
+
+DIRECTIONS = {
+    "constant": lambda x: torch.ones_like(x),
+    "x": lambda x: x / (1 + x.square().mean(1, keepdim=True)).sqrt(),
+    "sine": lambda x: torch.sin(3 * x.flip(1)),
+}
+
+
+def slope_in_standard_errors(change, direction, sde, parametrization, weighting, device):
+    """The derivative of the mean loss as the denoiser moves along a direction, in its own standard errors.
+
+    The loss is quadratic in h, so the central difference is the derivative, whatever h.
+    """
+    target, objective = mixture(device), DenoisingObjective(weighting=weighting)
+    drawn = draws(target, sde, device, 20_000)
+    losses = []
+    for h in (1.0, -1.0):
+
+        def moved(x0_hat, x_t, h=h):
+            return change(x0_hat) + h * direction(x_t)
+
+        losses.append(objective.at(network_model(target, sde, parametrization, moved), *drawn))
+    slopes = 0.5 * (losses[0] - losses[1])
+    return (slopes.mean() / (slopes.std() / len(slopes) ** 0.5)).item()
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS.values(), ids=DIRECTIONS.keys())
+@pytest.mark.parametrize("parametrization", [NoiseParametrization(0.7), EDMParametrization(0.7)], ids=["noise", "edm"])
+def test_the_expected_gradient_vanishes_at_the_exact_denoiser(direction, parametrization, sde, device):
+    """20,000 draws, 4.5 standard errors: level 7e-6 for each of the 48."""
+    slope = slope_in_standard_errors(lambda d: d, direction, sde, parametrization, DenoisedWeighting(), device)
+    assert abs(slope) < 4.5
+
+
+@weightings
+def test_the_expected_gradient_vanishes_under_every_weighting(weighting, formula, device):
+    for sde in (CosineSDE(t_min=0.05), EDMSDE(t_min=0.1, t_max=5.0)):
+        slope = slope_in_standard_errors(
+            lambda d: d, DIRECTIONS["sine"], sde, EDMParametrization(0.7), weighting, device
+        )
+        assert abs(slope) < 4.5
+
+
+@pytest.mark.parametrize("parametrization", [NoiseParametrization(0.7), ScoreParametrization(0.7)])
+def test_it_does_not_vanish_at_a_biased_denoiser(parametrization, sde, device):
+    """The same statistic has the power to see a denoiser that is wrong by 0.1."""
+    args = DIRECTIONS["constant"], sde, parametrization, DenoisedWeighting(), device
+    assert slope_in_standard_errors(lambda d: d + 0.1, *args) > 10
+
+
+def test_any_other_denoiser_has_a_larger_loss(sde, device):
+    target, objective = mixture(device), DenoisingObjective(weighting=DenoisedWeighting())
+    drawn = draws(target, sde, device, 20_000)
+    least = objective.at(network_model(target, sde, NoiseParametrization(0.7)), *drawn).mean()
+    for change in (lambda d, x: 0.8 * d, lambda d, x: d + 0.2, lambda d, x: d + 0.2 * torch.sin(3 * x)):
+        assert objective.at(network_model(target, sde, NoiseParametrization(0.7), change), *drawn).mean() > least
+
+
+def test_the_objective_draws_and_then_evaluates(device):
+    """Calling it is `at` on times of its `times` and standard normal noise, and repeats under a generator."""
+    sde, target = VPSDE(), gaussian(device, (1, 2, 2))
+    recorded = []
+    model = network_model(target, sde, NoiseParametrization(0.7), lambda d, x: recorded.append(x) or d)
+    x_0 = target.sample(4000, torch.Generator(device).manual_seed(0))
+    objective = DenoisingObjective(UniformTimes(), NoiseWeighting())
+    first = objective(model, x_0, generator=torch.Generator(device).manual_seed(1))
+    again = objective(model, x_0, generator=torch.Generator(device).manual_seed(1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, objective(model, x_0, generator=torch.Generator(device).manual_seed(2)))
+    t = UniformTimes().sample(sde, 4000, device, torch.Generator(device).manual_seed(1)).to(x_0)
+    eps = (recorded[0] - sde.level(t).match_rank(x_0).alpha * x_0) / sde.level(t).match_rank(x_0).sigma
+    torch.testing.assert_close(objective.at(model, x_0, t, eps), first, rtol=1e-6, atol=1e-8)
+    # 16,000 numbers against N(0, 1); Kolmogorov and Smirnov at level 1e-4
+    assert stats.kstest(eps.flatten().cpu().numpy(), "norm").pvalue > 1e-4
+
+
+def test_the_condition_reaches_the_network(device):
+    network = MLP(3, 8, 1, num_classes=2).double().to(device)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter)
+    model = NetworkScoreModel(network, VPSDE(), NoiseParametrization(), (3,))
+    x_0, t, eps = draws(gaussian(device), VPSDE(), device, 4)
+    first, second = (DenoisingObjective().at(model, x_0, t, eps, torch.full((4,), c, device=device)) for c in (0, 1))
+    assert (first - second).abs().min() > 1e-4
+    with pytest.raises(UsageError, match="cond"):
+        DenoisingObjective().at(model, x_0, t, eps)
+
+
+TIMES = {"uniform": UniformTimes(), "levels": DiscreteTimes(), "log normal": LogNormalNoiseLevels()}
+every_times = pytest.mark.parametrize("times", TIMES.values(), ids=TIMES.keys())
+
+
+def sampled(times, sde, num, device, seed=0):
+    return times.sample(sde, num, device, torch.Generator(device).manual_seed(seed))
+
+
+@every_times
+def test_times_lie_in_the_range_and_repeat(times, sde, device):
+    t = sampled(times, sde, 5000, device)
+    assert t.shape == (5000,)
+    assert t.dtype == torch.float32
+    assert t.device.type == device.type
+    low, high = torch.tensor([sde.t_min, sde.t_max])  # as float32 has them
+    assert low <= t.min() < t.max() <= high
+    assert sde.log_snr(t).isfinite().all()
+    assert torch.equal(t, sampled(times, sde, 5000, device))
+    assert not torch.equal(t, sampled(times, sde, 5000, device, seed=1))
+
+
+def share(times, sde, t):
+    """The declared distribution function of a time, evaluated at it."""
+    if isinstance(times, LogNormalNoiseLevels):
+        return torch.special.ndtr((sde.noise_level(t.double()).log() - times.mean) / times.std)
+    return (t.double() - sde.t_min) / (sde.t_max - sde.t_min)
+
+
+@pytest.mark.parametrize("times", [UniformTimes(), LogNormalNoiseLevels(-1.0, 0.7)], ids=["uniform", "log normal"])
+@pytest.mark.parametrize("wide", [VPSDE(), VESDE(sigma_min=1e-4), EDMSDE(1e-4, 100.0), RectifiedFlowSDE(1e-4, 0.9999)])
+def test_a_batch_covers_its_distribution_evenly(times, wide, device):
+    """One time in each of n equally likely cells; float32 rounds a few over an edge, never by more than 1e-3 cells."""
+    num = 100
+    cells = (share(times, wide, sampled(times, wide, num, device)) * num).sort().values
+    edges = torch.arange(num, dtype=torch.float64, device=device)
+    assert (cells > edges - 1e-3).all()
+    assert (cells < edges + 1 + 1e-3).all()
+
+
+@pytest.mark.parametrize("times", [UniformTimes(), LogNormalNoiseLevels(-1.0, 0.7)], ids=["uniform", "log normal"])
+def test_each_place_in_a_batch_has_the_declared_distribution(times, device):
+    """The first time of 3,000 batches of 4: Kolmogorov and Smirnov at level 1e-3."""
+    sde, generator = EDMSDE(1e-4, 100.0), torch.Generator(device).manual_seed(0)
+    first = torch.stack([times.sample(sde, 4, device, generator)[0] for _ in range(3000)])
+    assert stats.kstest(share(times, sde, first).cpu().numpy(), "uniform").pvalue > 1e-3
+
+
+def test_neighbours_in_a_batch_are_not_sorted(device):
+    """The cells are in random order: the rank correlation with the place is that of chance, level 1e-4."""
+    t = sampled(UniformTimes(), VPSDE(), 1000, device)
+    assert stats.spearmanr(range(1000), t.cpu().numpy()).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("num_levels", [1, 7, 1000])
+def test_discrete_times_are_the_levels_of_the_chain(num_levels, device):
+    t = sampled(DiscreteTimes(num_levels), VPSDE(), 20 * num_levels, device)
+    levels = torch.arange(1, num_levels + 1, device=device) / num_levels
+    assert torch.isin(t, levels).all()
+    count = torch.bincount((t * num_levels).round().long(), minlength=num_levels + 1)[1:]
+    # 20 cells a level; float32 moves the time at a cell's edge to its neighbour at most
+    assert (count - 20).abs().max() <= 1
+    assert count.min() >= 1
+
+
+MISTAKES = {
+    "std": (lambda: LogNormalNoiseLevels(std=0.0), "std=0.0"),
+    "num_levels": (lambda: DiscreteTimes(0), "num_levels=0"),
+}
+
+
+@pytest.mark.parametrize(("make", "message"), MISTAKES.values(), ids=MISTAKES.keys())
+def test_a_mistake_is_named(make, message):
+    with pytest.raises(UsageError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("concept", [TrainingTimes, Weighting])
+def test_concepts_are_abstract(concept):
+    with pytest.raises(TypeError, match="abstract"):
+        concept()

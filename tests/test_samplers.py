@@ -1,0 +1,440 @@
+"""Declared properties, equalities with published updates, and the product of everything with everything."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+
+import pytest
+import torch
+from analytic import gaussian, mixture
+from conftest import SDES
+
+from benchmarks import mixture_samplers
+from samplers import (
+    DDIM,
+    Ancestral,
+    AnnealedLangevin,
+    EulerMaruyama,
+    Heun,
+    Noise,
+    PredictorCorrector,
+    ProbabilityFlow,
+    ReverseDiffusion,
+    run,
+    sample,
+    uniform_time,
+)
+from scoresde import VESDE, VPSDE, DiscreteVPSDE, ExactScoreModel, Gaussian, UsageError
+from scoresde.sde import Level
+from sde_configs.build import SAMPLERS as SAMPLER_NAMES
+
+SAMPLERS = [
+    PredictorCorrector(),
+    PredictorCorrector(predictor=Heun(), corrector_steps=2),
+    AnnealedLangevin(),
+    AnnealedLangevin(corrector_steps=2),
+    Ancestral(),
+    Ancestral(variance="beta"),
+    EulerMaruyama(),
+    EulerMaruyama(eta=0.0),
+    EulerMaruyama(eta=0.5),
+    ReverseDiffusion(),
+    ProbabilityFlow(),
+    DDIM(),
+    DDIM(eta=0.5),
+    Heun(),
+]
+TABLES = [s for s in SAMPLERS if not isinstance(s, ProbabilityFlow)]
+
+
+def name(value):
+    return str(value).replace("()", "")
+
+
+def noise_for(num_samples, device="cpu"):
+    return Noise(0, torch.arange(num_samples, device=device))
+
+
+def inner_grid(sde, num_steps, spacing, first=4.0, last=0.05):
+    """Times between two noise levels at which every SDE is smooth, evenly in t, sqrt(t) or log-SNR; no clean end."""
+    u = torch.linspace(0, 1, num_steps + 1, dtype=torch.float64)
+    log_snr = -2 * torch.tensor([first, last], dtype=torch.float64).log()
+    start, end = sde.time(log_snr)
+    if spacing == "log_snr":
+        return sde.time(log_snr[0] + u * (log_snr[1] - log_snr[0]))
+    if spacing == "sqrt":
+        return (start.sqrt() + u * (end.sqrt() - start.sqrt())) ** 2
+    return start + u * (end - start)
+
+
+def smooth(sde):
+    """The SDE, or for a DDPM chain one of so many levels that steps do not see the kinks of its beta."""
+    if isinstance(sde, DiscreteVPSDE):
+        return DiscreteVPSDE(beta_start=1e-6, beta_end=2e-4, num_levels=100_000)
+    return sde
+
+
+def slopes(errors):
+    return [math.log2(a / b) for a, b in itertools.pairwise(errors)]
+
+
+# --- order of convergence -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spacing", ["time", "sqrt", "log_snr"])
+@pytest.mark.parametrize("sampler", [s for s in TABLES if s.noise == "none"], ids=name)
+def test_strong_order_against_the_exact_flow_of_a_gaussian(sde, sampler, spacing, device):
+    sde, target, errors = smooth(sde), gaussian(device), []
+    model = ExactScoreModel(target, sde)
+    for num_steps in (128, 256, 512):
+        grid = inner_grid(sde, num_steps, spacing)
+        start, end = (sde.level(t.to(device)) for t in (grid[0], grid[-1]))
+        x_T = start.alpha * target.sample(64, None if device.type == "cuda" else torch.Generator().manual_seed(0))
+        x_T = x_T + start.sigma * noise_for(64, device).normal(0, (3,), torch.float64)
+        exact = target.probability_flow(x_T, (start.alpha, start.sigma), (end.alpha, end.sigma))
+        result = sampler.run(model, x_T, grid, noise_for(64, device))
+        errors.append((result - exact).square().mean().sqrt().item())
+    assert errors[-1] > 1e-12  # above rounding, so that slopes mean something
+    assert min(slopes(errors)) > sampler.order - 0.1, errors
+
+
+@pytest.mark.parametrize("sampler", [DDIM(), Heun(), EulerMaruyama(eta=0.0)], ids=name)
+def test_strong_order_on_a_mixture_against_a_converged_solver(sampler, device):
+    sde, errors = VPSDE(), []
+    model = ExactScoreModel(mixture(device), sde)
+    x_T = 3.0 * noise_for(64, device).normal(0, (2,), torch.float64)
+    ends = inner_grid(sde, 1, "time")
+    reference = ProbabilityFlow(rtol=1e-11, atol=1e-11).run(model, x_T, ends, noise_for(64, device))
+    for num_steps in (256, 512, 1024):
+        result = sampler.run(model, x_T, inner_grid(sde, num_steps, "log_snr"), noise_for(64, device))
+        errors.append((result - reference).square().mean().sqrt().item())
+    assert min(slopes(errors)) > sampler.order - 0.1, errors
+
+
+class ProbeNoise:
+    """Noise whose draw in interval k is 1 for sample k of the batch and 0 for all others."""
+
+    def __init__(self, size, device):
+        self.size, self.device = size, device
+
+    def normal(self, interval, shape, dtype):
+        unit = torch.zeros(self.size, *shape, dtype=dtype, device=self.device)
+        unit[interval] = 1
+        return unit
+
+
+def chain_moments(sampler, sde, grid, mean, variance, device):
+    """Exact mean and variance of a sampler's result on N(mean, variance), started from the exact marginal.
+
+    The chain is affine in (x_T, z_1, ..., z_n): sample 0 of the batch starts at the mean with no noise, sample k sees
+    z_k = 1 alone, and the last starts one unit off the mean. All differences to sample 0 are the chain's coefficients.
+    """
+    target = Gaussian(torch.tensor([mean], dtype=torch.float64), torch.tensor([variance], dtype=torch.float64))
+    model = ExactScoreModel(Gaussian(target.mixture.means[0].to(device), target.mixture.variances[0].to(device)), sde)
+    rows = len(sampler.table(sde, grid))
+    start = sde.level(grid[0])
+    x_T = torch.full((rows + 2, 1), (start.alpha * mean).item(), dtype=torch.float64, device=device)
+    x_T[-1] += 1
+    y = run(sampler.table(sde, grid), model, x_T, ProbeNoise(rows + 2, device))[:, 0].cpu()
+    coefficients = y[1:] - y[0]
+    start_variance = (start.alpha**2 * variance + start.sigma**2).item()
+    return y[0].item(), (coefficients[:-1].square().sum() + coefficients[-1] ** 2 * start_variance).item()
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [EulerMaruyama(), EulerMaruyama(eta=0.5), ReverseDiffusion(), Ancestral(), Ancestral("beta"), DDIM(eta=0.5)],
+    ids=name,
+)
+@pytest.mark.parametrize("spacing", ["time", "log_snr"])
+def test_weak_order_without_monte_carlo(sde, sampler, spacing, device):
+    sde = smooth(sde)
+    for mean, variance in ((0.7, 0.09), (-0.4, 2.5)):
+        mean_errors, variance_errors = [], []
+        for num_steps in (200, 400, 800):
+            grid = inner_grid(sde, num_steps, spacing, first=3.0, last=0.2)
+            end = sde.level(grid[-1])
+            got_mean, got_variance = chain_moments(sampler, sde, grid, mean, variance, device)
+            mean_errors.append(abs(got_mean - (end.alpha * mean).item()))
+            variance_errors.append(abs(got_variance - (end.alpha**2 * variance + end.sigma**2).item()))
+        assert max(mean_errors) < 1e-10 or min(slopes(mean_errors)) > sampler.order - 0.1, mean_errors
+        assert min(slopes(variance_errors)) > sampler.order - 0.1, variance_errors
+
+
+def test_a_langevin_chain_has_its_known_bias(device):
+    # on N(0, v) the chain y' = (1 - e/v) y + sqrt(2e) z settles at the variance v / (1 - e / (2 v))
+    sde, snr, variance = VESDE(), 0.2, 0.3
+    grid = inner_grid(sde, 1, "time", first=1.001, last=1.0)
+    level = sde.level(grid[-1])
+    v = (variance + level.sigma**2).item()
+    step = 2 * (snr * level.sigma.item()) ** 2
+    _, got = chain_moments(AnnealedLangevin(snr, corrector_steps=400), sde, grid, 0.0, variance, device)
+    assert got == pytest.approx(v / (1 - step / (2 * v)), rel=1e-9)
+
+
+def test_the_error_of_the_adaptive_flow_follows_its_tolerance(sde, device):
+    target, errors = gaussian(device), []
+    model = ExactScoreModel(target, sde)
+    grid = inner_grid(sde, 1, "time")
+    start, end = (sde.level(t.to(device)) for t in grid)
+    x_T = start.sigma * noise_for(16, device).normal(0, (3,), torch.float64)
+    exact = target.probability_flow(x_T, (start.alpha, start.sigma), (end.alpha, end.sigma))
+    for tolerance in (1e-3, 1e-6, 1e-9):
+        result = ProbabilityFlow(tolerance, tolerance).run(model, x_T, grid, noise_for(16, device))
+        errors.append((result - exact).abs().max().item())
+        assert errors[-1] < 30 * tolerance
+    assert errors[0] > 30 * errors[1] > 900 * errors[2]
+
+
+# --- equalities -----------------------------------------------------------------------------------------------------
+
+
+def test_ancestral_sampling_is_ddim_at_eta_one(sde):
+    grid = Ancestral().default_grid(sde, 20)
+    first, second = Ancestral().table(sde, grid), DDIM(eta=1.0).table(sde, grid)
+    for part in ("a", "b", "c"):
+        assert torch.equal(getattr(first, part), getattr(second, part))
+
+
+@pytest.mark.parametrize("variance", ["posterior", "beta"])
+def test_ancestral_sampling_of_a_chain_is_ddpm(variance, device):
+    """Ho et al. 2020, algorithm 2, written out: mean of equation 11, variance betatilde or beta."""
+    sde = DiscreteVPSDE(num_levels=50, beta_start=1e-3, beta_end=0.2)
+    model = ExactScoreModel(mixture(device), sde)
+    betas = sde.betas()
+    alpha_bar = (1 - betas).cumprod(0)
+    noise = noise_for(32, device)
+    x = x_T = noise.normal(0, (2,), torch.float64)
+    for row, i in enumerate(range(49, -1, -1)):
+        beta, abar = betas[i].item(), alpha_bar[i].item()
+        abar_before = alpha_bar[i - 1].item() if i else 1.0
+        eps_hat = model.noise(x, (i + 1) / 50)
+        x = (x - beta / (1 - abar) ** 0.5 * eps_hat) / (1 - beta) ** 0.5
+        if i:
+            added = beta if variance == "beta" else beta * (1 - abar_before) / (1 - abar)
+            x = x + added**0.5 * noise.normal(row + 1, (2,), torch.float64)
+    ours = Ancestral(variance).run(model, x_T, uniform_time(sde, 50), noise)
+    torch.testing.assert_close(ours, x, rtol=0, atol=1e-10)
+
+
+def test_reverse_diffusion_is_song_et_als_on_a_chain(device):
+    """Song et al. 2021, equation 46 and appendix E: x + (1 - sqrt(1 - beta)) x + beta score + sqrt(beta) z."""
+    sde = DiscreteVPSDE(num_levels=50, beta_start=1e-3, beta_end=0.2)
+    model, noise, betas = ExactScoreModel(mixture(device), sde), noise_for(32, device), sde.betas()
+    x = x_T = noise.normal(0, (2,), torch.float64)
+    for row, i in enumerate(range(49, 0, -1)):
+        beta = betas[i].item()
+        z = noise.normal(row + 1, (2,), torch.float64)
+        x = (2 - (1 - beta) ** 0.5) * x + beta * model.score(x, (i + 1) / 50) + beta**0.5 * z
+    ours = ReverseDiffusion().run(model, x_T, uniform_time(sde, 50)[:-1], noise)
+    torch.testing.assert_close(ours, x, rtol=0, atol=1e-10)
+
+
+def test_annealed_langevin_is_smld(device):
+    """Song and Ermon 2019, algorithm 1: steps e sigma_i^2 / sigma_L^2, here with e / 2 = 2 (snr sigma_L)^2."""
+    sde, snr = VESDE(), 0.2
+    model, noise = ExactScoreModel(mixture(device), sde), noise_for(32, device)
+    grid = uniform_time(sde, 8)[:-1]
+    sigmas = sde.sigma(grid[1:]).tolist()
+    e = 4 * (snr * sigmas[-1]) ** 2
+    x = x_T = 50 * noise.normal(0, (2,), torch.float64)
+    row = 0
+    for t, sigma in zip(grid[1:].tolist(), sigmas, strict=True):
+        step = e * sigma**2 / sigmas[-1] ** 2
+        for _ in range(3):
+            row += 1
+            x = x + step / 2 * model.score(x, t) + step**0.5 * noise.normal(row, (2,), torch.float64)
+    ours = AnnealedLangevin(snr, corrector_steps=3).run(model, x_T, grid, noise)
+    torch.testing.assert_close(ours, x, rtol=1e-9, atol=1e-9)
+
+
+def test_annealed_langevin_is_predictor_corrector_without_the_predictor(sde):
+    grid = AnnealedLangevin().default_grid(sde, 9)
+    both = PredictorCorrector(DDIM(), snr=0.3, corrector_steps=2).table(sde, grid)
+    alone = AnnealedLangevin(snr=0.3, corrector_steps=2).table(sde, grid)
+    corrector = torch.tensor([row % 3 != 0 for row in range(len(both))])
+    corrector[-1] = True  # the last row is the denoiser in both
+    for part in "abc":
+        assert torch.equal(getattr(both, part)[corrector], getattr(alone, part))
+    predictor = DDIM().table(sde, grid)
+    assert torch.equal(both.a[::3], predictor.a)
+
+
+@pytest.mark.parametrize("sampler", [DDIM(), Heun(), Ancestral(), ProbabilityFlow(1e-9, 1e-9)], ids=name)
+def test_vp_and_ve_are_the_same_up_to_scale(sampler, device):
+    vp, ve = VPSDE(), VESDE(sigma_min=0.001, sigma_max=200.0)
+    target = mixture(device)
+    grid = inner_grid(vp, 25, "log_snr", first=50.0, last=0.01)
+    grid_ve = ve.time(vp.log_snr(grid))
+    clean, clean_ve = (torch.cat([g, g.new_zeros(1)]) for g in (grid, grid_ve))
+    noise = noise_for(32, device)
+    x_T = noise.normal(0, (2,), torch.float64)
+    result = sampler.run(ExactScoreModel(target, vp), x_T, clean, noise)
+    result_ve = sampler.run(ExactScoreModel(target, ve), x_T / vp.alpha(grid[0]).item(), clean_ve, noise)
+    torch.testing.assert_close(result_ve, result, rtol=1e-6, atol=1e-6)
+
+
+def test_heun_rows_are_heun_written_out(device):
+    sde = VPSDE()
+    model, noise = ExactScoreModel(mixture(device), sde), noise_for(8, device)
+    grid = inner_grid(sde, 4, "log_snr")
+    x = x_T = noise.normal(0, (2,), torch.float64)
+    for t, s in zip(grid[:-1].tolist(), grid[1:].tolist(), strict=True):
+        start, end = (Level(*(p.item() for p in sde.level(torch.tensor(v, dtype=torch.float64)))) for v in (t, s))
+        rise = end.sigma / end.alpha - start.sigma / start.alpha
+        slope = model.noise(x, t)
+        stage = end.alpha * (x / start.alpha + rise * slope)
+        x = end.alpha * (x / start.alpha + rise * (slope + model.noise(stage, s)) / 2)
+    torch.testing.assert_close(Heun().run(model, x_T, grid, noise), x, rtol=0, atol=1e-12)
+
+
+# --- tables ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampler", TABLES, ids=name)
+def test_rows_are_evaluations_and_the_last_row_is_the_denoiser(sde, sampler):
+    grid = sampler.default_grid(sde, 7)
+    table = sampler.table(sde, grid)
+    calls = []
+    model = ExactScoreModel(mixture(), sde)
+    sampler.run(model, torch.zeros(2, 2, dtype=torch.float64), grid, noise_for(2), callback=lambda *a: calls.append(a))
+    assert len(calls) == len(table) == sampler.num_evaluations(sde, grid)
+    assert (table.a[-1], table.b[-1, 0], table.c[-1]) == (0, 1, 0)
+    inside = (table.level.t >= sde.t_min * (1 - 1e-9)) & (table.level.t <= sde.t_max)
+    assert inside.all()
+    assert len(str(table).splitlines()) == len(table) + 1
+
+
+@pytest.mark.parametrize("sampler", TABLES, ids=name)
+def test_declared_noise_is_what_the_table_has(sde, sampler):
+    table = sampler.table(sde, sampler.default_grid(sde, 7))
+    assert (table.c[:-1] > 0).any() == (sampler.noise == "independent")
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=name)
+def test_one_step_is_the_denoiser_at_t_max(sde, sampler):
+    model = ExactScoreModel(mixture(), sde)
+    x = sample(model, sampler, 3, num_steps=1, dtype=torch.float64)
+    x_T = sde.prior_std() * noise_for(3).normal(0, (2,), torch.float64)
+    torch.testing.assert_close(x, model.denoise(x_T, sde.t_max))
+
+
+# --- sampling -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("shape", [(2,), (2, 3, 5)], ids=str)
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=name)
+def test_the_product_of_everything_runs(sde, sampler, shape, dtype, device):
+    target = mixture(device, shape).to(torch.zeros((), dtype=dtype, device=device))
+    x = sample(ExactScoreModel(target, sde), sampler, 3, num_steps=8, device=device, dtype=dtype)
+    assert x.shape == (3, *shape)
+    assert x.dtype == dtype
+    assert x.isfinite().all()
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=name)
+def test_a_sample_is_the_same_for_every_batch_size(sampler, device):
+    model = ExactScoreModel(mixture(device), VPSDE())
+    settings = {"num_steps": 10, "seed": 3, "device": device, "dtype": torch.float64}
+    together = sample(model, sampler, 7, **settings)
+    apart = sample(model, sampler, 7, batch_size=3, **settings)
+    # adaptive steps are shared by a batch: equal within the tolerance only
+    tolerance = 1e-2 if isinstance(sampler, ProbabilityFlow) else 1e-10
+    torch.testing.assert_close(apart, together, rtol=0, atol=tolerance)
+    assert not torch.allclose(sample(model, sampler, 7, **(settings | {"seed": 4})), together)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=name)
+def test_sampling_leaves_the_random_state_alone(sampler):
+    before = torch.get_rng_state()
+    sample(ExactScoreModel(mixture(), VPSDE()), sampler, 2, num_steps=4, dtype=torch.float64)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("sde", [VPSDE(), SDES["edm"]], ids=name)
+@pytest.mark.parametrize("sampler", [s for s in SAMPLERS if not isinstance(s, AnnealedLangevin)], ids=name)
+def test_samples_of_a_gaussian_have_its_moments(sde, sampler, device):
+    target = gaussian(device)
+    x = sample(ExactScoreModel(target, sde), sampler, 4000, num_steps=200, device=device, dtype=torch.float64).cpu()
+    mean, rotation, variances = (
+        part[0].cpu() for part in (target.mixture.means, target.mixture.rotations, target.mixture.variances)
+    )
+    z = (x - mean) @ rotation.T / variances.sqrt()
+    # 4000 samples: means within 5/sqrt(4000) = 0.08, deviations within 5/sqrt(8000) = 0.056, and the steps' own bias
+    assert z.mean(0).abs().max() < 0.12
+    assert (z.std(0) - 1).abs().max() < 0.12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", SAMPLER_NAMES)
+@pytest.mark.parametrize("sde", [n for n in SDES if n != "own"])
+def test_mode_weights_and_widths_of_the_nine_modes(sde, sampler):
+    result = mixture_samplers.measure(sde, sampler)
+    assert result.weight_error <= (0.05 if sampler == "langevin" else 0.03)
+    assert result.narrowest >= 0.9
+    assert result.widest <= 1.1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ({"num_samples": 0}, "num_samples=0"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"num_steps": 0}, "num_steps=0"),
+        ({"num_steps": 3, "grid": torch.tensor([1.0, 0.0])}, "num_steps, grid"),
+        ({"cond": torch.zeros(3)}, "cond of length 3"),
+        ({"seed": -1}, "seed=-1"),
+    ],
+)
+def test_bad_arguments_of_sample_are_named(arguments, complaint):
+    model = ExactScoreModel(mixture(), VPSDE())
+    with pytest.raises(UsageError, match=complaint):
+        sample(model, DDIM(), **({"num_samples": 2, "dtype": torch.float64} | arguments))
+
+
+@pytest.mark.parametrize(
+    ("make", "complaint"),
+    [
+        (lambda: DDIM(eta=1.5), "eta=1.5"),
+        (lambda: EulerMaruyama(eta=-1), "eta=-1"),
+        (lambda: Ancestral(variance="both"), "variance='both'"),
+        (lambda: PredictorCorrector(snr=0), "snr=0"),
+        (lambda: AnnealedLangevin(snr=1.0), "snr=1.0"),
+        (lambda: PredictorCorrector(corrector_steps=0), "corrector_steps=0"),
+        (lambda: ProbabilityFlow(rtol=0), "rtol=0"),
+    ],
+)
+def test_bad_settings_of_samplers_are_named(make, complaint):
+    with pytest.raises(UsageError, match=complaint):
+        make()
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=name)
+def test_samplers_are_frozen(sampler):
+    with pytest.raises((dataclasses.FrozenInstanceError, AttributeError)):
+        sampler.order = 7
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("sampler", TABLES, ids=name)
+def test_the_loop_never_waits_for_the_device(sampler, device):
+    model, sde = ExactScoreModel(mixture(device), VPSDE()), VPSDE()
+    grid, noise = sampler.default_grid(sde, 8), noise_for(4, device)
+    x_T = noise.normal(0, (2,), torch.float64)
+    table = sampler.table(sde, grid)
+    table.level.like(x_T)  # the copy of the levels happens before the loop
+    torch.cuda.synchronize()
+    calls = []
+
+    def watch(row, level, x_t, x0_hat):  # from the first evaluation on, any wait is an error
+        calls.append(row)
+        torch.cuda.set_sync_debug_mode("error")
+
+    try:
+        sampler.run(model, x_T, grid, noise, callback=watch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(calls) == len(table)

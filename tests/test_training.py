@@ -1,0 +1,290 @@
+"""Training: the schedule, the average, the batches, resuming, and that the loss reaches its known floor."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from scoresde import MLP, VPSDE, NetworkScoreModel, NoiseParametrization, TrainingSettings, UsageError, checkpoint, fit
+from scoresde.data import ArrayData
+from scoresde.objective import DenoisingObjective
+from scoresde.training import Trainer
+
+STD = 0.5  # of the Gaussian that is learned
+
+
+def make_model(device, width=16, num_classes=0):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = MLP(2, width=width, depth=2, num_classes=num_classes)
+    return NetworkScoreModel(network, VPSDE(), NoiseParametrization(sigma_data=STD), (2,)).to(device)
+
+
+def gaussian_data(num_samples=64, seed=0):
+    return ArrayData(STD * torch.randn(num_samples, 2, generator=torch.Generator().manual_seed(seed)))
+
+
+def make_trainer(device, seed=0, objective=None, data=None, **settings):
+    settings = TrainingSettings(**{"num_steps": 12, "batch_size": 16, "warmup_steps": 3, **settings})
+    return Trainer(make_model(device), data or gaussian_data(), objective or DenoisingObjective(), settings, seed)
+
+
+def advance(trainer, num_steps):
+    for _ in range(num_steps):
+        trainer.step()
+    return trainer
+
+
+def assert_same_state(one, other):
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert torch.equal(value.cpu(), other[name].cpu()), name
+
+
+class Recorder:
+    """Stands in for an objective and keeps the batches that it is given."""
+
+    def __init__(self):
+        self.batches = []
+
+    def __call__(self, model, x_0, cond, generator):
+        self.batches.append(x_0[:, 0].cpu())
+        return 0 * next(model.parameters()).sum() + torch.zeros(len(x_0), device=x_0.device)
+
+
+@pytest.mark.parametrize(
+    ("step", "lr"),
+    [
+        (0, 0.2),  # 1/10 of the way up
+        (4, 1.0),
+        (9, 2.0),  # the last step of the warm-up reaches lr
+        (10, 2.0),  # where the cosine begins
+        (60, 2.0 * (0.1 + 0.9 / 2)),  # half way down
+        (85, 2.0 * (0.1 + 0.9 * 0.5 * (1 - math.sqrt(0.5)))),
+        (110, 0.2),  # lr_final lr
+        (10_000, 0.2),
+    ],
+)
+def test_learning_rate_is_a_ramp_and_half_a_cosine(step, lr):
+    settings = TrainingSettings(num_steps=110, lr=2.0, lr_final=0.1, warmup_steps=10)
+    assert settings.lr_at(step) == pytest.approx(lr, rel=1e-12)
+
+
+def test_without_warm_up_the_first_step_has_the_full_rate():
+    assert TrainingSettings(num_steps=10, lr=0.3, warmup_steps=0).lr_at(0) == pytest.approx(0.3, rel=1e-12)
+
+
+def test_each_step_uses_its_learning_rate(device):
+    trainer = make_trainer(device)
+    for n in range(5):
+        trainer.step()
+        assert trainer.optimizer.param_groups[0]["lr"] == trainer.settings.lr_at(n)
+        assert trainer.pop_metrics()["lr"] == trainer.settings.lr_at(n)
+
+
+def test_averaged_weights_are_those_of_a_plain_loop(device):
+    trainer = make_trainer(device, lr=0.05, ema_decay=0.3)  # the ramp 1/10, 2/11, 3/12, .. ends at step 4
+    expected = {name: p.clone().double() for name, p in trainer.model.named_parameters()}
+    for n in range(8):
+        trainer.step()
+        decay = min(0.3, (1 + n) / (10 + n))
+        for name, p in trainer.model.named_parameters():
+            expected[name] = decay * expected[name] + (1 - decay) * p.detach().double()
+    for name, p in trainer.ema_model.named_parameters():
+        torch.testing.assert_close(p.double(), expected[name], rtol=1e-5, atol=1e-6)
+    moved = trainer.model.network.last.weight - trainer.ema_model.network.last.weight
+    assert moved.abs().max() > 1e-3  # or the comparison says nothing
+
+
+def test_the_average_carries_no_history(device):
+    trainer = advance(make_trainer(device), 3)
+    for p in trainer.ema_model.parameters():
+        assert p.is_leaf
+        assert p.grad_fn is None
+        assert not p.requires_grad
+
+
+def test_gradients_are_clipped_and_their_full_norm_is_reported(device):
+    trainer = make_trainer(device, grad_clip=1e-3)
+    trainer.step()
+    norm = torch.stack([p.grad.norm() for p in trainer.model.parameters()]).norm().item()
+    assert norm == pytest.approx(1e-3, rel=1e-3)
+    assert trainer.pop_metrics()["grad_norm"] > 1e-2
+
+
+def test_an_epoch_is_every_sample_once_in_an_order_of_its_own(device):
+    data = ArrayData(torch.arange(12.0)[:, None].repeat(1, 2))
+    recorder = Recorder()
+    advance(make_trainer(device, data=data, objective=recorder, batch_size=4), 6)
+    first, second = torch.cat(recorder.batches[:3]), torch.cat(recorder.batches[3:])
+    assert torch.equal(first.sort().values, torch.arange(12.0))
+    assert torch.equal(second.sort().values, torch.arange(12.0))
+    assert not torch.equal(first, second)
+
+
+def test_a_batch_that_does_not_divide_the_data_repeats_nothing_within_an_epoch(device):
+    data = ArrayData(torch.arange(11.0)[:, None].repeat(1, 2))
+    recorder = Recorder()
+    advance(make_trainer(device, data=data, objective=recorder, batch_size=4), 40)
+    assert {len(batch) for batch in recorder.batches} == {4}
+    for epoch in range(20):
+        assert len(torch.cat(recorder.batches[2 * epoch : 2 * epoch + 2]).unique()) == 8
+    assert len(torch.cat(recorder.batches).unique()) == 11  # who is left out changes
+
+
+def test_a_batch_larger_than_the_data_holds_everyone_about_equally_often(device):
+    data = ArrayData(torch.arange(3.0)[:, None].repeat(1, 2))
+    recorder = Recorder()
+    advance(make_trainer(device, data=data, objective=recorder, batch_size=8), 2)
+    for batch in recorder.batches:
+        assert sorted(batch.unique(return_counts=True)[1].tolist()) == [2, 3, 3]
+
+
+def test_equal_seeds_end_bitwise_equal_and_others_do_not(device):
+    one, other, third = (advance(make_trainer(device, seed), 6) for seed in (7, 7, 8))
+    assert_same_state(one.state(), other.state())
+    assert one.pop_metrics() == other.pop_metrics()
+    weight = "weights.network.last.weight"
+    assert not torch.equal(one.state()[weight], third.state()[weight])
+
+
+@pytest.mark.parametrize("stop", [1, 4, 7, 11])
+def test_resuming_from_a_file_is_as_if_never_stopped(device, tmp_path, stop):
+    whole = advance(make_trainer(device), 12)
+    part = advance(make_trainer(device), stop)
+    path = tmp_path / "checkpoint.safetensors"
+    description = {"model": checkpoint.describe_model(part.model), "data": {}, "config": {}}
+    checkpoint.save(path, part.step_number, description, part.state())
+    saved = checkpoint.load(path)
+    resumed = make_trainer(device)
+    resumed.load_state(saved.step, saved.tensors)
+    advance(resumed, 12 - stop)
+    assert_same_state(resumed.state(), whole.state())
+    assert resumed.pop_metrics() == whole.pop_metrics()  # the losses before the stop count too
+
+
+def test_a_state_after_metrics_were_taken_holds_no_old_losses(device):
+    trainer = advance(make_trainer(device), 3)
+    trainer.pop_metrics()
+    resumed = advance(make_trainer(device), 5)
+    resumed.load_state(3, trainer.state())
+    resumed.step()
+    trainer.step()
+    assert resumed.pop_metrics() == trainer.pop_metrics()
+
+
+def test_state_of_another_model_is_refused(device):
+    settings, data = TrainingSettings(num_steps=1), gaussian_data()
+    wide = Trainer(make_model(device, width=24), data, DenoisingObjective(), settings)
+    with pytest.raises(UsageError, match="do not fit"):
+        wide.load_state(1, advance(make_trainer(device), 1).state())
+    tensors = {k: v for k, v in advance(make_trainer(device), 1).state().items() if "optimizer" not in k}
+    with pytest.raises(UsageError, match="do not fit"):
+        make_trainer(device).load_state(1, tensors)
+
+
+def test_held_out_loss_is_repeatable_and_weighs_samples_equally(device):
+    trainer, data = advance(make_trainer(device), 3), gaussian_data(30, seed=1)
+    loss = trainer.held_out_loss(data)
+    other = advance(make_trainer(device, seed=5), 1)  # neither the seed nor the step matters, only the weights
+    other.ema_model.load_state_dict(trainer.ema_model.state_dict())
+    assert trainer.held_out_loss(data) == other.held_out_loss(data) == loss
+    halves = [trainer.held_out_loss(ArrayData(data.values[:20])), trainer.held_out_loss(data, batch_size=20)]
+    assert halves[1] != loss  # other strata of times
+    assert math.isfinite(halves[0])
+    assert trainer.held_out_loss(ArrayData(data.values + 3)) > loss
+
+
+def test_held_out_loss_is_of_the_averaged_model(device):
+    trainer, data = advance(make_trainer(device), 3), gaussian_data(30, seed=1)
+    loss = trainer.held_out_loss(data)
+    with torch.no_grad():
+        trainer.model.network.last.weight += 1
+    assert trainer.held_out_loss(data) == loss
+
+
+def test_the_loss_on_a_gaussian_reaches_the_bayes_error(device):
+    """At the exact denoiser |eps_hat - eps|^2 / dim has mean v = alpha^2 STD^2 / (alpha^2 STD^2 + sigma^2)."""
+    settings = TrainingSettings(num_steps=400, batch_size=256, lr=1e-2, warmup_steps=20, ema_decay=0.98)
+    model = make_model(device, width=32)
+    objective = DenoisingObjective()
+    generator = torch.Generator(device).manual_seed(3)
+    x_0 = STD * torch.randn(20_000, 2, device=device, generator=generator)
+    eps = torch.randn(20_000, 2, device=device, generator=generator)
+    t = objective.times.sample(model.sde, 20_000, device, generator)
+    before = objective.at(model, x_0, t, eps).mean().item()
+    trained = fit(model, gaussian_data(20_000).values, settings=settings, progress=False)
+    with torch.no_grad():
+        loss = objective.at(trained, x_0, t, eps)
+
+    alpha, sigma = model.sde.alpha(t), model.sde.sigma(t)
+    floor = (alpha * STD) ** 2 / ((alpha * STD) ** 2 + sigma**2)
+    x_t = alpha[:, None] * x_0 + sigma[:, None] * eps
+    eps_hat = (sigma / ((alpha * STD) ** 2 + sigma**2))[:, None] * x_t
+    exact = (eps_hat - eps).square().mean(1)
+    error = (exact - floor).std().item() / math.sqrt(len(t))
+    assert abs((exact - floor).mean().item()) < 4 * error  # the closed form is right: 4 standard errors
+    assert before > 3 * exact.mean().item()
+    excess = (loss - exact).mean().item() / exact.mean().item()  # paired: the same times and noises
+    assert -0.005 < excess < 0.03
+
+
+def test_fit_trains_a_conditional_model_from_a_tensor(device):
+    x_0 = gaussian_data(32).values
+    labels = (x_0[:, 0] > 0).long()
+    model = make_model(device, num_classes=2)
+    before = model.network.conditioning.label.weight.detach().clone()
+    trained = fit(model, x_0, labels, settings=TrainingSettings(num_steps=3, batch_size=8), progress=False)
+    assert not trained.training
+    assert not any(p.requires_grad for p in trained.parameters())
+    assert not torch.equal(trained.network.conditioning.label.weight, before)
+
+
+def test_fit_refuses_data_that_does_not_fit(device):
+    with pytest.raises(UsageError, match="the model takes"):
+        fit(make_model(device), torch.randn(8, 3), progress=False)
+    with pytest.raises(UsageError, match="1 of 8 samples hold NaN"):
+        fit(make_model(device), torch.randn(8, 2).index_fill(0, torch.tensor([2]), math.nan), progress=False)
+
+
+def test_training_leaves_the_global_random_state_alone(device):
+    trainer = make_trainer(device)
+    state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    advance(trainer, 2)
+    trainer.held_out_loss(gaussian_data(8))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert (np.random.get_state()[1] == numpy_state).all()
+
+
+def test_a_loss_that_is_not_a_number_names_the_learning_rate(device):
+    trainer = make_trainer(device)
+    with torch.no_grad():
+        trainer.model.network.first.weight.fill_(math.nan)
+    trainer.step()
+    with pytest.raises(UsageError, match=r"loss is nan at step 1: lower training\.lr=0\.002"):
+        trainer.pop_metrics()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("num_steps", 0),
+        ("batch_size", 0),
+        ("warmup_steps", -1),
+        ("weight_decay", -0.1),
+        ("lr", 0.0),
+        ("lr", math.nan),
+        ("lr", math.inf),
+        ("lr_final", -0.1),
+        ("lr_final", math.nan),
+        ("grad_clip", 0.0),
+        ("ema_decay", 1.0),
+        ("ema_decay", -0.1),
+    ],
+)
+def test_settings_that_make_no_sense_are_named(field, value):
+    with pytest.raises(UsageError, match=rf"training\.{field}={value}"):
+        TrainingSettings(**{field: value})
