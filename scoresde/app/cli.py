@@ -78,6 +78,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _train(values: Any, rest: list[str]) -> int:
+    from scoresde.app.device import choose_device
     from scoresde.app.run_folder import RunFolder
     from scoresde.app.settings import load_config, override
 
@@ -91,7 +92,7 @@ def _train(values: Any, rest: list[str]) -> int:
     default_name = values["sde"].value or Path(values["config"].value or "vp").stem
     if values["sde"].value and values["config"].value:
         default_name = f"{Path(values['config'].value).stem}-{values['sde'].value}"
-    device = _device(values["device"].value)
+    device = choose_device(values["device"].value)
 
     from scoresde.app.train import train
 
@@ -100,6 +101,7 @@ def _train(values: Any, rest: list[str]) -> int:
 
 def _sample(values: Any, rest: list[str]) -> int:
     from scoresde import checkpoint
+    from scoresde.app.device import choose_device
     from scoresde.app.run_folder import HOW_TO_TRAIN, RunFolder, newest_run
     from scoresde.app.settings import load_config, of_checkpoint, override_sampling
 
@@ -125,7 +127,7 @@ def _sample(values: Any, rest: list[str]) -> int:
         f"sde={sde!r}: this model was trained under {config.sde.name}; leave --sde out, or choose another run",
     )
     override_sampling(config, rest, values)
-    device = _device(values["device"].value)
+    device = choose_device(values["device"].value)
     seed = config.seed if values["seed"].value is None else values["seed"].value
     output = Path(values["output"].value or folder / f"{values['sampler'].value}-seed{seed}.png")
     require(output.suffix in ("", ".png"), f"output={str(output)!r}: need the name of a .png file")
@@ -143,24 +145,6 @@ def _sample(values: Any, rest: list[str]) -> int:
         seed=seed,
         device=device,
     )
-
-
-def _device(name: str):  # type: ignore[no-untyped-def]  # torch is imported only where it is needed
-    import torch
-
-    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if name == "auto":
-        return torch.device("cuda" if available else "cpu")
-    kind, _, index = name.partition(":")
-    require(
-        kind in ("cpu", "cuda") and (not index or (kind == "cuda" and index.isdigit())),
-        f"device={name!r}: need auto, cpu, cuda or cuda:N",
-    )
-    require(
-        kind == "cpu" or int(index or 0) < available,
-        f"device={name!r}: torch sees {available} CUDA devices here; use --device cpu",
-    )
-    return torch.device(name)
 
 
 def _print_help(values: Any) -> None:
