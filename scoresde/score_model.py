@@ -151,7 +151,7 @@ class ReexpressedModel(ScoreModel):
         t_min, t_max = sde.time(model.sde.log_snr(ends)).clamp(sde.t_min, sde.t_max).tolist()
         require(t_min < t_max, f"sde={sde}: shares no noise level with the model's {model.sde}")
         if (t_min, t_max) != (sde.t_min, sde.t_max):
-            logger.info("times of %s kept within [%g, %g], the noise levels of %s", sde, t_min, t_max, model.sde)
+            logger.warning("times of %s kept within [%g, %g], the noise levels of %s", sde, t_min, t_max, model.sde)
             sde = sde.within(t_min, t_max)
         self.model, self.sde, self.shape = model, sde, model.shape
 

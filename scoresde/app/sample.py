@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ from ml_collections import ConfigDict
 from torch import Tensor
 
 from samplers import sample as draw
+from scoresde.app.device import choose_threads
 from scoresde.app.pictures import demo_labels, save_numbers, save_picture
 from scoresde.app.progress import Progress
 from scoresde.app.run_folder import make_folder
@@ -44,6 +46,7 @@ def sample(
     cond = parse_labels(labels, num_samples, data["num_classes"])
     grid = sampler.default_grid(model.sde, num_steps or sampler.default_num_steps)
 
+    choose_threads(min(num_samples, batch_size) * math.prod(model.shape))
     evaluations, batches = sampler.num_evaluations(model.sde, grid), -(-num_samples // batch_size)
     count = 0
     with Progress("sample", (evaluations or 100) * batches, unit="evaluation") as progress:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from ml_collections import ConfigDict
 
 from samplers import Heun, sample
 from scoresde import checkpoint
+from scoresde.app.device import choose_threads
 from scoresde.app.interrupt import Interruption
 from scoresde.app.pictures import demo_labels, save_picture
 from scoresde.app.progress import Progress
@@ -32,6 +34,7 @@ def train(config: ConfigDict, run: RunFolder, device: torch.device) -> int:
         require(config.logging[name] >= 1, f"config.logging.{name}={config.logging[name]}: need at least 1")
     plain_config = json.loads(config.to_json_best_effort())
     data, held_out = build.build_data(config)
+    choose_threads(config.training.batch_size * math.prod(data.shape))
     model = build.build_model(config, data).to(device)
     objective, settings = build.build_objective(config, model), build.build_settings(config)
     trainer = Trainer(model, data, objective, settings, config.seed)
