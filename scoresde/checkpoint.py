@@ -49,6 +49,8 @@ CLASSES: Mapping[str, type] = types.MappingProxyType(
             objective.DenoisedWeighting,
             objective.VelocityWeighting,
             objective.EDMWeighting,
+            objective.MinSNRWeighting,
+            objective.LikelihoodWeighting,
             networks.MLP,
             networks.UNet,
         )

@@ -15,6 +15,14 @@ weight decides where a network of limited capacity and time is accurate.
     DenoisedWeighting      1                          |D - x_0|^2
     VelocityWeighting      1 + (alpha / sigma)^2      |v_hat - v|^2 on a variance-preserving path (Salimans and Ho 2022)
     EDMWeighting           (r^2 + sd^2) / (r sd)^2    unit weight of F, r = sigma / alpha (Karras et al. 2022, table 1)
+    MinSNRWeighting        min((alpha/sigma)^2, 5)    |x_0| error where noise is large, |eps| error elsewhere, capped
+                                                      (Hang et al. 2023, section 3.4)
+    LikelihoodWeighting    g^2 alpha^2 / sigma^4      g^2 |score - grad log p(x_t | x_0)|^2: with times uniform, an
+                                                      upper bound on the negative log-likelihood up to a constant
+                                                      (Song et al. 2021, "Maximum likelihood training", theorem 1)
+
+SMLD's discrete loss (Song and Ermon 2019, equation 6, with lambda = sigma^2) is DiscreteTimes under the VE SDE with
+NoiseWeighting, and DDPM's L_simple is the same under a DDPM chain.
 """
 
 from __future__ import annotations
@@ -95,8 +103,8 @@ class Weighting(ABC):
     """w of |D - x_0|^2."""
 
     @abstractmethod
-    def __call__(self, level: Level) -> Tensor:
-        """The weight at each time of a level."""
+    def __call__(self, sde: SDE, level: Level) -> Tensor:
+        """The weight at each time of a level of an SDE."""
 
 
 @final
@@ -104,7 +112,7 @@ class Weighting(ABC):
 class NoiseWeighting(Weighting):
     """(alpha / sigma)^2."""
 
-    def __call__(self, level: Level) -> Tensor:
+    def __call__(self, sde: SDE, level: Level) -> Tensor:
         return (level.alpha / level.sigma) ** 2
 
 
@@ -113,7 +121,7 @@ class NoiseWeighting(Weighting):
 class DenoisedWeighting(Weighting):
     """1."""
 
-    def __call__(self, level: Level) -> Tensor:
+    def __call__(self, sde: SDE, level: Level) -> Tensor:
         return torch.ones_like(level.alpha)
 
 
@@ -122,7 +130,7 @@ class DenoisedWeighting(Weighting):
 class VelocityWeighting(Weighting):
     """1 + (alpha / sigma)^2."""
 
-    def __call__(self, level: Level) -> Tensor:
+    def __call__(self, sde: SDE, level: Level) -> Tensor:
         return 1 + (level.alpha / level.sigma) ** 2
 
 
@@ -133,8 +141,31 @@ class EDMWeighting(Weighting):
 
     sigma_data: float = 0.5
 
-    def __call__(self, level: Level) -> Tensor:
+    def __call__(self, sde: SDE, level: Level) -> Tensor:
         return 1 / self.sigma_data**2 + (level.alpha / level.sigma) ** 2
+
+
+@final
+@dataclass(frozen=True)
+class MinSNRWeighting(Weighting):
+    """min((alpha / sigma)^2, gamma)."""
+
+    gamma: float = 5.0  # Hang et al. 2023, section 4
+
+    def __post_init__(self) -> None:
+        require(self.gamma > 0, f"gamma={self.gamma}: must be positive")
+
+    def __call__(self, sde: SDE, level: Level) -> Tensor:
+        return ((level.alpha / level.sigma) ** 2).clamp(max=self.gamma)
+
+
+@final
+@dataclass(frozen=True)
+class LikelihoodWeighting(Weighting):
+    """g^2 alpha^2 / sigma^4."""
+
+    def __call__(self, sde: SDE, level: Level) -> Tensor:
+        return (sde.diffusion(level.t) / level.sigma * (level.alpha / level.sigma)) ** 2
 
 
 @final
@@ -163,9 +194,15 @@ class DenoisingObjective:
             cond: labels of the batch, or None.
             generator: source of t and eps, on the device of x_0; the global one if None.
         """
-        t = self.times.sample(model.sde, len(x_0), x_0.device, generator)
-        eps = torch.randn(x_0.shape, device=x_0.device, dtype=x_0.dtype, generator=generator)
-        return self.at(model, x_0, t.to(x_0.dtype), eps, cond)
+        t, eps = self.draw(model.sde, tuple(x_0.shape), x_0.device, generator)
+        return self.at(model, x_0, t.to(x_0.dtype), eps.to(x_0.dtype), cond)
+
+    def draw(
+        self, sde: SDE, shape: tuple[int, ...], device: torch.device, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Times `(B,)` and noise `(B, *)` for a batch of `shape`, float32."""
+        t = self.times.sample(sde, shape[0], device, generator)
+        return t, torch.randn(shape, device=device, generator=generator)
 
     def at(self, model: NetworkScoreModel, x_0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None = None) -> Tensor:
         """The loss of each sample at given t `(B,)` and eps `(B, *shape)`: w(t) |D - x_0|^2 / dim."""
@@ -173,5 +210,5 @@ class DenoisingObjective:
         wide = level.match_rank(x_0)
         x_t = wide.alpha * x_0 + wide.sigma * eps
         error = model.output(x_t, level, cond) - model.parametrization.target(wide, x_0, eps)
-        weight = self.weighting(level) * model.parametrization.c_out(level) ** 2
+        weight = self.weighting(model.sde, level) * model.parametrization.c_out(level) ** 2
         return weight * error.flatten(1).square().mean(1)

@@ -34,6 +34,8 @@ EXAMPLES = [
     objective.DenoisedWeighting(),
     objective.VelocityWeighting(),
     objective.EDMWeighting(sigma_data=0.3),
+    objective.MinSNRWeighting(gamma=3.0),
+    objective.LikelihoodWeighting(),
     networks.MLP(2, width=8, depth=2, num_classes=3),
     networks.UNet(2, channels=4, multipliers=(1, 3), num_blocks=2, num_classes=3),
 ]

@@ -17,7 +17,9 @@ from scoresde import (
     DiscreteTimes,
     EDMParametrization,
     EDMWeighting,
+    LikelihoodWeighting,
     LogNormalNoiseLevels,
+    MinSNRWeighting,
     NetworkScoreModel,
     NoiseParametrization,
     NoiseWeighting,
@@ -34,6 +36,7 @@ WEIGHTINGS = {  # with w of |D - x_0|^2 as the papers write it
     "denoised": (DenoisedWeighting(), lambda a, s: torch.ones_like(s)),
     "velocity": (VelocityWeighting(), lambda a, s: (a**2 + s**2) / s**2),
     "edm": (EDMWeighting(0.7), lambda a, s: ((s / a) ** 2 + 0.49) / (s / a * 0.7) ** 2),
+    "min-snr": (MinSNRWeighting(2.0), lambda a, s: (a**2 / s**2).clamp(max=2.0)),
 }
 weightings = pytest.mark.parametrize(("weighting", "formula"), WEIGHTINGS.values(), ids=WEIGHTINGS.keys())
 parametrizations = pytest.mark.parametrize("parametrization", PARAMETRIZATIONS.values(), ids=PARAMETRIZATIONS.keys())
@@ -68,6 +71,16 @@ def test_the_loss_is_the_weighted_error_of_the_denoiser(weighting, formula, para
     naive = formula(alpha, sigma) * (model.denoise(x_t, t) - x_0).square().mean(1)
     assert loss.shape == (16,)
     torch.testing.assert_close(loss, naive, rtol=1e-8, atol=0)
+
+
+@parametrizations
+def test_likelihood_weighting_is_g_squared_times_the_error_of_the_score(parametrization, sde, device):
+    model = random_model(sde, parametrization, (3,), device)
+    x_0, t, eps = draws(gaussian(device), sde, device, 16)
+    t = t.clamp(0.05 * sde.t_max, sde.t_max)
+    loss = DenoisingObjective(weighting=LikelihoodWeighting()).at(model, x_0, t, eps)
+    error = model.score(sde.diffuse(x_0, t, eps), t) + eps / sde.sigma(t)[:, None]
+    torch.testing.assert_close(loss, sde.diffusion(t) ** 2 * error.square().mean(1), rtol=1e-8, atol=0)
 
 
 @parametrizations
