@@ -29,6 +29,7 @@ def sample(
     grid: Tensor | None = None,
     cond: Tensor | None = None,
     seed: int = 0,
+    first_index: int = 0,
     batch_size: int = 1000,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
@@ -47,11 +48,13 @@ def sample(
         grid: times of your own instead (see `samplers.grids`).
         cond: one condition a sample, `(num_samples, ...)`, or None.
         seed: which noise.
+        first_index: index of the first sample: 100 samples from 0 are 60 from 0 and 40 from 60.
         batch_size: samples at a time.
         device, dtype: where and in what the samples are computed; the model must lie there.
         callback: called after each evaluation as `callback(row, level, x_t, x0_hat)`, batch after batch.
     """
     require(num_samples >= 1, f"num_samples={num_samples}: need at least 1")
+    require(first_index >= 0, f"first_index={first_index}: must not be negative")
     require(batch_size >= 1, f"batch_size={batch_size}: need at least 1")
     require(grid is None or num_steps is None, "num_steps, grid: give one of the two")
     require(
@@ -64,7 +67,7 @@ def sample(
     batches = []
     for first in range(0, num_samples, batch_size):
         indices = torch.arange(first, min(first + batch_size, num_samples), device=device)
-        noise = Noise(seed, indices)
+        noise = Noise(seed, first_index + indices)
         batch_cond = None if cond is None else cond[first : first + batch_size].to(device)
         batches.append(sampler.run(model, prior(model, grid, noise, dtype), grid, noise, batch_cond, callback))
     return torch.cat(batches)

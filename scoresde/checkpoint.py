@@ -8,6 +8,7 @@ JSON and copies numbers: no code runs, and nothing has to be guessed. `CLASSES` 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import inspect
 import json
 import os
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
+import torch
 from torch import Tensor, nn
 
 from scoresde import named_sdes, networks, objective, parametrization
@@ -141,8 +143,9 @@ def save(path: Path, step: int, description: Mapping[str, Any], tensors: Mapping
     """Writes a checkpoint: whole under a temporary name, then renamed, so that `path` never holds half a file."""
     from safetensors.torch import save as to_bytes
 
-    header = {"scoresde": json.dumps({"format": FORMAT, "step": step, **description})}
-    content = to_bytes({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, header)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    header = {"format": FORMAT, "step": step, "digest": digest(tensors), **description}
+    content = to_bytes(tensors, {"scoresde": json.dumps(header)})
     temporary = path.with_name(f".{path.name}.partial")
     try:
         with open(temporary, "wb") as file:
@@ -150,8 +153,22 @@ def save(path: Path, step: int, description: Mapping[str, Any], tensors: Mapping
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        folder = os.open(path.parent, os.O_RDONLY)  # the new name is safe once the folder is, too
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """A checksum of tensors: their names, shapes, types and bytes."""
+    state = hashlib.blake2b(digest_size=16)
+    for name in sorted(tensors):
+        state.update(f"{name} {tuple(tensors[name].shape)} {tensors[name].dtype}".encode())
+        state.update(tensors[name].cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return state.hexdigest()
 
 
 def load(path: Path | str) -> Checkpoint:
@@ -175,10 +192,14 @@ def load(path: Path | str) -> Checkpoint:
         description = json.loads(header or "null")
     except json.JSONDecodeError as error:
         raise foreign from error
-    needed = {"format", "step", "model", "data", "config"}
+    needed = {"format", "step", "digest", "model", "data", "config"}
     if not isinstance(description, dict) or description.get("format") != FORMAT or not needed <= description.keys():
         raise foreign
     for field, kind in {"step": int, "model": dict, "data": dict, "config": dict}.items():
         value = description[field]
         require(isinstance(value, kind), f"checkpoint={str(path)!r}: {field}={value!r} in its header is damaged")
+    require(
+        description["digest"] == digest(tensors),
+        f"checkpoint={str(path)!r}: damaged, its checksum does not fit; use an earlier one",
+    )
     return Checkpoint(description["step"], description, tensors)

@@ -38,7 +38,7 @@ def get_config() -> ConfigDict:
 
     config.objective = ConfigDict()
     config.objective.times = ConfigDict({"name": "UniformTimes"})  # UniformTimes, DiscreteTimes, LogNormalNoiseLevels
-    config.objective.weighting = ConfigDict({"name": "NoiseWeighting"})  # Noise-, Denoised-, Velocity-, EDMWeighting
+    config.objective.weighting = ConfigDict({"name": "NoiseWeighting"})  # class of scoresde.objective, Likelihood- too
 
     config.training = ConfigDict()
     config.training.num_steps = 3000  # optimiser steps
@@ -49,11 +49,16 @@ def get_config() -> ConfigDict:
     config.training.weight_decay = 0.0  # AdamW's
     config.training.grad_clip = 1.0  # largest norm of the gradient
     config.training.ema_decay = 0.995  # decay of the averaged weights
+    config.training.accumulate = 1  # parts that a batch is computed in, to save memory
+    config.training.precision = "float32"  # of the network's arithmetic: float32 or bfloat16
+    config.training.flip = False  # mirror half of the images of each batch
+    config.training.max_bad_steps = 20  # steps in a row without a finite gradient that count as divergence
+    config.training.on_divergence = "stop"  # or rollback: to the last checkpoint, with half the learning rate
 
     config.logging = ConfigDict()
     config.logging.every = 50  # steps a line of metrics.jsonl
     config.logging.checkpoint_every = 500  # steps a checkpoint, with the held-out loss
-    config.logging.keep = 2  # checkpoints kept
+    config.logging.keep = 2  # last checkpoints kept, beside the one of the least held-out loss
     config.logging.wandb = "disabled"  # disabled, offline or online
 
     config.sampling = ConfigDict()

@@ -8,10 +8,20 @@ import numpy as np
 import pytest
 import torch
 
-from scoresde import MLP, VPSDE, NetworkScoreModel, NoiseParametrization, TrainingSettings, UsageError, checkpoint, fit
+from scoresde import (
+    MLP,
+    VPSDE,
+    NetworkScoreModel,
+    NoiseParametrization,
+    TrainingSettings,
+    UNet,
+    UsageError,
+    checkpoint,
+    fit,
+)
 from scoresde.data import ArrayData
 from scoresde.objective import DenoisingObjective
-from scoresde.training import Trainer
+from scoresde.training import DivergedError, Trainer
 
 STD = 0.5  # of the Gaussian that is learned
 
@@ -50,7 +60,10 @@ class Recorder:
     def __init__(self):
         self.batches = []
 
-    def __call__(self, model, x_0, cond, generator):
+    def draw(self, sde, shape, device, generator):
+        return DenoisingObjective().draw(sde, shape, device, generator)
+
+    def at(self, model, x_0, t, eps, cond):
         self.batches.append(x_0[:, 0].cpu())
         return 0 * next(model.parameters()).sum() + torch.zeros(len(x_0), device=x_0.device)
 
@@ -259,13 +272,74 @@ def test_training_leaves_the_global_random_state_alone(device):
     assert (np.random.get_state()[1] == numpy_state).all()
 
 
-def test_a_loss_that_is_not_a_number_names_the_learning_rate(device):
-    trainer = make_trainer(device)
+def spoil(trainer):
     with torch.no_grad():
         trainer.model.network.first.weight.fill_(math.nan)
-    trainer.step()
-    with pytest.raises(UsageError, match=r"loss is nan at step 1: lower training\.lr=0\.002"):
-        trainer.pop_metrics()
+
+
+def test_a_step_without_a_finite_gradient_changes_no_weight_and_is_counted(device):
+    class Failing(Recorder):
+        """The denoising loss, which is not a number in steps 2 and 3."""
+
+        def at(self, model, x_0, t, eps, cond):
+            self.batches.append(x_0)
+            factor = math.nan if len(self.batches) in (3, 4) else 1.0
+            return factor * DenoisingObjective().at(model, x_0, t, eps, cond)
+
+    trainer = advance(make_trainer(device, objective=Failing()), 2)
+    before = {
+        name: tensor.clone() for name, tensor in trainer.state().items() if name[:9] in ("weights.n", "optimizer")
+    }
+    advance(trainer, 2)
+    after = {name: tensor for name, tensor in trainer.state().items() if name in before}
+    assert_same_state(before, after)
+    metrics = advance(trainer, 1).pop_metrics()
+    assert metrics["skipped"] == 2
+    assert math.isfinite(metrics["loss"])
+    assert math.isfinite(metrics["grad_norm"])
+    assert not torch.equal(trainer.state()["weights.network.first.weight"], before["weights.network.first.weight"])
+
+
+def test_a_run_of_bad_steps_is_a_divergence_that_names_the_learning_rate(device):
+    trainer = make_trainer(device, max_bad_steps=3)
+    spoil(trainer)
+    metrics = advance(trainer, 2).pop_metrics()
+    assert (metrics["loss"], metrics["skipped"]) == (None, 2)
+    with pytest.raises(DivergedError, match=r"last 3 steps before step 3 .* lower training\.lr=0\.002"):
+        advance(trainer, 1).pop_metrics()
+
+
+@pytest.mark.parametrize("accumulate", [2, 4])
+def test_a_batch_in_parts_is_the_same_step(device, accumulate):
+    whole, parts = make_trainer(device), make_trainer(device, accumulate=accumulate)
+    advance(whole, 1)
+    advance(parts, 1)
+    for name, p in whole.model.named_parameters():  # only the order of additions differs
+        torch.testing.assert_close(parts.model.get_parameter(name).grad, p.grad, rtol=1e-4, atol=1e-6)
+    assert parts.pop_metrics()["loss"] == pytest.approx(whole.pop_metrics()["loss"], rel=1e-5)
+
+
+def test_flips_mirror_about_half_of_the_images(device):
+    recorder, images = Recorder(), torch.arange(4.0).repeat(64, 1)[:, None, None]  # 0 1 2 3: mirrored 3 2 1 0
+    model = NetworkScoreModel(UNet(1, channels=2), VPSDE(), NoiseParametrization(), (1, 1, 4)).to(device)
+    recorder.at = lambda model, x_0, t, eps, cond: (
+        recorder.batches.append(x_0[:, 0, 0].cpu()),
+        0 * next(model.parameters()).sum() + torch.zeros(len(x_0), device=x_0.device),
+    )[1]
+    trainer = Trainer(model, ArrayData(images), recorder, TrainingSettings(batch_size=64, flip=True))
+    advance(trainer, 4)
+    rows = torch.cat(recorder.batches)
+    flipped = (rows == torch.arange(3.0, -1, -1)).all(1)
+    assert (flipped | (rows == torch.arange(4.0)).all(1)).all()
+    assert 128 - 5 * 8 < flipped.sum() < 128 + 5 * 8  # 256 coins, five deviations
+
+
+def test_bfloat16_trains_float32_weights_to_nearly_the_same_loss(device):
+    exact, rough = (make_trainer(device, precision=p) for p in ("float32", "bfloat16"))
+    losses = [advance(trainer, 20).pop_metrics()["loss"] for trainer in (exact, rough)]
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)  # bfloat16 keeps eight bits
+    assert {p.dtype for p in rough.model.parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize(
@@ -283,8 +357,12 @@ def test_a_loss_that_is_not_a_number_names_the_learning_rate(device):
         ("grad_clip", 0.0),
         ("ema_decay", 1.0),
         ("ema_decay", -0.1),
+        ("accumulate", 0),
+        ("max_bad_steps", 0),
+        ("precision", "'half'"),
+        ("on_divergence", "'pray'"),
     ],
 )
 def test_settings_that_make_no_sense_are_named(field, value):
     with pytest.raises(UsageError, match=rf"training\.{field}={value}"):
-        TrainingSettings(**{field: value})
+        TrainingSettings(**{field: value.strip("'") if isinstance(value, str) else value})

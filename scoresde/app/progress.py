@@ -11,15 +11,15 @@ SECONDS_BETWEEN_LINES = 5.0
 
 @final
 class Progress:
-    """Counts from `initial` to `total`; used as a context manager."""
+    """Counts from `initial` to `total`; used as a context manager. Where it is not `shown`, it is silent."""
 
-    def __init__(self, label: str, total: int, initial: int = 0, unit: str = "step") -> None:
-        self.label, self.total, self.unit = label, total, unit
+    def __init__(self, label: str, total: int, initial: int = 0, unit: str = "step", shown: bool = True) -> None:
+        self.label, self.total, self.unit, self.shown = label, total, unit, shown
         self.count = self.initial = initial
         self.start = self.last_line = time.monotonic()
         self.note = ""
         self.bar = None
-        if sys.stderr.isatty():
+        if shown and sys.stderr.isatty():
             from tqdm import tqdm
 
             self.bar = tqdm(total=total, initial=initial, desc=label, unit=unit, dynamic_ncols=True)
@@ -31,7 +31,7 @@ class Progress:
             self.bar.set_postfix_str(self.note, refresh=False)
             self.bar.update(count - self.count)
         self.count = count
-        if self.bar is None and time.monotonic() - self.last_line >= SECONDS_BETWEEN_LINES:
+        if self.bar is None and self.shown and time.monotonic() - self.last_line >= SECONDS_BETWEEN_LINES:
             self._line()
 
     def _line(self) -> None:
@@ -53,5 +53,5 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         if self.bar is not None:
             self.bar.close()
-        elif self.count > self.initial:
+        elif self.shown and self.count > self.initial:
             self._line()

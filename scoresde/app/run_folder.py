@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, final
 
@@ -32,6 +35,26 @@ class RunFolder:
         """
         for folder in (self.checkpoints, self.samples):
             make_folder(folder, "workdir", self.path)
+        for partial in (*self.path.glob(".*.partial"), *self.checkpoints.glob(".*.partial")):
+            partial.unlink()  # of a run that was killed while writing
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the folder against other runs; the system frees it when this process ends, however it ends.
+
+        Raises:
+            UsageError: if another run holds it.
+        """
+        folder = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError as error:
+            raise UsageError(
+                f"workdir={str(self.path)!r}: another run is writing there; wait, or choose another --workdir"
+            ) from error
+        finally:
+            os.close(folder)
 
     def claim(self, config: dict[str, Any]) -> None:
         """Writes the configuration; if the folder holds a run already, it must have the same one.
@@ -62,6 +85,19 @@ class RunFolder:
     def checkpoint_path(self, step: int) -> Path:
         """Where the checkpoint of a step lies."""
         return self.checkpoints / f"step-{step:09d}.safetensors"
+
+    def retain(self, keep: int) -> None:
+        """Removes checkpoints but the last `keep` and the one of the least held-out loss."""
+        here = {int(path.stem.removeprefix("step-")): path for path in self.all_checkpoints()}
+        losses = {}
+        for line in self.metrics.read_text().splitlines() if self.metrics.exists() else ():
+            record = json.loads(line)
+            if record["step"] in here and record.get("held_out_loss") is not None:
+                losses[record["step"]] = record["held_out_loss"]
+        best = min(losses, key=losses.__getitem__, default=None)
+        for step in sorted(here)[:-keep]:
+            if step != best:
+                here[step].unlink()
 
     def newest_checkpoint(self) -> checkpoint.Checkpoint | None:
         """The last checkpoint that can be read, None if there is none; damaged ones are named and passed over."""

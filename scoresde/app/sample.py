@@ -18,6 +18,7 @@ from scoresde.checkpoint import Checkpoint
 from scoresde.data import Scaling
 from scoresde.errors import UsageError, require
 from scoresde.sde import Level
+from scoresde.training import join_world
 from sde_configs import build
 
 
@@ -41,15 +42,19 @@ def sample(
     make_folder(output.parent, "output", output)
     for path in (output, output.with_suffix(".npz")):
         require(not path.is_dir(), f"output={str(path)!r}: is a folder; choose another with --output")
-    model, data = checkpoint.model().to(device), checkpoint.description["data"]
+    model, data = checkpoint.model(), checkpoint.description["data"]
     sampler = build.build_sampler(config, sampler_name, num_steps)
     cond = parse_labels(labels, num_samples, data["num_classes"])
     grid = sampler.default_grid(model.sde, num_steps or sampler.default_num_steps)
 
-    choose_threads(min(num_samples, batch_size) * math.prod(model.shape))
-    evaluations, batches = sampler.num_evaluations(model.sde, grid), -(-num_samples // batch_size)
+    world, device = join_world(device)
+    mine = world.share(num_samples)
+    require(num_samples >= world.size, f"num_samples={num_samples}: need one for each of the {world.size} processes")
+    model = model.to(device)
+    choose_threads(min(mine.stop - mine.start, batch_size) * math.prod(model.shape))
+    evaluations, batches = sampler.num_evaluations(model.sde, grid), -(-(mine.stop - mine.start) // batch_size)
     count = 0
-    with Progress("sample", (evaluations or 100) * batches, unit="evaluation") as progress:
+    with Progress("sample", (evaluations or 100) * batches, unit="evaluation", shown=world.leader) as progress:
 
         def advance(row: int, level: Level, x_t: Tensor, x0_hat: Tensor) -> None:
             nonlocal count
@@ -59,19 +64,21 @@ def sample(
         x = draw(
             model,
             sampler,
-            num_samples,
+            mine.stop - mine.start,
             grid=grid,
-            cond=cond,
+            cond=None if cond is None else cond[mine],
             seed=seed,
+            first_index=mine.start,
             batch_size=batch_size,
             device=device,
             callback=advance,
         )
-    raw = Scaling(data["center"], data["scale"]).to_raw(x.cpu())
-    save_picture(output, raw, cond, data["low"], data["high"], data["num_classes"])
-    save_numbers(output.with_suffix(".npz"), raw, cond, seed)
-    print(f"{num_samples} samples by {sampler_name}, {count} network evaluations in {batches} batches")
-    print(f"picture: {output}\nnumbers: {output.with_suffix('.npz')}")
+    raw = Scaling(data["center"], data["scale"]).to_raw(world.gather(x, num_samples).cpu())
+    if world.leader:
+        save_picture(output, raw, cond, data["low"], data["high"], data["num_classes"])
+        save_numbers(output.with_suffix(".npz"), raw, cond, seed)
+        print(f"{num_samples} samples by {sampler_name}, {count} network evaluations in {batches} batches")
+        print(f"picture: {output}\nnumbers: {output.with_suffix('.npz')}")
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
 
@@ -38,11 +39,11 @@ class Tracker:
         except Exception as error:  # any failure of the service or the package: go on without it
             self._give_up(error)
 
-    def log(self, metrics: dict[str, float]) -> None:
+    def log(self, metrics: Mapping[str, float | None]) -> None:
         """One line of metrics."""
         if self._run is not None:
             try:
-                self._run.log(metrics, step=int(metrics["step"]))
+                self._run.log(dict(metrics), step=metrics["step"])
             except Exception as error:
                 self._give_up(error)
 

@@ -7,19 +7,27 @@ state to take the same course as one that was never stopped.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import math
 from dataclasses import dataclass
-from typing import final
+from typing import Literal, final
 
 import torch
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
+from scoresde._shape import match_rank
 from scoresde.data.arrays import ArrayData
 from scoresde.errors import UsageError, require
 from scoresde.objective import DenoisingObjective
 from scoresde.score_model import NetworkScoreModel
+from scoresde.training.world import ALONE, World, share
+
+
+class DivergedError(UsageError):
+    """Training has met no finite gradient for too long."""
 
 
 @final
@@ -35,14 +43,28 @@ class TrainingSettings:
     weight_decay: float = 0.0
     grad_clip: float = 1.0  # largest norm of a gradient
     ema_decay: float = 0.995
+    accumulate: int = 1  # parts that a batch is computed in, one after the other
+    precision: Literal["float32", "bfloat16"] = "float32"  # of the network's arithmetic; weights stay float32
+    flip: bool = False  # mirror half of the images of each batch
+    max_bad_steps: int = 20  # steps in a row without a finite gradient before training counts as diverged
+    on_divergence: Literal["stop", "rollback"] = "stop"  # to a checkpoint with half the learning rate (by the app)
 
     def __post_init__(self) -> None:
-        for name, least in {"num_steps": 1, "batch_size": 1, "warmup_steps": 0, "weight_decay": 0}.items():
+        counts = {"num_steps": 1, "batch_size": 1, "warmup_steps": 0, "weight_decay": 0, "accumulate": 1}
+        for name, least in (counts | {"max_bad_steps": 1}).items():
             require(getattr(self, name) >= least, f"training.{name}={getattr(self, name)}: need at least {least}")
         for name in ("lr", "grad_clip"):
             require(getattr(self, name) > 0, f"training.{name}={getattr(self, name)}: must be positive")
         require(self.lr < math.inf, f"training.lr={self.lr}: must be finite")
         require(0 <= self.lr_final <= 1, f"training.lr_final={self.lr_final}: need 0 <= lr_final <= 1")
+        require(
+            self.precision in ("float32", "bfloat16"),
+            f"training.precision={self.precision!r}: need 'float32' or 'bfloat16'",
+        )
+        require(
+            self.on_divergence in ("stop", "rollback"),
+            f"training.on_divergence={self.on_divergence!r}: need 'stop' or 'rollback'",
+        )
         require(0 <= self.ema_decay < 1, f"training.ema_decay={self.ema_decay}: need 0 <= ema_decay < 1")
 
     def lr_at(self, step: int) -> float:
@@ -77,48 +99,108 @@ class Trainer:
         objective: DenoisingObjective,
         settings: TrainingSettings,
         seed: int = 0,
+        world: World = ALONE,
     ) -> None:
         require(data.shape == model.shape, f"data of shape {data.shape}: the model takes {model.shape}")
+        require(
+            settings.batch_size % (world.size * settings.accumulate) == 0,
+            f"training.batch_size={settings.batch_size}: must be a multiple of training.accumulate="
+            f"{settings.accumulate} times the number of processes, {world.size}",
+        )
         self.model, self.objective, self.settings, self.seed = model.train(), objective, settings, seed
+        self.world = world
         self.device = next(model.parameters()).device
         self.data = data.to(self.device)
         self.ema_model = copy.deepcopy(model).eval().requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True
         )
-        self.step_number = 0
+        self.step_number, self.lr_scale = 0, 1.0
+        self._shared = model  # the same weights, with gradients averaged over the processes
+        if world.size > 1:
+            network = DistributedDataParallel(model.network)
+            self._shared = NetworkScoreModel(network, model.sde, model.parametrization, model.shape)
         self._generator = torch.Generator(self.device)
         self._epoch, self._order = -1, torch.empty(0)
         self._record: list[Tensor] = []
+        self._bad_run = torch.zeros((), device=self.device)
 
     def step(self) -> None:
-        """One step of the optimiser and of the average. Does not wait for the device."""
+        """One step of the optimiser and of the average. Does not wait for the device.
+
+        A step whose gradient is not finite leaves weights and moments as they are: the fused optimiser skips it on the
+        device, by the flag that gradient scalers use.
+        """
         n = self.step_number
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.lr_at(n)
-        x_0, cond = self.data.batch(self._batch_index(n))
-        loss = self.objective(self.model, x_0, cond, self._generator.manual_seed(_seed(self.seed, "step", n))).mean()
+            group["lr"] = self.lr_at(n)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss = self._backward(n)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.grad_clip)
+        bad = (~norm.isfinite()).float()
+        self.optimizer.found_inf = bad  # type: ignore[attr-defined]
         self.optimizer.step()
         decay = min(self.settings.ema_decay, (1 + n) / (10 + n))  # Song et al.'s ramp
         with torch.no_grad():  # or the averages would remember every step
             torch._foreach_lerp_(list(self.ema_model.parameters()), list(self.model.parameters()), 1 - decay)
-        self._record.append(torch.stack([loss.detach(), norm]))
+        self._bad_run = (self._bad_run + 1) * bad
+        self._record.append(torch.stack([loss, norm, bad]))
         self.step_number = n + 1
 
-    def pop_metrics(self) -> dict[str, float]:
-        """Step, mean loss and gradient norm since the last call, and the learning rate; waits for the device."""
-        loss, norm = torch.stack(self._record).mean(0).tolist()
+    def lr_at(self, step: int) -> float:
+        """Learning rate of a step: that of the settings, scaled down where training has diverged before."""
+        return self.lr_scale * self.settings.lr_at(step)
+
+    def _backward(self, step: int) -> Tensor:
+        """Adds up the gradients of this process's share of the batch, part by part; returns its mean loss.
+
+        Times, noises and flips are drawn for the whole batch: they are the same however the batch is divided.
+        """
+        settings, mine = self.settings, self.world.share(self.settings.batch_size)
+        generator = self._generator.manual_seed(_seed(self.seed, "step", step))
+        shape = (settings.batch_size, *self.data.shape)
+        t, eps = self.objective.draw(self.model.sde, shape, self.device, generator)
+        x_0, cond = self.data.batch(self._batch_index(step)[mine])
+        if settings.flip:
+            flipped = (torch.rand(settings.batch_size, device=self.device, generator=generator) < 0.5)[mine]
+            x_0 = torch.where(match_rank(flipped, x_0), x_0.flip(-1), x_0)
+        total = torch.zeros((), device=self.device)
+        parts = [share(len(x_0), k, settings.accumulate) for k in range(settings.accumulate)]
+        for part in parts:
+            last = part is parts[-1]
+            with self._without_exchange() if not last else contextlib.nullcontext():
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+                    labels = None if cond is None else cond[part]
+                    losses = self.objective.at(self._shared, x_0[part], t[mine][part], eps[mine][part], labels)
+                loss = losses.sum() / len(x_0)
+                loss.backward()
+            total += loss.detach()
+        return total
+
+    def _without_exchange(self) -> contextlib.AbstractContextManager[None]:
+        """While entered, gradients stay in this process."""
+        network = self._shared.network
+        return network.no_sync() if isinstance(network, DistributedDataParallel) else contextlib.nullcontext()
+
+    def pop_metrics(self) -> dict[str, float | None]:
+        """Step, mean loss and gradient norm since the last call (of finite steps), learning rate; waits for the device.
+
+        Raises:
+            DivergedError: after `max_bad_steps` steps in a row without a finite gradient.
+        """
+        record = self.world.mean(torch.stack(self._record))
         self._record.clear()
-        if not math.isfinite(loss):
-            raise UsageError(
-                f"the loss is {loss} at step {self.step_number}: lower training.lr={self.settings.lr:g} "
-                f"or training.grad_clip={self.settings.grad_clip:g}"
+        good = record[record[:, 2] == 0]
+        skipped, bad_run = len(record) - len(good), int(self._bad_run)
+        if bad_run >= self.settings.max_bad_steps:
+            raise DivergedError(
+                f"the last {bad_run} steps before step {self.step_number} had no finite gradient: lower "
+                f"training.lr={self.settings.lr:g} or training.grad_clip={self.settings.grad_clip:g}"
             )
-        lr = self.settings.lr_at(self.step_number - 1)
-        return {"step": self.step_number, "loss": loss, "lr": lr, "grad_norm": norm}
+        loss, norm = good[:, :2].mean(0).tolist() if len(good) else (None, None)
+        lr = self.lr_at(self.step_number - 1)
+        metrics = {"step": self.step_number, "loss": loss, "lr": lr, "grad_norm": norm}
+        return metrics | ({"skipped": skipped} if skipped else {})
 
     @torch.no_grad()
     def held_out_loss(self, data: ArrayData, batch_size: int = 1000) -> float:
@@ -151,6 +233,7 @@ class Trainer:
                 tensors[f"optimizer.{key}.{name}"] = value
         if self._record:
             tensors["record"] = torch.stack(self._record)
+        tensors["bad_run"], tensors["lr_scale"] = self._bad_run, torch.tensor(self.lr_scale, dtype=torch.float64)
         return tensors
 
     def load_state(self, step_number: int, tensors: dict[str, Tensor]) -> None:
@@ -172,6 +255,7 @@ class Trainer:
             first = str(error).splitlines()[-1].strip()
             raise UsageError(f"checkpoint: its tensors do not fit the model in training ({first})") from error
         self._record = list(tensors["record"].to(self.device)) if "record" in tensors else []
+        self._bad_run, self.lr_scale = tensors["bad_run"].to(self.device), tensors["lr_scale"].item()
         self.step_number = step_number
 
 
