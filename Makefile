@@ -7,9 +7,11 @@
 ifneq ($(VIRTUAL_ENV)$(filter-out base,$(CONDA_DEFAULT_ENV)),)
 BIN :=
 ENVIRONMENT := active-environment
+TOOLS := active-environment
 else
 BIN := .venv/bin/
 ENVIRONMENT := .venv/installed
+TOOLS := .venv/installed-tools
 PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 python3.11,\
 	$(shell $(p) -c "import sys; sys.version_info >= (3, 11) and print('$(p)')" 2>/dev/null)))
 endif
@@ -20,10 +22,10 @@ demo: $(ENVIRONMENT)
 	$(BIN)python main.py --mode train --sde vp
 	$(BIN)python main.py --mode sample --sampler pc --workdir runs/vp
 
-test: $(ENVIRONMENT)
+test: $(TOOLS)
 	OMP_NUM_THREADS=1 $(BIN)python -m pytest -q -n 2
 
-check: $(ENVIRONMENT)
+check: $(TOOLS)
 	$(BIN)python -m ruff check .
 	$(BIN)python -m ruff format --check .
 	$(BIN)python -m mypy
@@ -34,6 +36,10 @@ check: $(ENVIRONMENT)
 ifneq ($(TORCH_INDEX),)
 	.venv/bin/python -m pip install -q -c constraints.txt --index-url $(TORCH_INDEX) torch
 endif
+	.venv/bin/python -m pip install -q -c constraints.txt -e .
+	@touch $@
+
+.venv/installed-tools: .venv/installed
 	.venv/bin/python -m pip install -q -c constraints.txt -e .[dev]
 	@touch $@
 

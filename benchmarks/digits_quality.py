@@ -70,20 +70,18 @@ def main() -> None:
         model, labels = checkpoint.model(), demo_labels(NUM_SAMPLES, 10)
         assert labels is not None
         for name in options.samplers.split(","):
-            rows: list[int] = []
             start = time.process_time()
-            x = sample(
+            x, nfe = sample(
                 model,
                 build_sampler(config, name, None),
                 NUM_SAMPLES,
                 cond=labels,
-                callback=lambda *row, rows=rows: rows.append(row[0]),
             )
             seconds = time.process_time() - start
             confident, agreement, features = judge(classifier, x, labels)
             distance = frechet_distance(features, held_features)
             numbers = f"{confident:10.3f}{agreement:10.3f}{distance:9.2f}{distance / floor:7.2f}"
-            print(f"{sde:8}{name:18}{numbers}{nearest(x, x_train):9.3f}{len(rows):13}{seconds:8.0f}", flush=True)
+            print(f"{sde:8}{name:18}{numbers}{nearest(x, x_train):9.3f}{nfe:13}{seconds:8.0f}", flush=True)
 
 
 if __name__ == "__main__":

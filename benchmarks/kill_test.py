@@ -1,8 +1,8 @@
-"""Kills a small run at random moments, writes included, until it is trained; its end must be that of an undisturbed run.
+"""Kills a small run at random moments, writes included, until it is trained; its end must be as if undisturbed.
 
-The run saves at nearly every step, so that many kills fall into the writing of a checkpoint. After each SIGKILL the same
-command is started again. At the end every tensor of the last checkpoint and every byte of metrics.jsonl are compared
-with those of a run that was left alone:
+The run saves at every second step, so that many kills fall into the writing of a checkpoint. After each SIGKILL the
+same command is started again. At the end every tensor of the last checkpoint and every byte of metrics.jsonl are
+compared with those of a run that was left alone:
 
     python -m benchmarks.kill_test [--kills 100] [--seed 0]
 """

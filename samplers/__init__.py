@@ -3,10 +3,11 @@
 from samplers.ancestral import DDIM, Ancestral
 from samplers.base import Sampler, TableSampler
 from samplers.euler_maruyama import EulerMaruyama
-from samplers.generate import prior, sample
+from samplers.generate import Samples, prior, sample
 from samplers.grids import karras, quadratic_time, uniform_log_snr, uniform_time
 from samplers.langevin import AnnealedLangevin
 from samplers.noise import Noise
+from samplers.norm_langevin import NormPredictorCorrector
 from samplers.predictor_corrector import PredictorCorrector
 from samplers.probability_flow import ProbabilityFlow
 from samplers.reverse_diffusion import ReverseDiffusion
@@ -20,10 +21,12 @@ __all__ = [
     "EulerMaruyama",
     "Heun",
     "Noise",
+    "NormPredictorCorrector",
     "PredictorCorrector",
     "ProbabilityFlow",
     "ReverseDiffusion",
     "Sampler",
+    "Samples",
     "Table",
     "TableSampler",
     "karras",

@@ -23,19 +23,12 @@ from dataclasses import dataclass
 from typing import Literal, final
 
 import torch
-from torch import Tensor
 
 from samplers import grids
 from samplers.base import TableSampler
 from samplers.table import Table, denoiser_table
 from scoresde.errors import require
-from scoresde.sde import SDE, Level
-
-
-def _bridge(start: Level, end: Level, direction: Tensor, c: Tensor) -> Table:
-    """x_s = alpha_s D + direction eps_hat + c z as rows in D."""
-    a = direction / start.sigma
-    return denoiser_table(start, a, end.alpha - a * start.alpha, c)
+from scoresde.sde import SDE, Level, bridge, transition
 
 
 @final
@@ -60,9 +53,9 @@ class DDIM(TableSampler):
         return "independent" if self.eta else "none"
 
     def steps(self, sde: SDE, start: Level, end: Level) -> Table:
-        r = end.noise_level / start.noise_level
-        c = self.eta * end.sigma * torch.sqrt(1 - r**2)
-        return _bridge(start, end, torch.sqrt(end.sigma**2 - c**2), c)
+        c = self.eta * bridge(end, start)[2]
+        a = torch.sqrt(end.sigma**2 - c**2) / start.sigma
+        return denoiser_table(start, a, end.alpha - a * start.alpha, c)
 
 
 @final
@@ -84,8 +77,6 @@ class Ancestral(TableSampler):
         require(self.variance in ("posterior", "beta"), f"variance={self.variance!r}: need 'posterior' or 'beta'")
 
     def steps(self, sde: SDE, start: Level, end: Level) -> Table:
-        if self.variance == "posterior":
-            return DDIM(eta=1.0).steps(sde, start, end)
-        r = end.noise_level / start.noise_level
-        c = torch.sqrt(start.sigma**2 - (start.alpha / end.alpha * end.sigma) ** 2)
-        return _bridge(start, end, end.sigma * r, c)
+        on_x0, on_xt, std = bridge(end, start)
+        c = std if self.variance == "posterior" else transition(end, start)[1]
+        return denoiser_table(start, on_xt, on_x0, c)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import torch
 from torch import Tensor
@@ -30,13 +30,13 @@ class Sampler(ABC):
             samplers, weak order for stochastic ones, 0 for one that does not converge as its steps shrink.
         noise: "none", or "independent" (fresh noise in every row).
         default_grid: the grid that is used if the user gives none.
-        default_num_steps: the number of its steps if the user gives none.
+        default_num_steps: the number of its steps if the user gives none; None where the sampler chooses its steps.
     """
 
     order: int
     noise: Literal["none", "independent"]
-    default_grid: Callable[[SDE, int], Tensor]
-    default_num_steps: int
+    default_grid: Callable[[SDE, Any], Tensor]
+    default_num_steps: int | None
 
     @abstractmethod
     def num_evaluations(self, sde: SDE, grid: Tensor) -> int | None:

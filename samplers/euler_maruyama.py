@@ -1,4 +1,4 @@
-r"""Euler-Maruyama: the plain step of the eta-family in t (Song et al. 2021, appendix E).
+r"""Euler-Maruyama: the plain step of the eta-family in t (Song et al. 2021, section 4.1).
 
     x_s = x_t - (t - s) [f x_t - (1 + eta^2)/2 g^2 score] + eta g sqrt(t - s) z
 
@@ -8,6 +8,7 @@ rectified flow near t = 1) need steps that shrink with the noise: equal steps in
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import final
 
@@ -36,7 +37,7 @@ class EulerMaruyama(TableSampler):
     default_num_steps = 500
 
     def __post_init__(self) -> None:
-        require(self.eta >= 0, f"eta={self.eta}: must not be negative")
+        require(0 <= self.eta < math.inf, f"eta={self.eta}: need 0 <= eta, finite")
 
     @property
     def noise(self) -> str:  # type: ignore[override]

@@ -2,6 +2,9 @@ r"""From a model and a sampler to samples."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -11,12 +14,23 @@ from samplers.noise import Noise
 from samplers.table import Callback
 from scoresde.errors import require
 from scoresde.score_model import ScoreModel
+from scoresde.sde import Level
 
 
 def prior(model: ScoreModel, grid: Tensor, noise: Noise, dtype: torch.dtype = torch.float32) -> Tensor:
     """x_T ~ N(0, sigma^2 I) at the grid's first time, `(B, *shape)`: draw 0 of the noise."""
     sigma = model.sde.sigma(grid[0]).item()
     return sigma * noise.normal(0, model.shape, dtype)
+
+
+class Samples(NamedTuple):
+    """Samples `(num_samples, *shape)` in the model's units, and the network evaluations of each of them.
+
+    Where a sampler chooses its steps, `nfe` is that of the batch that took most.
+    """
+
+    x: Tensor
+    nfe: int
 
 
 @torch.no_grad()
@@ -27,15 +41,13 @@ def sample(
     *,
     num_steps: int | None = None,
     grid: Tensor | None = None,
-    cond: Tensor | None = None,
+    cond: Tensor | Sequence[int] | int | None = None,
     seed: int = 0,
     first_index: int = 0,
     batch_size: int = 1000,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
     callback: Callback | None = None,
-) -> Tensor:
-    """Draws samples, `(num_samples, *model.shape)`, in the model's units.
+) -> Samples:
+    """Draws samples, `(num_samples, *model.shape)`, in the model's units, on its device and in its type.
 
     Sample i depends on (model, sampler, grid, seed, i, its cond) alone: not on the batch size, and not on how many
     others are drawn.
@@ -46,28 +58,40 @@ def sample(
         num_samples: how many.
         num_steps: steps of the sampler's default grid; the sampler's default if None.
         grid: times of your own instead (see `samplers.grids`).
-        cond: one condition a sample, `(num_samples, ...)`, or None.
+        cond: one condition a sample, `(num_samples, ...)`, one number for all, or None.
         seed: which noise.
         first_index: index of the first sample: 100 samples from 0 are 60 from 0 and 40 from 60.
         batch_size: samples at a time.
-        device, dtype: where and in what the samples are computed; the model must lie there.
         callback: called after each evaluation as `callback(row, level, x_t, x0_hat)`, batch after batch.
+
+    Returns:
+        `(x, nfe)`.
     """
     require(num_samples >= 1, f"num_samples={num_samples}: need at least 1")
     require(first_index >= 0, f"first_index={first_index}: must not be negative")
     require(batch_size >= 1, f"batch_size={batch_size}: need at least 1")
     require(grid is None or num_steps is None, "num_steps, grid: give one of the two")
-    require(
-        cond is None or len(cond) == num_samples,
-        f"cond of length {0 if cond is None else len(cond)}: need one a sample, {num_samples}",
-    )
+    if cond is not None:
+        cond = torch.as_tensor(cond)
+        cond = cond.expand(num_samples) if cond.ndim == 0 else cond
+        require(len(cond) == num_samples, f"cond of length {len(cond)}: need one a sample, {num_samples}")
     if grid is None:
         grid = sampler.default_grid(model.sde, sampler.default_num_steps if num_steps is None else num_steps)
     grid = check_grid(model.sde, grid)
-    batches = []
+    like = model.like()
+    batches, evaluations = [], []
     for first in range(0, num_samples, batch_size):
-        indices = torch.arange(first, min(first + batch_size, num_samples), device=device)
+        count = 0
+
+        def counting(row: int, level: Level, x_t: Tensor, x0_hat: Tensor) -> None:
+            nonlocal count
+            count += 1
+            if callback is not None:
+                callback(row, level, x_t, x0_hat)
+
+        indices = torch.arange(first, min(first + batch_size, num_samples), device=like.device)
         noise = Noise(seed, first_index + indices)
-        batch_cond = None if cond is None else cond[first : first + batch_size].to(device)
-        batches.append(sampler.run(model, prior(model, grid, noise, dtype), grid, noise, batch_cond, callback))
-    return torch.cat(batches)
+        batch_cond = None if cond is None else cond[first : first + batch_size].to(like.device)
+        batches.append(sampler.run(model, prior(model, grid, noise, like.dtype), grid, noise, batch_cond, counting))
+        evaluations.append(count)
+    return Samples(torch.cat(batches), max(evaluations))

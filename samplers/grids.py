@@ -1,8 +1,8 @@
 r"""Where a sampler takes its steps: plain functions that return plain tensors.
 
 A grid has shape `(num_steps + 1,)`, is float64 on the host, falls strictly, starts at t_max and ends with 0: the last
-step goes from t_min to clean data by the denoiser itself. A grid of your own may end anywhere in [t_min, t_max)
-instead, and the samples then keep the noise of that time.
+step goes from t_end to clean data by the denoiser itself. A grid of your own may start anywhere in (t_min, t_max], and
+end with 0 or anywhere above t_min, where the samples keep the noise of that time.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from scoresde.sde import SDE
 
 
 def _times(sde: SDE, num_steps: int, warp: torch.Tensor) -> Tensor:
-    """t_max .. t_min and 0, where `warp` holds the inner times; the ends are set, so that no rounding moves them."""
-    warp[0], warp[-1] = sde.t_max, sde.t_min if num_steps > 1 else sde.t_max
+    """t_max .. t_end and 0, where `warp` holds the inner times; the ends are set, so that no rounding moves them."""
+    warp[0], warp[-1] = sde.t_max, sde.t_end if num_steps > 1 else sde.t_max
     return torch.cat([warp, warp.new_zeros(1)])
 
 
@@ -26,36 +26,36 @@ def _fractions(num_steps: int) -> Tensor:
 
 
 def uniform_time(sde: SDE, num_steps: int) -> Tensor:
-    """Equal steps in t from t_max to t_min, then 0. On a DDPM chain with all its levels: the chain itself."""
+    """Equal steps in t from t_max to t_end, then 0. On a DDPM chain with all its levels: the chain itself."""
     u = _fractions(num_steps)
-    return _times(sde, num_steps, sde.t_max + u * (sde.t_min - sde.t_max))
+    return _times(sde, num_steps, sde.t_max + u * (sde.t_end - sde.t_max))
 
 
 def quadratic_time(sde: SDE, num_steps: int) -> Tensor:
     """Equal steps in sqrt(t), finer towards the data (Song, Meng and Ermon 2021, appendix D.2)."""
     u = _fractions(num_steps)
-    return _times(sde, num_steps, (sde.t_max**0.5 + u * (sde.t_min**0.5 - sde.t_max**0.5)) ** 2)
+    return _times(sde, num_steps, (sde.t_max**0.5 + u * (sde.t_end**0.5 - sde.t_max**0.5)) ** 2)
 
 
 def uniform_log_snr(sde: SDE, num_steps: int) -> Tensor:
     """Equal steps in the log signal-to-noise ratio (Lu et al. 2022, section 3.3)."""
-    first, last = sde.log_snr(torch.tensor([sde.t_max, sde.t_min], dtype=torch.float64))
+    first, last = sde.log_snr(torch.tensor([sde.t_max, sde.t_end], dtype=torch.float64))
     return _times(sde, num_steps, sde.time(first + _fractions(num_steps) * (last - first)))
 
 
 def karras(sde: SDE, num_steps: int, rho: float = 7.0) -> Tensor:
     """Equal steps in noise_level^(1/rho) (Karras et al. 2022, equation 5; rho = 7: table 1)."""
-    first, last = sde.noise_level(torch.tensor([sde.t_max, sde.t_min], dtype=torch.float64)) ** (1 / rho)
+    first, last = sde.noise_level(torch.tensor([sde.t_max, sde.t_end], dtype=torch.float64)) ** (1 / rho)
     noise_level = (first + _fractions(num_steps) * (last - first)) ** rho
     return _times(sde, num_steps, sde.time(-2 * noise_level.log()))
 
 
 def check_grid(sde: SDE, grid: Tensor) -> Tensor:
     """The grid as float64 on the host; raises `UsageError` where it cannot be stepped along."""
-    grid = grid.detach().to("cpu", torch.float64)
+    grid = torch.as_tensor(grid).detach().to("cpu", torch.float64)
     require(grid.ndim == 1 and len(grid) >= 2, f"grid of shape {tuple(grid.shape)}: need (num_steps + 1,), two or more")
     require(bool(grid.isfinite().all() and (grid.diff() < 0).all()), "grid: times must be finite and fall strictly")
-    slack = 1e-9 * sde.t_max
+    slack = 1e-6 * sde.t_max  # a float32 grid may miss the ends by its rounding
     inside = (grid[:-1] >= sde.t_min - slack).all() and grid[0] <= sde.t_max + slack
     ends = grid[-1] == 0 or grid[-1] >= sde.t_min - slack
     require(
@@ -63,4 +63,4 @@ def check_grid(sde: SDE, grid: Tensor) -> Tensor:
         f"grid from {grid[0]:g} to {grid[-1]:g}: times must lie in [{sde.t_min:g}, {sde.t_max:g}], "
         "with 0 (clean data) allowed as the last",
     )
-    return grid
+    return torch.where(grid == 0, grid, grid.clamp(sde.t_min, sde.t_max))

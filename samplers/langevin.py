@@ -6,8 +6,8 @@ Song et al. 2021, algorithm 4, and it is linear in x and D:
 
     x' = (1 - 2 snr^2) x + 2 snr^2 alpha D + 2 snr sigma z.
 
-(Song et al. size the step by the norms of each batch's scores; that makes a step depend on the rest of the batch, and
-on each sample's own noise, which biases the weights of modes.)
+(Song et al. size the step by the mean norms of each batch's noise and scores, which makes a sample depend on the rest
+of its batch: `samplers.norm_langevin`.)
 
 Annealed Langevin dynamics (Song and Ermon 2019, algorithm 1) runs the chain at each level of a falling sequence, from
 where the last level left it. It is predictor-corrector sampling without a predictor. It does not follow the reverse

@@ -15,6 +15,7 @@ from samplers.base import TableSampler
 from samplers.langevin import check_corrector, langevin_rows
 from samplers.reverse_diffusion import ReverseDiffusion
 from samplers.table import Table, concatenate
+from scoresde.errors import require
 from scoresde.sde import SDE, Level
 
 
@@ -23,6 +24,9 @@ from scoresde.sde import SDE, Level
 class PredictorCorrector(TableSampler):
     """A predictor's step, then `corrector_steps` Langevin steps of size 2 (snr sigma)^2 at the level reached.
 
+    With `corrector_first` they come before the step, at the level that it leaves: the order of Song et al.'s code,
+    where that of their paper is the default.
+
     The bias of a Langevin step does not vanish with the grid, so the order is 0; 1 + `corrector_steps` evaluations a
     step with a one-stage predictor; independent noise.
     """
@@ -30,6 +34,7 @@ class PredictorCorrector(TableSampler):
     predictor: TableSampler = field(default_factory=ReverseDiffusion)
     snr: float = 0.16  # Song et al. 2021, appendix G, CIFAR-10
     corrector_steps: int = 1
+    corrector_first: bool = False
 
     order = 0
     noise = "independent"
@@ -38,11 +43,16 @@ class PredictorCorrector(TableSampler):
 
     def __post_init__(self) -> None:
         check_corrector(self.snr, self.corrector_steps)
+        require(
+            isinstance(self.predictor, TableSampler),
+            f"predictor={self.predictor!r}: need a sampler that is a table, such as ReverseDiffusion()",
+        )
 
     def steps(self, sde: SDE, start: Level, end: Level) -> Table:
-        corrector = langevin_rows(end, self.snr, self.corrector_steps)
-        rows = []
+        corrector = langevin_rows(start if self.corrector_first else end, self.snr, self.corrector_steps)
+        tables = []
         for k in range(len(start.t)):
-            rows.append(self.predictor.steps(sde, start.at(slice(k, k + 1)), end.at(slice(k, k + 1))))
-            rows.append(corrector.rows(slice(k * self.corrector_steps, (k + 1) * self.corrector_steps)))
-        return concatenate(rows)
+            predict = self.predictor.steps(sde, start.at(slice(k, k + 1)), end.at(slice(k, k + 1)))
+            correct = corrector.rows(slice(k * self.corrector_steps, (k + 1) * self.corrector_steps))
+            tables += [correct, predict] if self.corrector_first else [predict, correct]
+        return concatenate(tables)

@@ -26,6 +26,19 @@ from scoresde.score_model import ScoreModel
 from scoresde.sde import SDE, Level
 
 
+def ends(sde: SDE, num_steps: int | None = None) -> Tensor:
+    """t_max, t_min and 0: all that this sampler needs of a grid.
+
+    Raises:
+        UsageError: for a number of steps, which this sampler chooses itself.
+    """
+    require(
+        num_steps is None,
+        f"num_steps={num_steps}: ProbabilityFlow chooses its steps by rtol and atol; Heun() takes a number",
+    )
+    return torch.tensor([sde.t_max, sde.t_min, 0.0], dtype=torch.float64)
+
+
 def _worst_sample(error: Tensor) -> Tensor:
     """RMS over a sample's entries, the largest of the batch: the tolerance holds for each sample."""
     return error.flatten(1).square().mean(1).max().sqrt()
@@ -38,7 +51,7 @@ class ProbabilityFlow(Sampler):
 
     Only the grid's first and last times matter: the steps between are chosen so that the estimated error of every
     sample stays within atol + rtol |y|. The step sizes serve a whole batch, so a sample depends on its batch, within
-    the tolerance.
+    the tolerance. On CUDA every step waits for the device, to know whether its error was small enough.
     """
 
     rtol: float = 1e-4
@@ -46,8 +59,8 @@ class ProbabilityFlow(Sampler):
 
     order = 5
     noise = "none"
-    default_grid = staticmethod(grids.uniform_log_snr)
-    default_num_steps = 2
+    default_grid = staticmethod(ends)
+    default_num_steps = None
 
     def __post_init__(self) -> None:
         require(self.rtol > 0 and self.atol > 0, f"rtol={self.rtol}, atol={self.atol}: both must be positive")
@@ -68,8 +81,8 @@ class ProbabilityFlow(Sampler):
 
         sde, grid = model.sde, grids.check_grid(model.sde, grid)
         to_clean = bool(grid[-1] == 0)
-        ends = sde.level(grid[:-1][[0, -1]] if to_clean else grid[[0, -1]])
-        phi = torch.atan(ends.noise_level)
+        level_ends = sde.level(grid[:-1][[0, -1]] if to_clean else grid[[0, -1]])
+        phi = torch.atan(level_ends.noise_level)
         evaluations = 0
 
         def level_at(phi: Tensor) -> Level:
@@ -87,7 +100,7 @@ class ProbabilityFlow(Sampler):
             cos, sin = torch.cos(phi).to(y.dtype), torch.sin(phi).to(y.dtype)
             return (cos * (y - cos * x0_hat) / sin) - sin * x0_hat
 
-        scale = torch.sqrt(ends.alpha**2 + ends.sigma**2).tolist()
+        scale = torch.sqrt(level_ends.alpha**2 + level_ends.sigma**2).tolist()
         x = x_T / scale[0]
         if phi[0] > phi[1]:
             phi = phi.to(x.device)
@@ -95,5 +108,8 @@ class ProbabilityFlow(Sampler):
             x = odeint(velocity, x, phi, rtol=self.rtol, atol=self.atol, method="dopri5", options=options)[-1]
         x = x * scale[1]
         if to_clean:
-            x = model.denoise_at(x, ends.at(1).like(x), cond)
+            level, x_t = level_ends.at(1).like(x), x
+            x = model.denoise_at(x_t, level, cond)
+            if callback is not None:
+                callback(evaluations, level, x_t, x)
         return x

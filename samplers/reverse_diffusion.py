@@ -17,12 +17,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-import torch
-
 from samplers import grids
 from samplers.base import TableSampler
 from samplers.table import Table, denoiser_table
-from scoresde.sde import SDE, Level
+from scoresde.sde import SDE, Level, transition
 
 
 @final
@@ -36,7 +34,6 @@ class ReverseDiffusion(TableSampler):
     default_num_steps = 500
 
     def steps(self, sde: SDE, start: Level, end: Level) -> Table:
-        ratio = start.alpha / end.alpha
-        added = start.sigma**2 - (ratio * end.sigma) ** 2
-        a = 2 - ratio - added / start.sigma**2
-        return denoiser_table(start, a, added * start.alpha / start.sigma**2, torch.sqrt(added))
+        ratio, std = transition(end, start)
+        pull = (std / start.sigma) ** 2
+        return denoiser_table(start, 2 - ratio - pull, pull * start.alpha, std)

@@ -85,8 +85,9 @@ def run(
     noise: Noise,
     cond: Tensor | None = None,
     callback: Callback | None = None,
+    first_row: int = 0,
 ) -> Tensor:
-    """Runs a table from x_T `(B, *shape)`; the one loop of all linear samplers.
+    """Runs a table from x_T `(B, *shape)`; the one loop of all linear samplers. Rows count from `first_row`.
 
     Factors are Python numbers and levels lie on the device before the loop starts, so nothing waits for the device.
     """
@@ -98,7 +99,7 @@ def run(
         here = level.at(k)
         x0_hat = model.denoise_at(y, here, cond)
         if callback is not None:
-            callback(k, here, y, x0_hat)
+            callback(first_row + k, here, y, x0_hat)
         h = x0_hat if (p[k], q[k]) == (1, 0) else torch.mul(x0_hat, p[k]).add_(y, alpha=q[k])
         history = [h, *history[: len(b[k]) - 1]]
         y = torch.mul(y, a[k])
@@ -106,5 +107,5 @@ def run(
             if b_kj != 0:
                 y.add_(h_j, alpha=b_kj)
         if c[k] != 0:
-            y.add_(noise.normal(k + 1, tuple(y.shape[1:]), y.dtype), alpha=c[k])
+            y.add_(noise.normal(first_row + k + 1, tuple(y.shape[1:]), y.dtype), alpha=c[k])
     return y

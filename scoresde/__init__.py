@@ -1,5 +1,6 @@
 """Score-based generative modelling through stochastic differential equations."""
 
+from scoresde.checkpoint import load_model, save_model
 from scoresde.errors import UsageError
 from scoresde.named_sdes import EDMSDE, VESDE, VPSDE, CosineSDE, DiscreteVPSDE, RectifiedFlowSDE, SubVPSDE
 from scoresde.networks import MLP, UNet
@@ -8,6 +9,7 @@ from scoresde.objective import (
     DenoisingObjective,
     DiscreteTimes,
     EDMWeighting,
+    FlowWeighting,
     LikelihoodWeighting,
     LogNormalNoiseLevels,
     MinSNRWeighting,
@@ -22,7 +24,7 @@ from scoresde.parametrization import (
     ScoreParametrization,
     VelocityParametrization,
 )
-from scoresde.score_model import ExactScoreModel, NetworkScoreModel, ScoreModel
+from scoresde.score_model import CallableScoreModel, ExactScoreModel, NetworkScoreModel, ScoreModel
 from scoresde.sde import SDE, GaussianPathSDE
 from scoresde.targets import EmpiricalDistribution, Gaussian, GaussianMixture
 from scoresde.training import TrainingSettings, fit
@@ -33,6 +35,7 @@ __all__ = [
     "SDE",
     "VESDE",
     "VPSDE",
+    "CallableScoreModel",
     "CosineSDE",
     "DenoisedParametrization",
     "DenoisedWeighting",
@@ -43,6 +46,7 @@ __all__ = [
     "EDMWeighting",
     "EmpiricalDistribution",
     "ExactScoreModel",
+    "FlowWeighting",
     "Gaussian",
     "GaussianMixture",
     "GaussianPathSDE",
@@ -63,4 +67,6 @@ __all__ = [
     "VelocityParametrization",
     "VelocityWeighting",
     "fit",
+    "load_model",
+    "save_model",
 ]

@@ -3,6 +3,8 @@ r"""Checkpoints: one safetensors file that describes itself.
 The tensors (weights, averaged weights, optimiser) lie beside a JSON text in the file's header, which names the classes
 of the model and their arguments, the step, the scaling of the data, and the run's configuration. Reading a file parses
 JSON and copies numbers: no code runs, and nothing has to be guessed. `CLASSES` is the one map from names to classes.
+
+`save_model` and `load_model` do the same for a model alone, without a run: such a file has no data and configuration.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import dataclasses
 import hashlib
 import inspect
 import json
+import math
 import os
 import types
 from collections.abc import Mapping, Sequence
@@ -53,6 +56,7 @@ CLASSES: Mapping[str, type] = types.MappingProxyType(
             objective.EDMWeighting,
             objective.MinSNRWeighting,
             objective.LikelihoodWeighting,
+            objective.FlowWeighting,
             networks.MLP,
             networks.UNet,
         )
@@ -108,8 +112,18 @@ class Checkpoint:
     tensors: dict[str, Tensor]
 
     def model(self, weights: str = "ema") -> NetworkScoreModel:
-        """The model, ready to sample from, with the averaged weights ("ema") or the last ones ("weights")."""
-        model = build_model(self.description["model"])
+        """The model, ready to sample from, with the averaged weights ("ema") or the last ones ("weights").
+
+        Raises:
+            UsageError: for a description that makes no model, or tensors that do not fit it.
+        """
+        return self._fill(build_model(self.description["model"]), weights)
+
+    def _fill(self, model: NetworkScoreModel, weights: str) -> NetworkScoreModel:
+        require(
+            weights in ("ema", "weights"),
+            f"weights={weights!r}: need 'ema', the averaged weights, or 'weights', the last ones",
+        )
         prefix = f"{weights}."
         state = {k.removeprefix(prefix): v for k, v in self.tensors.items() if k.startswith(prefix)}
         try:
@@ -126,13 +140,13 @@ def describe_model(model: NetworkScoreModel) -> dict[str, Any]:
     return {**parts, "shape": list(model.shape)}
 
 
-def build_model(description: Mapping[str, Any]) -> NetworkScoreModel:
-    """A model of a description, with fresh weights."""
+def build_model(description: Mapping[str, Any], network: nn.Module | None = None) -> NetworkScoreModel:
+    """A model of a description, with fresh weights, or around a network that is given."""
     for part, kind in {"network": Mapping, "sde": Mapping, "parametrization": Mapping, "shape": Sequence}.items():
         value = description.get(part)
         require(isinstance(value, kind), f"model.{part}={value!r}: this description of a model is damaged")
     return NetworkScoreModel(
-        construct(description["network"], nn.Module, "model.network"),
+        network if network is not None else construct(description["network"], nn.Module, "model.network"),
         construct(description["sde"], SDE, "model.sde"),
         construct(description["parametrization"], parametrization.Parametrization, "model.parametrization"),
         tuple(description["shape"]),
@@ -144,7 +158,7 @@ def save(path: Path, step: int, description: Mapping[str, Any], tensors: Mapping
     from safetensors.torch import save as to_bytes
 
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    header = {"format": FORMAT, "step": step, "digest": digest(tensors), **description}
+    header = {**description, "format": FORMAT, "step": step, "digest": digest(tensors)}
     content = to_bytes(tensors, {"scoresde": json.dumps(header)})
     temporary = path.with_name(f".{path.name}.partial")
     try:
@@ -192,14 +206,71 @@ def load(path: Path | str) -> Checkpoint:
         description = json.loads(header or "null")
     except json.JSONDecodeError as error:
         raise foreign from error
-    needed = {"format", "step", "digest", "model", "data", "config"}
+    needed = {"format", "step", "digest", "model"}
     if not isinstance(description, dict) or description.get("format") != FORMAT or not needed <= description.keys():
         raise foreign
     for field, kind in {"step": int, "model": dict, "data": dict, "config": dict}.items():
-        value = description[field]
+        value = description.get(field, {})
         require(isinstance(value, kind), f"checkpoint={str(path)!r}: {field}={value!r} in its header is damaged")
+    if "data" in description:
+        _check_data(description["data"], f"checkpoint={str(path)!r}")
     require(
         description["digest"] == digest(tensors),
         f"checkpoint={str(path)!r}: damaged, its checksum does not fit; use an earlier one",
     )
     return Checkpoint(description["step"], description, tensors)
+
+
+def _check_data(data: Mapping[str, Any], source: str) -> None:
+    """Raises `UsageError` unless a description of data says what sampling needs."""
+    for field in ("center", "scale", "low", "high", "num_classes"):
+        value: Any = data.get(field)
+        if field == "num_classes":
+            fits = type(value) is int and value >= 0
+        else:
+            fits = type(value) in (int, float) and math.isfinite(value) and (field != "scale" or value != 0)
+        require(fits, f"{source}: data.{field}={value!r} in its header is damaged")
+
+
+def save_model(model: NetworkScoreModel, path: Path | str) -> None:
+    """Writes a model to a file, to be read by `load_model`.
+
+    Of a network of a class of your own the file holds the weights, not the class.
+
+    Raises:
+        UsageError: for an SDE or parametrisation of your own, which a file cannot describe, or a missing folder.
+    """
+    path, network = Path(path), model.network
+    require(path.parent.is_dir(), f"path={str(path)!r}: its folder does not exist; make it first")
+    built_in = CLASSES.get(type(network).__name__) is type(network)
+    description = {
+        "network": describe(network) if built_in else {"name": type(network).__name__},
+        **{part: describe(getattr(model, part)) for part in ("sde", "parametrization")},
+        "shape": list(model.shape),
+    }
+    tensors = {f"ema.{name}": value.detach().cpu().clone() for name, value in model.state_dict().items()}
+    save(path, 0, {"model": description}, tensors)
+
+
+def load_model(
+    path: Path | str, device: torch.device | str = "cpu", network: nn.Module | None = None
+) -> NetworkScoreModel:
+    """The model in a file of `save_model`, or in a run's checkpoint (its averaged weights), ready to sample from.
+
+    No code in the file is run.
+
+    Args:
+        path: the file.
+        device: where the model is to lie.
+        network: for a model whose network is of a class of your own: one of that class, which takes on the weights.
+
+    Raises:
+        UsageError: for a file that cannot be read, or a network that does not fit it.
+    """
+    loaded = load(path)
+    name = (loaded.description["model"].get("network") or {}).get("name")
+    require(
+        network is not None or name in CLASSES,
+        f"network: {str(path)!r} holds the weights of {name}, which is no class of this library; give network={name}()",
+    )
+    return loaded._fill(build_model(loaded.description["model"], network), "ema").to(device)

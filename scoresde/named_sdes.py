@@ -1,6 +1,7 @@
 """The SDEs of the literature, as closed forms.
 
-VP, sub-VP and VE: Song et al. 2021 (arXiv:2011.13456), equations 30 to 32 and appendix B. Cosine: Nichol and Dhariwal
+VE, VP and sub-VP: Song et al. 2021 (arXiv:2011.13456), equations 9, 11 and 12, with the kernels of equation 29 and the
+constants of appendix C. Cosine: Nichol and Dhariwal
 2021 (arXiv:2102.09672), equation 17. EDM: Karras et al. 2022 (arXiv:2206.00364), table 1. Rectified flow: Liu et al.
 2022 (arXiv:2209.03003). DDPM's chain: Ho et al. 2020 (arXiv:2006.11239), section 4.
 """
@@ -30,8 +31,8 @@ class _LinearBeta(NamedTuple):
 
     def check(self) -> None:
         require(
-            0 < self.beta_min <= self.beta_max,
-            f"beta_min={self.beta_min}, beta_max={self.beta_max}: need 0 < beta_min <= beta_max",
+            0 < self.beta_min <= self.beta_max < math.inf,
+            f"beta_min={self.beta_min}, beta_max={self.beta_max}: need 0 < beta_min <= beta_max, finite",
         )
 
     def rate(self, t: Tensor) -> Tensor:
@@ -58,6 +59,7 @@ class VPSDE(SDE):
     beta_max: float = 20.0
     t_min: float = 1e-5
     t_max: float = 1.0
+    t_end: float = 1e-3  # Song et al. 2021, appendix C
 
     def __post_init__(self) -> None:
         self._beta.check()
@@ -80,7 +82,7 @@ class VPSDE(SDE):
         return torch.sqrt(self._beta.rate(t))
 
     def time(self, log_snr: Tensor) -> Tensor:
-        return self._beta.time(F.softplus(-log_snr))
+        return self._beta.time(-F.logsigmoid(log_snr))
 
 
 @final
@@ -88,13 +90,14 @@ class VPSDE(SDE):
 class SubVPSDE(SDE):
     """Sub-VP: the drift of VP, g^2 = beta (1 - e^{-2b}); alpha = e^{-b/2}, sigma = 1 - e^{-b}.
 
-    sigma falls linearly with t, not with its square root, so t_min is larger than that of VP: sigma(t_min) is 1e-4.
+    sigma falls linearly with t near 0, not with its square root: at t_end it is 1e-4.
     """
 
     beta_min: float = 0.1
     beta_max: float = 20.0
-    t_min: float = 1e-3
+    t_min: float = 1e-5
     t_max: float = 1.0
+    t_end: float = 1e-3
 
     def __post_init__(self) -> None:
         self._beta.check()
@@ -133,11 +136,12 @@ class VESDE(SDE):
     sigma_max: float = 50.0
     t_min: float = 1e-5
     t_max: float = 1.0
+    t_end: float = 1e-5
 
     def __post_init__(self) -> None:
         require(
-            0 < self.sigma_min < self.sigma_max,
-            f"sigma_min={self.sigma_min}, sigma_max={self.sigma_max}: need 0 < sigma_min < sigma_max",
+            0 < self.sigma_min < self.sigma_max < math.inf,
+            f"sigma_min={self.sigma_min}, sigma_max={self.sigma_max}: need 0 < sigma_min < sigma_max, finite",
         )
         check_times(self)
 
@@ -172,6 +176,7 @@ class CosineSDE(SDE):
     s: float = 0.008  # Nichol and Dhariwal 2021, section 3.2
     t_min: float = 1e-4
     t_max: float = 0.995
+    t_end: float = 1e-3
 
     def __post_init__(self) -> None:
         require(0 < self.s < 1, f"s={self.s}: need 0 < s < 1")
@@ -216,6 +221,7 @@ class EDMSDE(SDE):
 
     t_min: float = 0.002  # Karras et al. 2022, table 1
     t_max: float = 80.0
+    t_end: float = 0.002
 
     def __post_init__(self) -> None:
         check_times(self)
@@ -243,6 +249,7 @@ class RectifiedFlowSDE(SDE):
 
     t_min: float = 1e-3
     t_max: float = 0.995
+    t_end: float = 1e-3
 
     def __post_init__(self) -> None:
         check_times(self, high=BELOW_ONE)
@@ -275,8 +282,9 @@ class DiscreteVPSDE(SDE):
     beta_start: float = 1e-4  # Ho et al. 2020, section 4
     beta_end: float = 0.02
     num_levels: int = 1000
-    t_min: float = field(init=False)
-    t_max: float = field(init=False, default=1.0)
+    t_min: float = math.nan  # not a number: 1 / num_levels
+    t_max: float = 1.0
+    t_end: float = math.nan  # likewise
     _tables: dict[tuple[torch.device, torch.dtype], Tensor] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -287,7 +295,10 @@ class DiscreteVPSDE(SDE):
             f"beta_start={self.beta_start}, beta_end={self.beta_end}: need 0 < beta_start <= beta_end < 1",
         )
         require(self.num_levels >= 2, f"num_levels={self.num_levels}: need at least 2")
-        object.__setattr__(self, "t_min", 1 / self.num_levels)
+        for name in ("t_min", "t_end"):
+            if math.isnan(getattr(self, name)):
+                object.__setattr__(self, name, 1 / self.num_levels)
+        check_times(self, high=1.0)
 
     def betas(self) -> Tensor:
         """The chain's variances beta_1 .. beta_N, float64, shape `(num_levels,)`."""
@@ -308,7 +319,8 @@ class DiscreteVPSDE(SDE):
     def _segment(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Left knot, its offset in [0, 1] and the rise of b over the segment that holds t."""
         position = t * self.num_levels
-        left = position.ceil().long().sub(1).clamp(0, self.num_levels - 1)
+        slack = 4 * torch.finfo(t.dtype).eps * self.num_levels  # a level's time ends the segment below it
+        left = (position - slack).ceil().long().sub(1).clamp(0, self.num_levels - 1)
         knots, rises = self._integrals(t)
         return knots[left], position - left, rises[left]
 
@@ -329,7 +341,7 @@ class DiscreteVPSDE(SDE):
         return torch.sqrt(self.num_levels * self._segment(t)[2])
 
     def time(self, log_snr: Tensor) -> Tensor:
-        integral = F.softplus(-log_snr)
+        integral = -F.logsigmoid(log_snr)
         knots, rises = self._integrals(integral)
         left = (torch.searchsorted(knots, integral) - 1).clamp(0, self.num_levels - 1)
         return (left + (integral - knots[left]) / rises[left]) / self.num_levels

@@ -20,6 +20,13 @@ weight decides where a network of limited capacity and time is accurate.
     LikelihoodWeighting    g^2 alpha^2 / sigma^4      g^2 |score - grad log p(x_t | x_0)|^2: with times uniform, an
                                                       upper bound on the negative log-likelihood up to a constant
                                                       (Song et al. 2021, "Maximum likelihood training", theorem 1)
+    FlowWeighting          (g^2 alpha / 2 sigma^2)^2  |u_hat - u|^2, u = alpha' x_0 + sigma' eps the path's own
+                                                      velocity: flow matching. On the straight path alpha = 1 - t,
+                                                      sigma = t it is 1 / t^2, and u = eps - x_0: rectified flow
+                                                      (Liu et al. 2023, equation 1; Lipman et al. 2023, equation 9)
+
+The last one: u_hat puts D for x_0 and (x_t - alpha D) / sigma for eps, so that u_hat - u is
+(alpha' - sigma' alpha / sigma) (D - x_0). There f cancels: alpha' = f alpha, and sigma' = f sigma + g^2 / (2 sigma).
 
 SMLD's discrete loss (Song and Ermon 2019, equation 6, with lambda = sigma^2) is DiscreteTimes under the VE SDE with
 NoiseWeighting, and DDPM's L_simple is the same under a DDPM chain.
@@ -27,6 +34,7 @@ NoiseWeighting, and DDPM's L_simple is the same under a DDPM chain.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import final
@@ -43,7 +51,7 @@ def _stratified(batch_size: int, device: torch.device, generator: torch.Generato
     """Uniform numbers in [0, 1), one in each of `batch_size` equal cells, the cells in random order.
 
     Each is uniform on its own; together they cover the interval evenly, so that the loss of a batch varies less
-    (the idea of Kingma et al. 2021, section 5.2, with a fresh offset in every cell).
+    (the idea of Kingma et al. 2021, appendix I.1, with a fresh offset in every cell).
     """
     cell = torch.randperm(batch_size, device=device, generator=generator)
     return (cell + torch.rand(batch_size, device=device, generator=generator)) / batch_size
@@ -70,7 +78,7 @@ class UniformTimes(TrainingTimes):
 @final
 @dataclass(frozen=True)
 class DiscreteTimes(TrainingTimes):
-    """The levels 1/N .. 1 of a chain of N = `num_levels`, equally likely (Ho et al. 2020, algorithm 1)."""
+    """The levels t_max i / N, i = 1 .. N = `num_levels`, of a chain, equally likely (Ho et al. 2020, algorithm 1)."""
 
     num_levels: int = 1000
 
@@ -79,7 +87,7 @@ class DiscreteTimes(TrainingTimes):
 
     def sample(self, sde: SDE, batch_size: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
         level = (_stratified(batch_size, device, generator) * self.num_levels).floor() + 1
-        return (level / self.num_levels).clamp(sde.t_min, sde.t_max)
+        return (sde.t_max * level / self.num_levels).clamp(sde.t_min, sde.t_max)
 
 
 @final
@@ -141,6 +149,9 @@ class EDMWeighting(Weighting):
 
     sigma_data: float = 0.5
 
+    def __post_init__(self) -> None:
+        require(0 < self.sigma_data < math.inf, f"sigma_data={self.sigma_data}: must be positive and finite")
+
     def __call__(self, sde: SDE, level: Level) -> Tensor:
         return 1 / self.sigma_data**2 + (level.alpha / level.sigma) ** 2
 
@@ -166,6 +177,15 @@ class LikelihoodWeighting(Weighting):
 
     def __call__(self, sde: SDE, level: Level) -> Tensor:
         return (sde.diffusion(level.t) / level.sigma * (level.alpha / level.sigma)) ** 2
+
+
+@final
+@dataclass(frozen=True)
+class FlowWeighting(Weighting):
+    """(g^2 alpha / (2 sigma^2))^2."""
+
+    def __call__(self, sde: SDE, level: Level) -> Tensor:
+        return (0.5 * (sde.diffusion(level.t) / level.sigma) ** 2 * level.alpha) ** 2
 
 
 @final

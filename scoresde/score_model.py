@@ -5,21 +5,25 @@ are the same knowledge:
 
     score = (alpha D - x_t) / sigma^2,    eps_hat = (x_t - alpha D) / sigma,    v_hat = alpha eps_hat - sigma D.
 
-`denoise` is the primitive, because it stays bounded at both ends of the noise range; the others are exact views of it.
+`denoise` is the primitive, because it stays bounded at both ends of the noise range; the others are views of it, exact
+but for rounding, which their division by sigma enlarges: in float32 eps_hat is good to about 1e-7 alpha |D| / sigma.
 Samplers, likelihoods, guidance and plots see a `ScoreModel` and nothing else.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import final
 
 import torch
 from torch import Tensor, nn
 
+from scoresde._shape import match_rank
 from scoresde.errors import require
-from scoresde.parametrization import Parametrization
+from scoresde.parametrization import EDMParametrization, Parametrization
 from scoresde.sde import SDE, Level
 from scoresde.targets import Target
 
@@ -74,12 +78,39 @@ class ScoreModel(ABC):
         return level.alpha * (x_t - level.alpha * x0_hat) / level.sigma - level.sigma * x0_hat
 
     @final
+    def flow_velocity(self, x_t: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Tensor:
+        """The velocity of the probability flow, alpha' D + sigma' eps_hat; on a rectified flow eps_hat - D.
+
+        With alpha' = f alpha and (sigma^2)' = 2 f sigma^2 + g^2 it is f x_t + g^2 / (2 sigma) eps_hat. Arguments as in
+        `denoise`.
+        """
+        eps_hat, level = self.noise(x_t, t, cond), self._level(x_t, t)
+        pull = match_rank(self.sde.diffusion(level.t) ** 2 / (2 * level.sigma), x_t)
+        return match_rank(self.sde.drift_coef(level.t), x_t) * x_t + pull * eps_hat
+
+    @final
+    def edm_output(self, x_t: Tensor, t: Tensor | float, sigma_data: float, cond: Tensor | None = None) -> Tensor:
+        """Karras et al.'s F: D = c_skip x_t + c_out F with their preconditioning. Arguments as in `denoise`."""
+        level, edm = self._level(x_t, t), EDMParametrization(sigma_data)
+        x0_hat, level = self.denoise_at(x_t, level, cond), level.match_rank(x_t)
+        return (x0_hat - edm.c_skip(level) * x_t) / edm.c_out(level)
+
+    @abstractmethod
+    def like(self) -> Tensor:
+        """An empty tensor on the device and in the type that the model computes with."""
+
+    @final
     def under(self, sde: SDE) -> ScoreModel:
         """This model re-expressed under another SDE, exactly (see `ReexpressedModel`)."""
         return ReexpressedModel(self, sde)
 
     @final
     def _level(self, x_t: Tensor, t: Tensor | float) -> Level:
+        if isinstance(t, float | int):
+            require(
+                self.sde.t_min * (1 - 1e-6) <= t <= self.sde.t_max * (1 + 1e-6),
+                f"t={t}: must lie in [{self.sde.t_min:g}, {self.sde.t_max:g}], the times of {type(self.sde).__name__}",
+            )
         t = torch.as_tensor(t, dtype=x_t.dtype, device=x_t.device)
         require(
             t.ndim == 0 or t.shape == x_t.shape[:1],
@@ -123,6 +154,47 @@ class NetworkScoreModel(nn.Module, ScoreModel):
         output, level = self.output(x_t, level, cond), level.match_rank(x_t)
         return self.parametrization.c_skip(level) * x_t + self.parametrization.c_out(level) * output
 
+    def like(self) -> Tensor:
+        return next(self.parameters()).new_empty(0)
+
+
+@final
+class CallableScoreModel(ScoreModel):
+    """Any function of (x_t, t), or of (x_t, t, cond) where a condition is given, that estimates one of the views.
+
+    Args:
+        function: called with x_t `(B, *shape)` and t `(B,)`; a network, a closure, another library's model.
+        predicts: what it returns: NoiseParametrization() for the noise, DenoisedParametrization() for x_0,
+            ScoreParametrization() for the score, VelocityParametrization() for v, EDMParametrization(sigma_data) for F.
+        sde: the SDE under which t is meant.
+        shape: shape of one sample.
+        device, dtype: where and in what samples are to be computed.
+
+    Example:
+        CallableScoreModel(lambda x, t: -x, ScoreParametrization(), VPSDE(), shape=(2,))  # the score of N(0, I)
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Tensor],
+        predicts: Parametrization,
+        sde: SDE,
+        shape: tuple[int, ...],
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.function, self.predicts, self.sde, self.shape = function, predicts, sde, tuple(shape)
+        self._like = torch.empty(0, device=device, dtype=dtype)
+
+    def denoise_at(self, x_t: Tensor, level: Level, cond: Tensor | None = None) -> Tensor:
+        self._check_shape(x_t)
+        arguments = (x_t, level.t.expand(len(x_t))) + (() if cond is None else (cond,))
+        predicted, level = self.function(*arguments), level.match_rank(x_t)
+        return self.predicts.c_skip(level) * x_t + self.predicts.c_out(level) * predicted
+
+    def like(self) -> Tensor:
+        return self._like
+
 
 @final
 class ExactScoreModel(ScoreModel):
@@ -135,6 +207,13 @@ class ExactScoreModel(ScoreModel):
         self._check_shape(x_t)
         require(cond is None, "cond: an exact model of one distribution takes none; leave it out")
         return self.target.denoise(x_t, level.alpha, level.sigma)
+
+    def like(self) -> Tensor:
+        return self.target.like()
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> ExactScoreModel:
+        """The same model on a device and in a type."""
+        return ExactScoreModel(self.target.to(device, dtype), self.sde)
 
 
 @final
@@ -150,7 +229,7 @@ class ReexpressedModel(ScoreModel):
         ends = torch.tensor([model.sde.t_min, model.sde.t_max], dtype=torch.float64)
         t_min, t_max = sde.time(model.sde.log_snr(ends)).clamp(sde.t_min, sde.t_max).tolist()
         require(t_min < t_max, f"sde={sde}: shares no noise level with the model's {model.sde}")
-        if (t_min, t_max) != (sde.t_min, sde.t_max):
+        if not (math.isclose(t_min, sde.t_min, rel_tol=1e-9) and math.isclose(t_max, sde.t_max, rel_tol=1e-9)):
             logger.warning("times of %s kept within [%g, %g], the noise levels of %s", sde, t_min, t_max, model.sde)
             sde = sde.within(t_min, t_max)
         self.model, self.sde, self.shape = model, sde, model.shape
@@ -160,3 +239,6 @@ class ReexpressedModel(ScoreModel):
         original = self.model.sde.level(t)
         scale = original.match_rank(x_t).alpha / level.match_rank(x_t).alpha
         return self.model.denoise_at(scale * x_t, original, cond)
+
+    def like(self) -> Tensor:
+        return self.model.like()

@@ -36,7 +36,7 @@ import torch
 from torch import Tensor
 
 from scoresde._shape import match_rank
-from scoresde._stable import invert_decreasing
+from scoresde._stable import invert_decreasing, sqrt_one_minus_exp
 from scoresde.errors import require
 
 
@@ -70,16 +70,36 @@ class Level(NamedTuple):
         return Level(*(part.to(device=x.device, dtype=x.dtype) for part in self))
 
 
+def transition(s: Level, t: Level) -> tuple[Tensor, Tensor]:
+    """(ratio, std) of x_t | x_s ~ N(ratio x_s, std^2 I) for s < t: alpha_t / alpha_s, sigma_t sqrt(1 - r^2).
+
+    r = (sigma_s alpha_t) / (alpha_s sigma_t) is the ratio of the noise levels, and r^2 = e^{log_snr(t) - log_snr(s)}.
+    """
+    return t.alpha / s.alpha, t.sigma * sqrt_one_minus_exp(t.log_snr - s.log_snr)
+
+
+def bridge(s: Level, t: Level) -> tuple[Tensor, Tensor, Tensor]:
+    """(on_x0, on_xt, std) of x_s | x_t, x_0 ~ N(on_x0 x_0 + on_xt x_t, std^2 I) for s < t.
+
+    The mean is alpha_s x_0 + sigma_s r eps with eps = (x_t - alpha_t x_0) / sigma_t, and std = sigma_s sqrt(1 - r^2).
+    """
+    log_r2 = t.log_snr - s.log_snr
+    on_xt = s.sigma / t.sigma * torch.exp(0.5 * log_r2)
+    return -s.alpha * torch.expm1(log_r2), on_xt, s.sigma * sqrt_one_minus_exp(log_r2)
+
+
 class SDE(ABC):
     """A linear SDE and its Gaussian path. All methods take and return tensors of any shape, element by element.
 
     Attributes:
         t_min: the earliest time at which a score is asked for.
         t_max: the time of the prior, where what is left of the data is `alpha(t_max)`.
+        t_end: where the default sampling grids end, before the last step to clean data ("sampling epsilon").
     """
 
     t_min: float
     t_max: float
+    t_end: float
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
@@ -126,14 +146,26 @@ class SDE(ABC):
     def within(self, t_min: float, t_max: float) -> SDE:
         """The same path over other times."""
         part = copy.copy(self)
-        object.__setattr__(part, "t_min", t_min)  # also where the class is frozen
-        object.__setattr__(part, "t_max", t_max)
+        times = {"t_min": t_min, "t_max": t_max, "t_end": min(max(self.t_end, t_min), t_max)}
+        for name, value in times.items():
+            object.__setattr__(part, name, value)  # also where the class is frozen
         return part
 
     @final
     def prior_std(self) -> float:
         """Standard deviation of the prior N(0, sigma(t_max)^2 I)."""
         return self.sigma(torch.tensor(self.t_max, dtype=torch.float64)).item()
+
+    @final
+    def prior_sample(
+        self,
+        shape: tuple[int, ...],
+        generator: torch.Generator | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        """Draws x_T ~ N(0, sigma(t_max)^2 I) of `shape` `(B, *)`."""
+        return self.prior_std() * torch.randn(shape, generator=generator, device=device, dtype=dtype)
 
     @final
     def prior_log_prob(self, x_T: Tensor) -> Tensor:
@@ -144,10 +176,13 @@ class SDE(ABC):
 
 
 def check_times(sde: SDE, low: float = 0.0, high: float = math.inf) -> None:
-    """Raises `UsageError` unless low < t_min < t_max <= high."""
+    """Raises `UsageError` unless low < t_min < t_max <= high, all finite; a t_end below t_min becomes t_min."""
+    if sde.t_end < sde.t_min:
+        object.__setattr__(sde, "t_end", sde.t_min)
     require(
-        low < sde.t_min < sde.t_max <= high,
-        f"t_min={sde.t_min}, t_max={sde.t_max} of {type(sde).__name__}: need {low} < t_min < t_max <= {high}",
+        low < sde.t_min <= sde.t_end < sde.t_max <= high and math.isfinite(sde.t_max),
+        f"t_min={sde.t_min}, t_end={sde.t_end}, t_max={sde.t_max} of {type(sde).__name__}: "
+        f"need {low} < t_min <= t_end < t_max <= {high}, all finite",
     )
 
 
@@ -156,7 +191,7 @@ def check_times(sde: SDE, low: float = 0.0, high: float = math.inf) -> None:
 class GaussianPathSDE(SDE):
     """A path of the user's own: give alpha and sigma, and f, g and the inverse log-SNR are derived.
 
-    f = (log alpha)' and g^2 = (sigma^2)' - 2 f sigma^2 by forward-mode differentiation, the time of a log-SNR by
+    f = (log alpha)' and g^2 = (sigma^2)' - 2 f sigma^2 by automatic differentiation, the time of a log-SNR by
     bisection. The two functions take and return tensors; alpha / sigma must fall strictly from t_min to t_max.
 
     Example:
@@ -167,11 +202,18 @@ class GaussianPathSDE(SDE):
     sigma_of: Callable[[Tensor], Tensor]
     t_min: float
     t_max: float
+    t_end: float
 
     def __init__(
         self, alpha: Callable[[Tensor], Tensor], sigma: Callable[[Tensor], Tensor], t_min: float, t_max: float
     ) -> None:
-        for name, value in {"alpha_of": alpha, "sigma_of": sigma, "t_min": t_min, "t_max": t_max}.items():
+        for name, value in {
+            "alpha_of": alpha,
+            "sigma_of": sigma,
+            "t_min": t_min,
+            "t_max": t_max,
+            "t_end": t_min,
+        }.items():
             object.__setattr__(self, name, value)
         check_times(self)
         log_snr = self.log_snr(torch.linspace(t_min, t_max, 1001, dtype=torch.float64))

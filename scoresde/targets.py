@@ -7,9 +7,10 @@ of data points is the case C_k = 0: its denoiser is the one that a network of un
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
-from typing import final
+from typing import Self, final
 
 import torch
 from torch import Tensor
@@ -37,6 +38,21 @@ class Target(ABC):
     @abstractmethod
     def denoise(self, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """E[x_0 | alpha x_0 + sigma eps = x_t]."""
+
+    @final
+    def like(self) -> Tensor:
+        """An empty tensor on the device and in the type of the distribution's own."""
+        part = next(value for value in vars(self).values() if isinstance(value, Tensor | Target))
+        return part.new_empty(0) if isinstance(part, Tensor) else part.like()
+
+    @final
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        """The same distribution on a device and in a type."""
+        other = copy.copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor | Target):
+                setattr(other, name, value.to(device=device, dtype=dtype))
+        return other
 
     @final
     def score(self, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -76,24 +92,16 @@ class GaussianMixture(Target):
                 f"{(components, *self.shape)} or {(components, dim, dim)}",
             )
             self.variances = covariances.reshape(components, dim)
-        require(bool((self.variances > -1e-12).all()), "covariances: a matrix is not positive semi-definite")
-
-    def to(self, like: Tensor) -> GaussianMixture:
-        """The same mixture on the device and in the type of `like`."""
-        copy = object.__new__(GaussianMixture)
-        copy.shape = self.shape
-        copy.weights, copy.means, copy.variances = (
-            part.to(like) for part in (self.weights, self.means, self.variances)
-        )
-        copy.rotations = None if self.rotations is None else self.rotations.to(like)
-        return copy
+        rounding = torch.finfo(self.variances.dtype).eps * dim * self.variances.max()
+        require(bool((self.variances >= -rounding).all()), "covariances: a matrix is not positive semi-definite")
+        self.variances = self.variances.clamp(min=0)
 
     def sample(self, num_samples: int, generator: torch.Generator | None = None) -> Tensor:
         component = torch.multinomial(self.weights, num_samples, replacement=True, generator=generator)
         eps = torch.randn(
             (num_samples, self.means.shape[1]), generator=generator, device=self.means.device, dtype=self.means.dtype
         )
-        x = self._rotate(eps * self.variances.clamp(min=0).sqrt()[component], component)
+        x = self._rotate(eps * self.variances.sqrt()[component], component)
         return (self.means[component] + x).reshape(num_samples, *self.shape)
 
     def log_prob(self, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from samplers import (
     AnnealedLangevin,
     EulerMaruyama,
     Heun,
+    NormPredictorCorrector,
     PredictorCorrector,
     ProbabilityFlow,
     ReverseDiffusion,
@@ -21,7 +23,7 @@ from samplers import (
 )
 from scoresde import data
 from scoresde.checkpoint import construct
-from scoresde.data import ArrayData
+from scoresde.data import ArrayData, Choices
 from scoresde.errors import UsageError, require, unknown_name
 from scoresde.objective import DenoisingObjective, TrainingTimes, Weighting
 from scoresde.parametrization import Parametrization
@@ -42,9 +44,8 @@ SAMPLERS: dict[str, type[Sampler]] = {
 
 def build_data(config: ConfigDict) -> tuple[ArrayData, ArrayData | None]:
     """Training and held-out data."""
-    loaded = data.load(config.data.name, config.data.path)
-    if not config.data.class_conditional:
-        loaded = ArrayData(loaded.values, None, loaded.scaling)
+    choices = {field.name: config.data[field.name] for field in fields(Choices) if field.name in config.data}
+    loaded = data.load(config.data.name, config.data.path, Choices(**choices))
     train, held_out = loaded.split(config.data.held_out)
     require(
         held_out is None or held_out.num_classes <= train.num_classes,
@@ -84,12 +85,15 @@ def build_model(config: ConfigDict, train: ArrayData) -> NetworkScoreModel:
 
 
 def build_objective(config: ConfigDict, model: NetworkScoreModel) -> DenoisingObjective:
-    """The objective; EDM's weight takes the model's `sigma_data`."""
+    """The objective; EDM's weight takes the model's `sigma_data`, and discrete times the chain's number of levels."""
+    times: dict[str, Any] = dict(config.objective.times)
+    if times["name"] == "DiscreteTimes" and "num_levels" in config.sde:
+        times.setdefault("num_levels", config.sde.num_levels)
     weighting: dict[str, Any] = dict(config.objective.weighting)
     if weighting["name"] == "EDMWeighting":
         weighting.setdefault("sigma_data", model.parametrization.sigma_data)
     return DenoisingObjective(
-        construct(config.objective.times, TrainingTimes, "config.objective.times"),
+        construct(times, TrainingTimes, "config.objective.times"),
         construct(weighting, Weighting, "config.objective.weighting"),
     )
 
@@ -105,7 +109,17 @@ def build_sampler(config: ConfigDict, name: str, num_steps: int | None) -> Sampl
         raise unknown_name("sampler", name, SAMPLERS)
     if name == "ode" and num_steps is not None:
         return Heun()
+    fields = dict(config.sampling.get(name, {}))
+    step = fields.pop("step", "sigma")
+    require(step in ("sigma", "norm"), f"config.sampling.{name}.step={step!r}: need 'sigma' or 'norm'")
+    cls = SAMPLERS[name]
+    if step == "norm":
+        cls, fields = NormPredictorCorrector, fields | ({"predictor": None} if name == "langevin" else {})
+        require(
+            not fields.pop("corrector_first", False),
+            f"config.sampling.{name}: step='norm' has no corrector_first=True; leave one of them out",
+        )
     try:
-        return SAMPLERS[name](**config.sampling.get(name, {}))
+        return cls(**fields)
     except TypeError as error:
         raise UsageError(f"config.sampling.{name}: {error}") from error

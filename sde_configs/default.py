@@ -14,16 +14,24 @@ def get_config() -> ConfigDict:
     config.seed = 0  # of the weights, batches, times and noises
 
     config.data = ConfigDict()
-    config.data.name = "digits"  # digits (8x8 images), moons or modes (points in the plane)
-    config.data.path = ""  # a .npy or .npz file (arrays x and labels) instead of a name
+    config.data.name = "digits"  # digits, hf:NAME, or 2-D: moons modes swiss_roll checkerboard eight_gaussians rings
+    config.data.path = ""  # own data instead: a folder of images, .parquet, .npy, .npz, IDX; see docs/your-own-data.md
+    config.data.labels_path = ""  # labels of an IDX file, where they do not lie beside it
+    config.data.split = "train"  # which one, of data that has several
     config.data.held_out = 0.25  # share of the samples that is not trained on
     config.data.class_conditional = True  # give labels to the network, where the data has them
+    config.data.image_size = (0,)  # one number, or (height, width); 0: as the files are
+    config.data.fit = "crop"  # how to reach that size: crop, pad (with black), squash, or center (without scaling)
+    config.data.channels = 0  # 1: grey; 3: colour; 0: as the files are
+    config.data.max_unreadable = 0.01  # share of the images that may be unreadable, and are left out
+    config.data.max_gigabytes = 8.0  # largest size in memory; above it is an error before anything is unpacked
 
     config.network = ConfigDict()
     config.network.name = "UNet"  # UNet (images) or MLP (vectors)
     config.network.channels = 16  # features at the finest level
     config.network.multipliers = (1, 2)  # features of each level, as multiples; each level halves the image
     config.network.num_blocks = 1  # residual blocks a level
+    config.network.label_dropout = 0.0  # share of labels hidden in training; above 0 the model also works without
 
     config.sde = ConfigDict()
     config.sde.name = "VPSDE"  # class of the SDE; its fields follow
@@ -65,10 +73,13 @@ def get_config() -> ConfigDict:
     config.sampling.batch_size = 500  # samples at a time
     config.sampling.pc = ConfigDict()
     config.sampling.pc.snr = 0.16  # signal-to-noise ratio of a Langevin step
-    config.sampling.pc.corrector_steps = 1  # Langevin steps after each predictor step
+    config.sampling.pc.corrector_steps = 1  # Langevin steps for each predictor step
+    config.sampling.pc.corrector_first = False  # before the predictor's step instead of after it
+    config.sampling.pc.step = "sigma"  # what sizes a Langevin step: sigma, or norm (of the batch's scores)
     config.sampling.langevin = ConfigDict()
     config.sampling.langevin.snr = 0.4  # signal-to-noise ratio of a Langevin step
     config.sampling.langevin.corrector_steps = 1  # Langevin steps at each level
+    config.sampling.langevin.step = "sigma"  # what sizes a Langevin step: sigma, or norm (of the batch's scores)
     config.sampling.ancestral = ConfigDict()
     config.sampling.ancestral.variance = "posterior"  # posterior, or DDPM's larger beta
     config.sampling.euler_maruyama = ConfigDict()

@@ -14,7 +14,15 @@ import pytest
 import torch
 from PIL import Image
 
-from scoresde import UsageError, checkpoint
+from scoresde import (
+    MLP,
+    VPSDE,
+    NetworkScoreModel,
+    NoiseParametrization,
+    UsageError,
+    checkpoint,
+    save_model,
+)
 from scoresde.app import progress, tracking
 from scoresde.app import train as train_module
 from scoresde.app.cli import main
@@ -153,6 +161,91 @@ def test_a_damaged_newest_checkpoint_is_named_and_passed_over(whole, tmp_path, c
     assert re.search(r"skipped: .*step-000000020\.safetensors", out)
     assert "from step 14" in out
     assert_same_run(tmp_path, whole)
+
+
+def test_a_checkpoint_just_written_is_never_removed(whole, tmp_path, monkeypatch):
+    """Damaged files of later steps are set aside, and count neither as the last ones nor as the newest."""
+    assert train(tmp_path) == 0
+    run = RunFolder(tmp_path)
+    first, last = run.all_checkpoints()
+    for step in (16, 18, 20):
+        run.checkpoint_path(step).write_bytes(b"half a file")
+    written = []
+    save = checkpoint.save
+
+    def noted(path, *arguments):
+        save(path, *arguments)
+        written.append(path)
+
+    retain = RunFolder.retain
+
+    def checked(folder, *arguments):
+        retain(folder, *arguments)
+        assert written[-1].exists()
+
+    monkeypatch.setattr(checkpoint, "save", noted)
+    monkeypatch.setattr(RunFolder, "retain", checked)
+    assert train(tmp_path, "--config.training.num_steps=20") == 0
+    assert written
+    assert [p.name for p in run.all_checkpoints()] == [first.name, last.name]
+    assert sorted(p.name for p in run.checkpoints.glob("*.damaged")) == [
+        f"step-{step:09d}.safetensors.damaged" for step in (16, 18, 20)
+    ]
+    assert_same_run(tmp_path, whole)
+
+
+def test_retain_keeps_what_was_written_even_among_later_steps(tmp_path):
+    run = RunFolder(tmp_path)
+    run.create()
+    for step in (1, 2, 5, 6):
+        run.checkpoint_path(step).touch()
+    run.retain(2, written=2)
+    assert [int(p.stem[5:]) for p in run.all_checkpoints()] == [2, 5, 6]
+
+
+def test_where_no_checkpoint_can_be_read_nothing_is_begun_anew(whole, tmp_path, capsys):
+    assert train(tmp_path) == 0
+    run = RunFolder(tmp_path)
+    for path in run.all_checkpoints():
+        path.write_bytes(b"half a file")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for _ in range(2):  # not at the second time either
+        assert train(tmp_path) == 2
+        err = capsys.readouterr().err
+        assert "none of its 2 checkpoints can be read; choose another --workdir, or delete" in err
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    for path in run.all_checkpoints():
+        path.unlink()
+    assert train(tmp_path) == 0
+    assert_same_run(tmp_path, whole)
+
+
+def test_a_run_that_is_older_than_a_field_goes_on(whole, tmp_path, capsys):
+    assert train(tmp_path) == 0
+    run = RunFolder(tmp_path)
+    config = json.loads(run.config.read_text())
+    del config["network"]["label_dropout"], config["training"]["flip"], config["data"]["class_conditional"]
+    run.config.write_text(json.dumps(config))
+    assert train(tmp_path) == 0
+    run.config.write_text(json.dumps(config))
+    capsys.readouterr()
+    assert train(tmp_path, "--config.network.label_dropout=0.1") == 2
+    assert "config.network.label_dropout=0.0, not 0.1" in capsys.readouterr().err
+
+
+def test_a_model_saved_from_python_is_sampled_from_in_python(tmp_path, capsys):
+    network = MLP(2, width=8, depth=1)
+    path = tmp_path / "model.safetensors"
+    save_model(NetworkScoreModel(network, VPSDE(), NoiseParametrization(), (2,)), path)
+    assert main(["--mode", "sample", "--checkpoint", str(path)]) == 2
+    assert re.search(r"was saved from Python.*scoresde\.load_model\('.*'\)", capsys.readouterr().err)
+
+
+def test_a_run_hides_labels_if_asked_to(tmp_path):
+    assert train(tmp_path, "--config.network.label_dropout=0.3") == 0
+    model = RunFolder(tmp_path).newest_checkpoint().model()
+    assert model.denoise(torch.zeros(3, 2), 0.5).isfinite().all()
+    assert main(["--mode=sample", f"--workdir={tmp_path}", "--num_samples=4", "--num_steps=3"]) == 0
 
 
 def test_logs_are_cut_after_a_step_and_at_a_broken_line(tmp_path):

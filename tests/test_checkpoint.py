@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+import scoresde
 from scoresde import checkpoint, named_sdes, networks, objective, parametrization
 from scoresde.errors import UsageError
 from scoresde.score_model import NetworkScoreModel
@@ -36,9 +37,13 @@ EXAMPLES = [
     objective.EDMWeighting(sigma_data=0.3),
     objective.MinSNRWeighting(gamma=3.0),
     objective.LikelihoodWeighting(),
+    objective.FlowWeighting(),
     networks.MLP(2, width=8, depth=2, num_classes=3),
-    networks.UNet(2, channels=4, multipliers=(1, 3), num_blocks=2, num_classes=3),
+    networks.UNet(2, channels=4, multipliers=(1, 3), num_blocks=2, num_classes=3, label_dropout=0.2),
 ]
+
+
+DATA = {"center": 0.0, "scale": 1, "low": -1.5, "high": 2.0, "num_classes": 3}
 
 
 def make_model(device="cpu"):
@@ -54,7 +59,7 @@ def save_model(path, model, other=None):
     """A checkpoint with `model` as the average and `other` (or it too) as the last weights."""
     tensors = {f"ema.{k}": v.clone() for k, v in model.state_dict().items()}
     tensors |= {f"weights.{k}": v for k, v in (other or model).state_dict().items()}
-    description = {"model": checkpoint.describe_model(model), "data": {"center": 0.0}, "config": {"seed": 4}}
+    description = {"model": checkpoint.describe_model(model), "data": DATA, "config": {"seed": 4}}
     checkpoint.save(path, 17, description, tensors)
 
 
@@ -164,8 +169,92 @@ def test_a_header_without_a_part_or_with_a_wrong_one_is_refused(path, part):
         checkpoint.load(path)
     del header[part]
     save_file(loaded.tensors, path, metadata={"scoresde": json.dumps(header)})
+    if part in ("data", "config"):  # a model alone has none
+        assert checkpoint.load(path).step == 17
+        return
     with pytest.raises(UsageError, match=r"step-17\.safetensors.*not a checkpoint"):
         checkpoint.load(path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *((field, value) for field in DATA for value in (None, "1", True, float("nan"), [0])),
+        *(("scale", 0.0), ("high", float("inf")), ("num_classes", -1), ("num_classes", 2.0)),
+    ],
+)
+def test_a_header_without_what_sampling_needs_of_the_data_is_named(path, field, value):
+    loaded = checkpoint.load(path)
+    for data in ({**DATA, field: value}, {k: v for k, v in DATA.items() if k != field}):
+        header = {**loaded.description, "data": data}
+        save_file(loaded.tensors, path, metadata={"scoresde": json.dumps(header)})
+        with pytest.raises(UsageError, match=rf"step-17\.safetensors.*data\.{field}="):
+            checkpoint.load(path)
+
+
+def test_a_description_cannot_replace_the_header_s_own_fields(path):
+    loaded = checkpoint.load(path)
+    stale = {**loaded.description, "step": 3, "format": "another", "digest": "0"}
+    checkpoint.save(path, 18, stale, loaded.tensors)
+    assert checkpoint.load(path).step == 18
+
+
+def test_weights_that_do_not_exist_are_named(path):
+    with pytest.raises(UsageError, match=r"weights='emma': need 'ema'.* or 'weights'"):
+        checkpoint.load(path).model("emma")
+
+
+class OwnNetwork(nn.Module):
+    """Of a class of the user's own, with two names for one tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+        self.again = self.first
+
+    def forward(self, x, c_noise, cond=None):
+        return self.again(torch.tanh(self.first(x)))
+
+
+@pytest.mark.parametrize("kind", [str, lambda path: path], ids=["str", "Path"])
+def test_a_model_is_saved_and_loaded_in_one_line_each(device, tmp_path, kind):
+    model, path = make_model(device), kind(tmp_path / "model.safetensors")
+    scoresde.save_model(model, path)
+    back = scoresde.load_model(path, device)
+    x, labels = torch.randn(3, 1, 5, 4, device=device), torch.tensor([0, 2, 1], device=device)
+    assert torch.equal(back.denoise(x, 0.3, labels), model.denoise(x, 0.3, labels).detach())
+    assert (back.sde, back.parametrization, back.shape) == (model.sde, model.parametrization, model.shape)
+    assert not back.training
+
+
+def test_a_run_s_checkpoint_loads_as_its_averaged_model(path, tmp_path):
+    model, other = make_model(), make_model()
+    save_model(tmp_path / "c.safetensors", model, other)
+    state = scoresde.load_model(tmp_path / "c.safetensors").state_dict()
+    assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_network_of_the_user_s_own_comes_back_into_one_that_is_given(device, tmp_path):
+    emitted = parametrization.NoiseParametrization()
+    model = NetworkScoreModel(OwnNetwork(), named_sdes.CosineSDE(), emitted, (4,)).to(device)
+    scoresde.save_model(model, tmp_path / "own.safetensors")
+    with pytest.raises(UsageError, match=r"network: .*weights of OwnNetwork.*give network=OwnNetwork\(\)"):
+        scoresde.load_model(tmp_path / "own.safetensors")
+    with pytest.raises(UsageError, match="do not fit"):
+        scoresde.load_model(tmp_path / "own.safetensors", network=nn.Linear(4, 4))
+    back = scoresde.load_model(tmp_path / "own.safetensors", device, network=OwnNetwork())
+    x = torch.randn(3, 4, device=device)
+    assert torch.equal(back.denoise(x, 0.3), model.denoise(x, 0.3).detach())
+    assert back.sde == model.sde
+
+
+def test_what_cannot_be_saved_is_named(tmp_path):
+    with pytest.raises(UsageError, match=r"gone.*its folder does not exist"):
+        scoresde.save_model(make_model(), tmp_path / "gone" / "m.safetensors")
+    own = scoresde.GaussianPathSDE(alpha=lambda t: 1 - t**2, sigma=lambda t: t, t_min=1e-3, t_max=0.99)
+    model = NetworkScoreModel(OwnNetwork(), own, parametrization.NoiseParametrization(), (4,))
+    with pytest.raises(UsageError, match="GaussianPathSDE: cannot be described"):
+        scoresde.save_model(model, tmp_path / "m.safetensors")
 
 
 @pytest.mark.parametrize(

@@ -226,3 +226,72 @@ def test_a_file_is_refused_for_a_reason(tmp_path, name, write, message):
     write(tmp_path / name)
     with pytest.raises(UsageError, match=message):
         load("", str(tmp_path / name))
+
+
+PLANES = ("moons", "modes", "swiss_roll", "checkerboard", "eight_gaussians", "rings")
+
+
+@pytest.mark.parametrize("name", PLANES)
+def test_a_toy_is_ten_thousand_points_of_about_unit_size_and_always_the_same(name):
+    torch.manual_seed(len(name))  # whatever the state of the world
+    data = load(name)
+    assert data.values.shape == (10_000, 2)
+    assert data.values.dtype == torch.float32
+    assert 0.5 < data.std() < 1.5
+    assert torch.equal(load(name).values, data.values)
+    assert len(data.values.unique(dim=0)) > 9_990
+
+
+def test_rings_are_circles_and_eight_gaussians_lie_on_one():
+    data = load("rings")
+    radius = data.values.norm(dim=1)
+    assert data.num_classes == 3
+    for label in range(3):
+        own = radius[data.labels == label]
+        assert abs(own.mean().item() - 0.5 * (label + 1)) < 0.01  # noise of 0.05 across adds 0.05^2 / (2 r) at most
+        assert own.std().item() == pytest.approx(0.05, rel=0.1)
+    data = load("eight_gaussians")
+    assert torch.bincount(data.labels).tolist() == [1250] * 8
+    means = torch.stack([data.values[data.labels == label].mean(0) for label in range(8)])
+    torch.testing.assert_close(means.norm(dim=1), torch.full((8,), 2**0.5), atol=0.02, rtol=0)
+    assert (torch.cdist(means, means) + 10 * torch.eye(8)).min() > 1.0
+
+
+def test_the_checkerboard_is_uniform_on_its_dark_squares():
+    cell = (load("checkerboard").values + 2).floor().long()
+    assert ((cell >= 0) & (cell < 4)).all()
+    assert (cell.sum(1) % 2 == 0).all()
+    count = torch.bincount(4 * cell[:, 0] + cell[:, 1], minlength=16)
+    assert (count[count > 0] - 1250).abs().max() < 5 * 35  # binomial, five deviations
+    assert (count > 0).sum() == 8
+
+
+def test_the_swiss_roll_is_a_spiral():
+    """The radius is 1.5 pi to 4.5 pi, over 7, and grows with the angle."""
+    points = load("swiss_roll").values
+    radius = points.norm(dim=1)
+    assert radius.min() > (1.5 * math.pi - 2) / 7
+    assert radius.max() < (4.5 * math.pi + 2) / 7
+    turn = torch.atan2(points[:, 1], points[:, 0])
+    offset = (7 * radius - turn) / (2 * math.pi)
+    assert (offset - offset.round()).std() < 0.1
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "int32"])
+def test_an_array_with_three_axes_is_grey_images(tmp_path, dtype):
+    values = np.random.default_rng(0).integers(0, 256, size=(6, 5, 4)).astype(dtype)
+    np.save(tmp_path / "x.npy", values)
+    data = load("", str(tmp_path / "x.npy"))
+    assert data.shape == (1, 5, 4)
+    np.testing.assert_array_equal(data.values[:, 0].numpy(), values)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_images_with_channels_last_are_refused_with_the_remedy(tmp_path, dtype, channels):
+    values = np.random.default_rng(0).integers(0, 256, size=(6, 8, 8, channels)).astype(dtype)
+    np.save(tmp_path / "x.npy", values)
+    with pytest.raises(UsageError, match=r"x\.npy'.*looks like \(N, H, W, C\).*save x\.transpose\(0, 3, 1, 2\)"):
+        load("", str(tmp_path / "x.npy"))
+    np.save(tmp_path / "x.npy", values.transpose(0, 3, 1, 2))
+    assert load("", str(tmp_path / "x.npy")).shape == (channels, 8, 8)

@@ -9,7 +9,10 @@ import pytest
 import torch
 
 import samplers
+import scoresde
 from scoresde import VPSDE
+from scoresde.app.settings import load_config
+from scoresde.checkpoint import construct
 from sde_configs.build import SAMPLERS
 
 ROOT = Path(__file__).parent.parent
@@ -28,25 +31,35 @@ def test_python_of_the_documents_runs(page):
         assert radius.std() < 0.12
 
 
-def table_rows():
-    lines = (ROOT / "docs" / "samplers.md").read_text().splitlines()
-    rows = [
-        [cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in lines if re.match(r"\| `\w", line)
-    ]
+def table_rows(first_column):
+    """The rows of a table of docs/samplers.md by their first cell."""
+    text = (ROOT / "docs" / "samplers.md").read_text().replace("`", "")
+    body = re.search(rf"^\| {first_column} \|.*\n\|[-|]+\n((?:\|.*\n)+)", text, re.M).group(1)
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in body.splitlines()]
     return {row[0]: row[1:] for row in rows}
 
 
 def test_the_table_of_samplers_names_all_of_them():
-    assert {name.split()[0] for name in table_rows()} == SAMPLERS.keys()
+    assert {name.split()[0] for name in table_rows("--sampler")} == SAMPLERS.keys()
 
 
-@pytest.mark.parametrize("row", table_rows().items(), ids=lambda row: row[0])
+@pytest.mark.parametrize("row", table_rows("SDE").items(), ids=lambda row: row[0])
+def test_the_table_of_sdes_is_true(row):
+    name, (cls, *numbers) = row
+    sde = getattr(scoresde, cls)()
+    assert construct(load_config(name, None).sde, scoresde.SDE, "config.sde") == sde
+    ends = torch.tensor([sde.t_end, sde.t_max], dtype=torch.float64)
+    truth = [value for pair in zip(ends.tolist(), sde.noise_level(ends).tolist(), strict=True) for value in pair]
+    assert [float(number) for number in numbers] == pytest.approx(truth, rel=5e-3)  # three digits are shown
+
+
+@pytest.mark.parametrize("row", table_rows("--sampler").items(), ids=lambda row: row[0])
 def test_the_table_of_samplers_is_true(row):
     name, (cls, _, order, noise, grid, steps, evaluations) = row
     sampler = getattr(samplers, cls)()
     assert cls == ("Heun" if name == "ode --num_steps N" else SAMPLERS[name].__name__)
     assert (int(order), noise) == (sampler.order, sampler.noise)
-    if sampler.num_evaluations(VPSDE(), torch.tensor([1.0, 0.0])) is None:
+    if sampler.default_num_steps is None:
         return  # it takes its own steps
     assert (grid, int(steps)) == (sampler.default_grid.__name__, sampler.default_num_steps)
     assert int(evaluations) == sampler.num_evaluations(VPSDE(), sampler.default_grid(VPSDE(), int(steps)))

@@ -14,13 +14,13 @@ GRIDS = [uniform_time, quadratic_time, uniform_log_snr, karras]
 
 @pytest.mark.parametrize("grid_of", GRIDS)
 @pytest.mark.parametrize("num_steps", [1, 2, 3, 50])
-def test_a_grid_goes_from_t_max_by_t_min_to_zero(sde, grid_of, num_steps):
+def test_a_grid_goes_from_t_max_by_t_end_to_zero(sde, grid_of, num_steps):
     grid = check_grid(sde, grid_of(sde, num_steps))
     assert grid.shape == (num_steps + 1,)
     assert grid.dtype == torch.float64
     assert grid[0] == sde.t_max
     assert grid[-1] == 0
-    assert num_steps == 1 or grid[-2] == sde.t_min
+    assert num_steps == 1 or grid[-2] == sde.t_end
 
 
 @pytest.mark.parametrize(

@@ -154,3 +154,42 @@ def test_buffers_are_no_state():
     for network in (MLP(2), UNet(1)):
         assert set(network.state_dict()) == {name for name, _ in network.named_parameters()}
         assert isinstance(network, nn.Module)
+
+
+@every_network
+def test_without_label_dropout_the_state_is_that_of_the_classes_alone(kind, arguments, shape):
+    plain, hiding = kind(**arguments, num_classes=3), kind(**arguments, num_classes=3, label_dropout=0.1)
+    rows = {n.conditioning.label.weight.shape[0] for n in (plain, kind(**arguments, num_classes=3, label_dropout=0.0))}
+    assert rows == {3}
+    assert hiding.conditioning.label.weight.shape[0] == 4
+    assert hiding.arguments["label_dropout"] == 0.1
+
+
+@every_network
+def test_with_label_dropout_no_label_is_a_label_of_its_own_and_nothing_is_drawn(kind, arguments, shape, device):
+    network = perturbed(kind(**arguments, num_classes=3, label_dropout=0.5), device).train()
+    x, c_noise = inputs(shape, device)
+    state = torch.get_rng_state()
+    none = network(x, c_noise)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(none, network.eval()(x, c_noise))
+    assert torch.equal(none, network(x, c_noise, torch.full((4,), 3, device=device)))
+    for label in range(3):
+        given = network(x, c_noise, torch.full((4,), label, device=device))
+        assert (none - given).flatten(1).norm(dim=1).min() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_classes": -1}, "num_classes=-1"),
+        ({"num_classes": 2.5}, r"num_classes=2\.5"),
+        ({"num_classes": 2, "label_dropout": 1.0}, r"label_dropout=1\.0"),
+        ({"num_classes": 2, "label_dropout": -0.1}, r"label_dropout=-0\.1"),
+        ({"label_dropout": 0.1}, r"label_dropout=0\.1: this network has no classes"),
+    ],
+)
+def test_mistakes_about_labels_are_named(arguments, message):
+    for kind in (MLP, UNet):
+        with pytest.raises(UsageError, match=message):
+            kind(1, **arguments)

@@ -17,6 +17,7 @@ from scoresde import (
     DiscreteTimes,
     EDMParametrization,
     EDMWeighting,
+    FlowWeighting,
     LikelihoodWeighting,
     LogNormalNoiseLevels,
     MinSNRWeighting,
@@ -81,6 +82,33 @@ def test_likelihood_weighting_is_g_squared_times_the_error_of_the_score(parametr
     loss = DenoisingObjective(weighting=LikelihoodWeighting()).at(model, x_0, t, eps)
     error = model.score(sde.diffuse(x_0, t, eps), t) + eps / sde.sigma(t)[:, None]
     torch.testing.assert_close(loss, sde.diffusion(t) ** 2 * error.square().mean(1), rtol=1e-8, atol=0)
+
+
+def slope(function, t):
+    """The derivative of a function of time, zero for a constant."""
+    t = t.clone().requires_grad_()
+    value = function(t)
+    return torch.autograd.grad(value.sum(), t)[0] if value.requires_grad else torch.zeros_like(t)
+
+
+@parametrizations
+def test_flow_weighting_is_the_error_of_the_path_s_own_velocity(parametrization, sde, device):
+    """|alpha' D + sigma' eps_hat - (alpha' x_0 + sigma' eps)|^2, the slopes by differentiation."""
+    model = random_model(sde, parametrization, (3,), device)
+    x_0, t, eps = draws(gaussian(device), sde, device, 16)
+    t = t.clamp(0.05 * sde.t_max, sde.t_max)
+    loss = DenoisingObjective(weighting=FlowWeighting()).at(model, x_0, t, eps)
+    slopes = [slope(f, t)[:, None] for f in (sde.alpha, sde.sigma)]
+    x_t = sde.diffuse(x_0, t, eps)
+    with torch.no_grad():
+        flow = slopes[0] * (model.denoise(x_t, t) - x_0) + slopes[1] * (model.noise(x_t, t) - eps)
+    torch.testing.assert_close(loss, flow.square().mean(1), rtol=1e-6, atol=0)
+
+
+def test_flow_weighting_on_the_straight_path_is_rectified_flow_s(device):
+    t = torch.linspace(1e-3, 0.99, 50, dtype=torch.float64, device=device)
+    weight = FlowWeighting()(RectifiedFlowSDE(), RectifiedFlowSDE().level(t))
+    torch.testing.assert_close(weight, 1 / t**2, rtol=1e-9, atol=0)
 
 
 @parametrizations
@@ -264,7 +292,15 @@ def test_discrete_times_are_the_levels_of_the_chain(num_levels, device):
     assert count.min() >= 1
 
 
+def test_the_levels_of_a_chain_end_at_t_max(device):
+    sde = EDMSDE(t_min=0.002, t_max=80.0)
+    t = sampled(DiscreteTimes(40), sde, 400, device)
+    torch.testing.assert_close(t.unique(), torch.arange(2.0, 81, 2, device=device))
+
+
 MISTAKES = {
+    "sigma_data": (lambda: EDMWeighting(0.0), "sigma_data=0.0"),
+    "infinite sigma_data": (lambda: EDMWeighting(float("inf")), "sigma_data=inf"),
     "std": (lambda: LogNormalNoiseLevels(std=0.0), "std=0.0"),
     "num_levels": (lambda: DiscreteTimes(0), "num_levels=0"),
 }

@@ -14,14 +14,21 @@ from scoresde import (
     MLP,
     VESDE,
     VPSDE,
+    CallableScoreModel,
+    DenoisedParametrization,
     DiscreteVPSDE,
+    EDMParametrization,
     ExactScoreModel,
     GaussianPathSDE,
     NetworkScoreModel,
     NoiseParametrization,
+    RectifiedFlowSDE,
     ScoreModel,
+    ScoreParametrization,
     UsageError,
+    VelocityParametrization,
 )
+from scoresde.reverse import reverse_drift
 
 EPS = torch.finfo(torch.float64).eps
 
@@ -198,3 +205,57 @@ def test_a_network_model_is_a_module(device):
 def test_score_model_is_abstract():
     with pytest.raises(TypeError, match="abstract"):
         ScoreModel()
+
+
+VIEWS = {
+    "noise": (NoiseParametrization(), lambda model, x, t: model.noise(x, t)),
+    "denoised": (DenoisedParametrization(), lambda model, x, t: model.denoise(x, t)),
+    "score": (ScoreParametrization(), lambda model, x, t: model.score(x, t)),
+    "velocity": (VelocityParametrization(), lambda model, x, t: model.velocity(x, t)),
+    "edm": (EDMParametrization(0.6), lambda model, x, t: model.edm_output(x, t, 0.6)),
+}
+
+
+@pytest.mark.parametrize(("predicts", "view"), VIEWS.values(), ids=VIEWS.keys())
+def test_a_function_that_returns_any_view_is_a_model(predicts, view, sde, device):
+    exact = ExactScoreModel(mixture(device), sde)
+    model = CallableScoreModel(lambda x, t: view(exact, x, t), predicts, sde, (2,), device, torch.float64)
+    x_t = torch.randn(8, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(device)
+    t = torch.linspace(sde.t_min + 0.05 * sde.t_max, 0.9 * sde.t_max, 8, dtype=torch.float64, device=device)
+    torch.testing.assert_close(model.denoise(x_t, t), exact.denoise(x_t, t), rtol=1e-9, atol=1e-9)
+
+
+def test_flow_velocity_is_the_drift_of_the_probability_flow(sde, device):
+    model = ExactScoreModel(mixture(device), sde)
+    x_t = torch.randn(8, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(device)
+    t = torch.linspace(sde.t_min + 0.05 * sde.t_max, 0.9 * sde.t_max, 8, dtype=torch.float64, device=device)
+    torch.testing.assert_close(model.flow_velocity(x_t, t), reverse_drift(model, x_t, t, eta=0.0), rtol=1e-9, atol=1e-9)
+
+
+def test_flow_velocity_on_a_rectified_flow_is_noise_minus_data(device):
+    model = ExactScoreModel(mixture(device), RectifiedFlowSDE())
+    x_t = torch.ones(3, 2, dtype=torch.float64, device=device)
+    expected = model.noise(x_t, 0.3) - model.denoise(x_t, 0.3)
+    torch.testing.assert_close(model.flow_velocity(x_t, 0.3), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("t", [0.0, -1.0, 1.5, float("nan")])
+def test_a_time_outside_the_range_is_refused(t):
+    model = ExactScoreModel(mixture(), VPSDE())
+    with pytest.raises(UsageError, match=f"t={t}: must lie in"):
+        model.score(torch.zeros(1, 2, dtype=torch.float64), t)
+
+
+def test_an_exact_model_moves_between_types():
+    model = ExactScoreModel(gaussian(), VPSDE())
+    x_t = torch.ones(2, 3)
+    single = model.to(dtype=torch.float32)
+    assert (model.like().dtype, single.like().dtype) == (torch.float64, torch.float32)
+    torch.testing.assert_close(single.denoise(x_t, 0.3), model.denoise(x_t.double(), 0.3).float(), rtol=1e-4, atol=1e-4)
+    assert single.under(VESDE()).like().dtype == torch.float32
+
+
+def test_a_model_under_its_own_sde_is_not_cut(sde, caplog):
+    model = ExactScoreModel(mixture(), sde).under(sde)
+    assert model.sde is sde
+    assert not caplog.records

@@ -18,7 +18,7 @@ from scoresde import (
     SubVPSDE,
     UsageError,
 )
-from scoresde.sde import Level
+from scoresde.sde import Level, bridge, transition
 
 EPS = torch.finfo(torch.float64).eps
 
@@ -248,3 +248,42 @@ def test_a_mistake_is_named_with_its_value(make, names):
 def test_sde_is_abstract():
     with pytest.raises(TypeError, match="abstract"):
         SDE()
+
+
+def three_times(sde):
+    """Levels r < s < t well inside the range, float64."""
+    fractions = torch.tensor([0.1, 0.4, 0.8], dtype=torch.float64)
+    return [sde.level(sde.t_min + f * (sde.t_max - sde.t_min)) for f in fractions]
+
+
+def test_transitions_compose_to_the_marginal_and_to_each_other(sde):
+    r, s, t = three_times(sde)
+    ratio, std = transition(s, t)
+    torch.testing.assert_close(ratio * s.alpha, t.alpha, rtol=1e-12, atol=0)
+    torch.testing.assert_close((ratio * s.sigma) ** 2 + std**2, t.sigma**2, rtol=1e-12, atol=0)
+    first, first_std = transition(r, s)
+    whole, whole_std = transition(r, t)
+    torch.testing.assert_close(ratio * first, whole, rtol=1e-12, atol=0)
+    torch.testing.assert_close((ratio * first_std) ** 2 + std**2, whole_std**2, rtol=1e-12, atol=0)
+
+
+def test_the_bridge_is_bayes_rule_on_transition_and_marginal(sde):
+    _, s, t = three_times(sde)
+    on_x0, on_xt, std = bridge(s, t)
+    ratio, added = transition(s, t)
+    precision = 1 / s.sigma**2 + (ratio / added) ** 2  # of N(alpha_s x_0, sigma_s^2) times N(x_t; ratio x_s, added^2)
+    torch.testing.assert_close(std**2, 1 / precision, rtol=1e-10, atol=0)
+    torch.testing.assert_close(on_xt, ratio / added**2 / precision, rtol=1e-10, atol=0)
+    torch.testing.assert_close(on_x0, s.alpha / s.sigma**2 / precision, rtol=1e-10, atol=0)
+
+
+def test_prior_samples_have_the_priors_deviation(sde):
+    x = sde.prior_sample((20_000, 1), torch.Generator().manual_seed(0))
+    assert x.dtype == torch.float32
+    assert abs(x.std().item() / sde.prior_std() - 1) < 5 / 40_000**0.5  # five deviations
+
+
+def test_a_cut_range_keeps_the_sampling_end_inside():
+    assert VPSDE().within(0.01, 0.5).t_end == 0.01
+    assert VPSDE().within(1e-4, 0.5).t_end == VPSDE().t_end
+    assert EDMSDE(t_min=0.01).t_end == 0.01

@@ -222,7 +222,7 @@ def test_sampling_repeats_under_a_generator(make, device):
 
 def test_mixture_in_another_type(device):
     double = mixture(device, (2, 2))
-    single = double.to(torch.zeros((), dtype=torch.float32, device=device))
+    single = double.to(dtype=torch.float32)
     alpha, sigma = scales(device, True)
     x = noisy(double, alpha, sigma, device)
     result = single.denoise(x.float(), alpha.float(), sigma.float())

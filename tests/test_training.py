@@ -26,10 +26,10 @@ from scoresde.training import DivergedError, Trainer
 STD = 0.5  # of the Gaussian that is learned
 
 
-def make_model(device, width=16, num_classes=0):
+def make_model(device, width=16, num_classes=0, label_dropout=0.0):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = MLP(2, width=width, depth=2, num_classes=num_classes)
+        network = MLP(2, width=width, depth=2, num_classes=num_classes, label_dropout=label_dropout)
     return NetworkScoreModel(network, VPSDE(), NoiseParametrization(sigma_data=STD), (2,)).to(device)
 
 
@@ -169,7 +169,7 @@ def test_resuming_from_a_file_is_as_if_never_stopped(device, tmp_path, stop):
     whole = advance(make_trainer(device), 12)
     part = advance(make_trainer(device), stop)
     path = tmp_path / "checkpoint.safetensors"
-    description = {"model": checkpoint.describe_model(part.model), "data": {}, "config": {}}
+    description = {"model": checkpoint.describe_model(part.model)}
     checkpoint.save(path, part.step_number, description, part.state())
     saved = checkpoint.load(path)
     resumed = make_trainer(device)
@@ -348,7 +348,9 @@ def test_bfloat16_trains_float32_weights_to_nearly_the_same_loss(device):
         ("num_steps", 0),
         ("batch_size", 0),
         ("warmup_steps", -1),
+        ("num_steps", 2.5),
         ("weight_decay", -0.1),
+        ("weight_decay", math.inf),
         ("lr", 0.0),
         ("lr", math.nan),
         ("lr", math.inf),
@@ -366,3 +368,121 @@ def test_bfloat16_trains_float32_weights_to_nearly_the_same_loss(device):
 def test_settings_that_make_no_sense_are_named(field, value):
     with pytest.raises(UsageError, match=rf"training\.{field}={value}"):
         TrainingSettings(**{field: value.strip("'") if isinstance(value, str) else value})
+
+
+class LabelRecorder(Recorder):
+    """Keeps times, noises and labels."""
+
+    def at(self, model, x_0, t, eps, cond):
+        self.batches.append((x_0, t, eps, cond))
+        return 0 * next(model.parameters()).sum() + torch.zeros(len(x_0), device=x_0.device)
+
+
+def labelled_run(device, label_dropout, **settings):
+    data = ArrayData(gaussian_data(256).values, torch.arange(256) % 3)
+    recorder, settings = LabelRecorder(), TrainingSettings(num_steps=8, batch_size=256, **settings)
+    model = make_model(device, num_classes=3, label_dropout=label_dropout)
+    state = torch.get_rng_state()
+    advance(Trainer(model, data, recorder, settings), 8)
+    assert torch.equal(torch.get_rng_state(), state)
+    return [torch.cat(parts) for parts in zip(*recorder.batches, strict=True)]
+
+
+def test_label_dropout_hides_its_share_of_the_labels_and_nothing_else_changes(device):
+    plain, hiding, again = labelled_run(device, 0.0), labelled_run(device, 0.25), labelled_run(device, 0.25)
+    for one, other in zip(plain[:3], hiding[:3], strict=True):
+        assert torch.equal(one, other)  # samples, times and noises keep their bits
+    assert torch.equal(hiding[3], again[3])
+    hidden = hiding[3] == 3
+    assert torch.equal(hiding[3][~hidden], plain[3][~hidden])
+    assert abs(hidden.sum().item() - 512) < 5 * (2048 * 0.25 * 0.75) ** 0.5  # binomial, five deviations
+    assert torch.equal(labelled_run(device, 0.25, accumulate=4)[3], hiding[3])
+
+
+def test_a_model_with_label_dropout_trains_its_row_for_no_label(device):
+    data = ArrayData(gaussian_data().values, torch.arange(64) % 3)
+    model = make_model(device, num_classes=3, label_dropout=0.5)
+    before = model.network.conditioning.label.weight.detach().clone()
+    trainer = advance(Trainer(model, data, DenoisingObjective(), TrainingSettings(num_steps=5)), 5)
+    assert (model.network.conditioning.label.weight - before).abs().max(1).values.min() > 0
+    x = torch.randn(4, 2, device=device)
+    assert trainer.ema_model.denoise(x, 0.5).isfinite().all()
+
+
+def test_labels_that_the_network_does_not_know_are_refused_before_the_first_step(device):
+    x_0, labels = gaussian_data(6).values, torch.tensor([0, 1, 2, 3, 1, 0])
+    for dropout in (0.0, 0.1):  # index 3 stands for no label, and is no class either
+        model = make_model(device, num_classes=3, label_dropout=dropout)
+        with pytest.raises(UsageError, match=r"labels: the largest is 3, and this network knows 0\.\.2"):
+            Trainer(model, ArrayData(x_0, labels), DenoisingObjective(), TrainingSettings())
+        with pytest.raises(UsageError, match="the largest is 3"):
+            fit(model, x_0, labels, progress=False)
+    with pytest.raises(UsageError, match="without classes"):
+        fit(make_model(device), x_0, labels, progress=False)
+
+
+def quick_fit(model, x_0, labels=None):
+    return fit(model, x_0, labels, settings=TrainingSettings(num_steps=3, batch_size=8), progress=False)
+
+
+@pytest.mark.parametrize("kind", [torch.Tensor.double, torch.Tensor.numpy, torch.Tensor.tolist])
+@pytest.mark.parametrize("label_type", ["uint8", "int16", "int32", "uint16", list])
+def test_fit_takes_arrays_and_lists(device, kind, label_type):
+    x_0 = gaussian_data(32).values
+    labels = [k % 2 for k in range(32)]
+    expected = quick_fit(make_model(device, num_classes=2), x_0, torch.tensor(labels))
+    given = labels if label_type is list else np.array(labels, label_type)
+    trained = quick_fit(make_model(device, num_classes=2), kind(x_0), given)
+    assert_same_state(trained.state_dict(), expected.state_dict())
+
+
+def test_fit_trains_in_the_type_of_the_model(device):
+    x_0 = gaussian_data(32).values
+    exact, rough = quick_fit(make_model(device).double(), x_0), quick_fit(make_model(device), x_0)
+    assert {p.dtype for p in exact.parameters()} == {torch.float64}
+    for name, p in exact.named_parameters():
+        torch.testing.assert_close(rough.get_parameter(name).double(), p, rtol=1e-3, atol=1e-3)
+
+
+def test_fit_refuses_whole_numbers_and_what_is_no_array(device):
+    with pytest.raises(UsageError, match=r"x_0 of type torch\.uint8: need floats.*127\.5"):
+        fit(make_model(device), torch.zeros(8, 2, dtype=torch.uint8), progress=False)
+    with pytest.raises(UsageError, match="x_0: cannot be made a tensor"):
+        fit(make_model(device), [[1.0, 2.0], [3.0]], progress=False)
+
+
+def test_what_fit_returns_can_be_trained_again(device):
+    x_0 = gaussian_data(32).values
+    first = quick_fit(make_model(device), x_0)
+    before = {name: p.clone() for name, p in first.named_parameters()}
+    second = quick_fit(first, x_0)
+    assert any(not torch.equal(p, before[name]) for name, p in second.named_parameters())
+
+
+def test_the_average_has_the_buffers_of_the_model(device):
+    class Normed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.last = torch.nn.BatchNorm1d(2), torch.nn.Linear(2, 2)
+
+        def forward(self, x, c_noise, cond=None):
+            return self.last(self.norm(x))
+
+    model = NetworkScoreModel(Normed(), VPSDE(), NoiseParametrization(), (2,)).to(device)
+    trainer = Trainer(model, gaussian_data(), DenoisingObjective(), TrainingSettings(num_steps=5))
+    advance(trainer, 5)
+    assert trainer.ema_model.network.norm.num_batches_tracked == 5
+    assert model.network.norm.running_mean.abs().max() > 0
+    for average, buffer in zip(trainer.ema_model.buffers(), model.buffers(), strict=True):
+        assert torch.equal(average, buffer)
+
+
+@pytest.mark.gpu
+def test_steps_never_wait_for_the_device(device):
+    """Across the edge of an epoch too, where the order of the samples is copied."""
+    trainer = advance(make_trainer(device, batch_size=32), 1)  # the first step makes what is kept
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        advance(trainer, 5)  # two steps an epoch
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

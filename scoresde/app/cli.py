@@ -121,6 +121,11 @@ def _sample(values: Any, rest: list[str]) -> int:
         assert newest is not None
         loaded, folder = newest, run.samples
         print(f"sampling from {run.path}, step {loaded.step}", flush=True)
+    require(
+        {"config", "data"} <= loaded.description.keys(),
+        f"checkpoint={file!r}: was saved from Python and holds a model alone; sample from it there: "
+        f"samplers.sample(scoresde.load_model({file!r}), samplers.Heun(), 100)",
+    )
     config = of_checkpoint(loaded.description["config"])
     require(
         wanted in (None, config.sde.name),

@@ -12,6 +12,7 @@ from typing import Any, final
 
 from scoresde import checkpoint
 from scoresde.errors import UsageError, require
+from sde_configs import default
 
 HOW_TO_TRAIN = "train first: python main.py --mode train --sde vp"
 
@@ -59,9 +60,11 @@ class RunFolder:
     def claim(self, config: dict[str, Any]) -> None:
         """Writes the configuration; if the folder holds a run already, it must have the same one.
 
-        How long to train, and what to log and how to sample, may differ.
+        How long to train, and what to log and how to sample, may differ. A field that the library did not have yet
+        when the run began has its default.
         """
         if self.config.exists():
+            defaults = flat(json.loads(default.get_config().to_json_best_effort()))
             try:
                 old, new = flat(json.loads(self.config.read_text())), flat(config)
             except (ValueError, AttributeError) as error:
@@ -70,7 +73,7 @@ class RunFolder:
                 ) from error
             for field in sorted(old.keys() | new.keys()):
                 free = field == "training.num_steps" or field.startswith(("logging.", "sampling."))
-                was, now = old.get(field), new.get(field)
+                was, now = old.get(field, defaults.get(field)), new.get(field)
                 require(
                     free or was == now,
                     f"workdir={str(self.path)!r}: holds a run with config.{field}={was}, not {now}; "
@@ -86,8 +89,8 @@ class RunFolder:
         """Where the checkpoint of a step lies."""
         return self.checkpoints / f"step-{step:09d}.safetensors"
 
-    def retain(self, keep: int) -> None:
-        """Removes checkpoints but the last `keep` and the one of the least held-out loss."""
+    def retain(self, keep: int, written: int) -> None:
+        """Removes checkpoints but the last `keep`, the one of the least held-out loss, and that of step `written`."""
         here = {int(path.stem.removeprefix("step-")): path for path in self.all_checkpoints()}
         losses = {}
         for line in self.metrics.read_text().splitlines() if self.metrics.exists() else ():
@@ -96,17 +99,28 @@ class RunFolder:
                 losses[record["step"]] = record["held_out_loss"]
         best = min(losses, key=losses.__getitem__, default=None)
         for step in sorted(here)[:-keep]:
-            if step != best:
+            if step not in (best, written):
                 here[step].unlink()
 
-    def newest_checkpoint(self) -> checkpoint.Checkpoint | None:
-        """The last checkpoint that can be read, None if there is none; damaged ones are named and passed over."""
+    def newest_checkpoint(self, set_aside: bool = False) -> checkpoint.Checkpoint | None:
+        """The last checkpoint that can be read, None if there is none; damaged ones are named and passed over.
+
+        With `set_aside`, those that are passed over for an earlier one are renamed, so that they count no more.
+        """
+        damaged: list[Path] = []
+        newest = None
         for path in reversed(self.all_checkpoints()):
             try:
-                return checkpoint.load(path)
+                newest = checkpoint.load(path)
+                break
             except UsageError as error:
+                damaged.append(path)
                 print(f"skipped: {error}", flush=True)
-        return None
+        if newest is not None and set_aside:
+            for path in damaged:
+                path.replace(renamed := path.with_name(f"{path.name}.damaged"))
+                print(f"skipped: {path.name} is now {renamed.name}", flush=True)
+        return newest
 
     def cut_logs(self, step: int) -> None:
         """Drops the lines of metrics and timings after a step, so that a continued run writes them anew."""

@@ -45,7 +45,7 @@ def sample(
     model, data = checkpoint.model(), checkpoint.description["data"]
     sampler = build.build_sampler(config, sampler_name, num_steps)
     cond = parse_labels(labels, num_samples, data["num_classes"])
-    grid = sampler.default_grid(model.sde, num_steps or sampler.default_num_steps)
+    grid = sampler.default_grid(model.sde, sampler.default_num_steps if num_steps is None else num_steps)
 
     world, device = join_world(device)
     mine = world.share(num_samples)
@@ -53,15 +53,12 @@ def sample(
     model = model.to(device)
     choose_threads(min(mine.stop - mine.start, batch_size) * math.prod(model.shape))
     evaluations, batches = sampler.num_evaluations(model.sde, grid), -(-(mine.stop - mine.start) // batch_size)
-    count = 0
     with Progress("sample", (evaluations or 100) * batches, unit="evaluation", shown=world.leader) as progress:
 
         def advance(row: int, level: Level, x_t: Tensor, x0_hat: Tensor) -> None:
-            nonlocal count
-            count += 1
-            progress.update(min(count, progress.total))
+            progress.update(min(progress.count + 1, progress.total))
 
-        x = draw(
+        x, nfe = draw(
             model,
             sampler,
             mine.stop - mine.start,
@@ -70,14 +67,13 @@ def sample(
             seed=seed,
             first_index=mine.start,
             batch_size=batch_size,
-            device=device,
             callback=advance,
         )
     raw = Scaling(data["center"], data["scale"]).to_raw(world.gather(x, num_samples).cpu())
     if world.leader:
         save_picture(output, raw, cond, data["low"], data["high"], data["num_classes"])
         save_numbers(output.with_suffix(".npz"), raw, cond, seed)
-        print(f"{num_samples} samples by {sampler_name}, {count} network evaluations in {batches} batches")
+        print(f"{num_samples} samples by {sampler_name}, {nfe} network evaluations each")
         print(f"picture: {output}\nnumbers: {output.with_suffix('.npz')}")
     return 0
 

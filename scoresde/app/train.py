@@ -74,12 +74,22 @@ def announce(trainer: Trainer, run: RunFolder) -> None:
 
 
 def resume(run: RunFolder, trainer: Trainer, description: dict[str, Any]) -> bool:
-    """Goes on from the newest whole checkpoint, if there is one, which must be of the same data."""
-    newest = run.newest_checkpoint()
+    """Goes on from the newest whole checkpoint, if there is one, which must be of the same data.
+
+    Raises:
+        UsageError: where there are checkpoints and none is whole: to begin anew would write over what is left of a run.
+    """
+    newest = run.newest_checkpoint(set_aside=trainer.world.leader)
     if newest is None:
+        found = len(run.all_checkpoints())
+        require(
+            found == 0,
+            f"workdir={str(run.path)!r}: none of its {found} checkpoints can be read; choose another --workdir, or "
+            f"delete {run.checkpoints} to begin anew",
+        )
         return False
     require(
-        newest.description["data"].get("digest") == description["data"]["digest"],
+        newest.description.get("data", {}).get("digest") == description["data"]["digest"],
         f"workdir={str(run.path)!r}: its run was trained on other data; choose another --workdir",
     )
     trainer.load_state(newest.step, newest.tensors)
@@ -146,7 +156,7 @@ def loop(
 def save(run: RunFolder, trainer: Trainer, description: dict[str, Any], keep: int) -> None:
     """Writes the checkpoint of the step that is reached, and removes those that are not kept."""
     checkpoint.save(run.checkpoint_path(trainer.step_number), trainer.step_number, description, trainer.state())
-    run.retain(keep)
+    run.retain(keep, trainer.step_number)
 
 
 def describe_run(trainer: Trainer, config: dict[str, Any]) -> dict[str, Any]:
@@ -173,7 +183,7 @@ def draw_demo(trainer: Trainer, path: Path) -> None:
     """A quick look at what the averaged model has learned: 20 Heun steps."""
     data = trainer.data
     labels = demo_labels(DEMO_SAMPLES, data.num_classes)
-    x = sample(trainer.ema_model, Heun(), DEMO_SAMPLES, cond=labels, device=trainer.device)
+    x, _ = sample(trainer.ema_model, Heun(), DEMO_SAMPLES, cond=labels)
     raw = data.scaling.to_raw(x.cpu())
     low, high = data.values.min().item(), data.values.max().item()
     save_picture(path, raw, labels, low, high, data.num_classes)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
 from torch import Tensor
 
 from scoresde.errors import require
+
+BLOCK = 2**20  # entries that are converted at a time
+MAX_CLASSES = 2**16  # a network keeps a vector for each
 
 
 @final
@@ -19,9 +23,9 @@ class Scaling:
     center: float = 0.0
     scale: float = 1.0
 
-    def to_model(self, raw: Tensor) -> Tensor:
-        """Raw values to the model's units, float32."""
-        return (raw.float() - self.center) / self.scale
+    def to_model(self, raw: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Raw values to the model's units."""
+        return (raw.to(dtype) - self.center) / self.scale
 
     def to_raw(self, x: Tensor) -> Tensor:
         """The model's units to raw values."""
@@ -31,7 +35,7 @@ class Scaling:
 @final
 @dataclass(frozen=True)
 class ArrayData:
-    """Samples `(N, *shape)` in raw units, with labels `(N,)` or None.
+    """Samples `(N, *shape)` in raw units, with labels `(N,)` or None, and the names of the classes where known.
 
     Raises:
         UsageError: for no samples, values that are not finite, or labels that do not fit.
@@ -40,6 +44,7 @@ class ArrayData:
     values: Tensor
     labels: Tensor | None = None
     scaling: Scaling = Scaling()
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         require(
@@ -55,7 +60,10 @@ class ArrayData:
                 f"labels of shape {tuple(self.labels.shape)} and type {self.labels.dtype}: "
                 f"need {len(self.values)} integers, one a sample",
             )
-            require(int(self.labels.min()) >= 0, f"labels: the least is {int(self.labels.min())}; count from 0")
+            least, largest = int(self.labels.min()), int(self.labels.max())
+            require(least >= 0, f"labels: the least is {least}; count from 0")
+            limit = len(self.class_names) or MAX_CLASSES
+            require(largest < limit, f"labels: the largest is {largest}; need class numbers below {limit}")
 
     def __len__(self) -> int:
         return len(self.values)
@@ -68,11 +76,11 @@ class ArrayData:
     @property
     def num_classes(self) -> int:
         """Number of classes, 0 without labels."""
-        return 0 if self.labels is None else int(self.labels.max()) + 1
+        return 0 if self.labels is None else len(self.class_names) or int(self.labels.max()) + 1
 
-    def batch(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
+    def batch(self, index: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor | None]:
         """Samples in the model's units, and their labels."""
-        return self.scaling.to_model(self.values[index]), None if self.labels is None else self.labels[index]
+        return self.scaling.to_model(self.values[index], dtype), None if self.labels is None else self.labels[index]
 
     def all(self) -> tuple[Tensor, Tensor | None]:
         """Everything, as `batch` gives it."""
@@ -80,12 +88,20 @@ class ArrayData:
 
     def std(self) -> float:
         """Standard deviation over all entries, in the model's units."""
-        return self.scaling.to_model(self.values).std().item()
+        mean = squares = 0.0
+        count = 0
+        for block in self.values.split(max(1, BLOCK // math.prod(self.shape))):  # a float copy of all would be large
+            variance, block_mean = (moment.item() for moment in torch.var_mean(block.double(), correction=0))
+            shift, total = block_mean - mean, count + block.numel()
+            squares += block.numel() * (variance + shift**2 * count / total)  # Chan, Golub and LeVeque 1979, eq. 2.1
+            mean += shift * block.numel() / total
+            count = total
+        return math.sqrt(squares / max(count - 1, 1)) / self.scaling.scale
 
     def to(self, device: torch.device | str) -> ArrayData:
         """The same data on a device."""
         labels = None if self.labels is None else self.labels.to(device)
-        return ArrayData(self.values.to(device), labels, self.scaling)
+        return replace(self, values=self.values.to(device), labels=labels)
 
     def split(self, held_out: float) -> tuple[ArrayData, ArrayData | None]:
         """Training and held-out samples: the last `held_out` share of a fixed shuffle, None where that is no sample."""
@@ -96,4 +112,4 @@ class ArrayData:
         return self._select(train), self._select(held) if num_held_out else None
 
     def _select(self, index: Tensor) -> ArrayData:
-        return ArrayData(self.values[index], None if self.labels is None else self.labels[index], self.scaling)
+        return replace(self, values=self.values[index], labels=None if self.labels is None else self.labels[index])

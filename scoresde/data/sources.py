@@ -1,18 +1,28 @@
-"""Where data comes from: a name, or a file of the user's."""
+"""Where data comes from: a name, or a file or folder of the user's.
+
+Every source ends as `ArrayData`: all samples in one array in memory, images as bytes until a batch is made. Pictures of
+the sizes that these models are trained on are small: the whole of CIFAR-10 is 150 MB, ImageNet at 64 x 64 is 16 GB.
+Points in the plane are made in `toys`. What reading needs is decided by the name alone: `.npy` and `.npz` in `numbers`,
+IDX in `idx`, folders in `folders`, and tables (parquet, `save_to_disk`, the Hugging Face hub) in `tables`. Nothing is
+fetched from a network unless the name begins with `hf:`, and nothing that is read is ever run.
+"""
 
 from __future__ import annotations
 
-import math
-import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from scoresde.data.arrays import ArrayData, Scaling
-from scoresde.errors import UsageError, require, unknown_name
-from scoresde.targets import GaussianMixture
-
-NUM_TOY_SAMPLES = 10_000
+from scoresde.data.choices import Choices, reading
+from scoresde.data.folders import read_folder
+from scoresde.data.idx import is_idx, read_idx
+from scoresde.data.images import refitted
+from scoresde.data.numbers import read_numpy
+from scoresde.data.tables import read_hugging_face, read_parquet
+from scoresde.data.toys import TOYS
+from scoresde.errors import require, unknown_name
 
 
 def digits() -> ArrayData:
@@ -24,66 +34,50 @@ def digits() -> ArrayData:
     return ArrayData(values, torch.from_numpy(bunch.target), Scaling(center=8.0, scale=8.0))
 
 
-def moons() -> ArrayData:
-    """Two interleaved half circles in the plane, one class each."""
-    from sklearn.datasets import make_moons
-
-    points, labels = make_moons(NUM_TOY_SAMPLES, noise=0.05, random_state=0)
-    return ArrayData(torch.from_numpy(points).float(), torch.from_numpy(labels), Scaling(center=0.4, scale=1.0))
+SOURCES = {"digits": digits, **TOYS}
+HUGGING_FACE = "hf:"
+FILES = ".npy, .npz, .parquet, IDX (MNIST's, .gz or not), or a folder of images or of .parquet files"
 
 
-def nine_modes() -> GaussianMixture:
-    """Eight modes on the unit circle and one at the origin, standard deviation 0.05, weights as 1 : 2 : ... : 9."""
-    angle = torch.arange(8) * (math.pi / 4)
-    means = torch.cat([torch.stack([angle.cos(), angle.sin()], 1), torch.zeros(1, 2)])
-    return GaussianMixture(torch.arange(1.0, 10.0), means, torch.full((9,), 0.05**2))
+def load(name: str = "", path: str = "", choices: Choices | None = None) -> ArrayData:
+    """Data by name, or from the user's own file or folder if `path` is given.
 
+    Args:
+        name: a built-in name, or `hf:` and the name of a Hugging Face data set, which may then be downloaded.
+        path: a file or folder of a kind in `FILES`; it goes before the name.
+        choices: size, channels and limits; the defaults take images as they are.
 
-def modes() -> ArrayData:
-    """Draws from `nine_modes`."""
-    return ArrayData(nine_modes().sample(NUM_TOY_SAMPLES, torch.Generator().manual_seed(0)))
-
-
-SOURCES = {"digits": digits, "moons": moons, "modes": modes}
-
-
-def load(name: str, path: str = "") -> ArrayData:
-    """Data by name, or from a file if `path` is given: .npy, or .npz with arrays `x` and, if there are, `labels`.
-
-    Arrays of bytes are taken as images with values 0..255 and mapped to [-1, 1]; others are shifted and scaled to mean
-    0 and deviation 1 over all entries.
+    Raises:
+        UsageError: for anything that cannot be read, and says why.
     """
+    choices = choices or Choices()
     if path:
-        return _read_arrays(Path(path))
+        source = f"data.path={path!r}"
+        with reading(source, "data"):
+            return read_path(Path(path), choices, source)
+    source = f"data.name={name!r}"
+    if name.startswith(HUGGING_FACE):
+        return read_hugging_face(name.removeprefix(HUGGING_FACE), choices, source)
     if name not in SOURCES:
-        raise unknown_name("data.name", name, SOURCES)
-    return SOURCES[name]()
+        raise unknown_name("data.name", name, [*SOURCES, f"{HUGGING_FACE}NAME"])
+    data = SOURCES[name]()
+    if not choices.class_conditional:
+        data = replace(data, labels=None)
+    return refitted(data, choices, source)
 
 
-def _read_arrays(path: Path) -> ArrayData:
-    import numpy as np
-
-    require(path.suffix in (".npy", ".npz"), f"data.path={str(path)!r}: need a .npy or .npz file")
-    try:
-        with path.open("rb") as file:
-            loaded = np.load(file, allow_pickle=False)  # tells the two formats apart by content
-            arrays = {"x": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UsageError(f"data.path={str(path)!r}: cannot be read as arrays of numbers ({error})") from error
-    require("x" in arrays, f"data.path={str(path)!r}: holds {sorted(arrays)}; need an array named 'x'")
-    kind = arrays["x"].dtype
-    require(kind.kind in "fiu", f"data.path={str(path)!r}: 'x' is of type {kind}; need numbers")
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
-        values = torch.from_numpy(arrays["x"] if arrays["x"].dtype == np.uint8 else arrays["x"].astype(np.float32))
-    label_kind = arrays["labels"].dtype if "labels" in arrays else np.dtype(int)
-    require(label_kind.kind in "iu", f"data.path={str(path)!r}: 'labels' is of type {label_kind}; need integers")
-    labels = torch.from_numpy(arrays["labels"].astype(np.int64)) if "labels" in arrays else None
-    try:
-        data = ArrayData(values, labels)
-    except UsageError as error:
-        raise UsageError(f"data.path={str(path)!r}: {error}") from error
-    equal = bool(values.min() == values.max())
-    require(not equal, f"data.path={str(path)!r}: all values are equal; there is nothing to learn")
-    if values.dtype == torch.uint8:
-        return ArrayData(values, labels, Scaling(center=127.5, scale=127.5))
-    return ArrayData(values, labels, Scaling(center=values.mean().item(), scale=data.std()))
+def read_path(path: Path, choices: Choices, source: str) -> ArrayData:
+    """Data of the user's own, by the kind of file or folder."""
+    require(path.exists(), f"{source}: cannot be read: there is no such file or folder")
+    require(
+        not choices.labels_path or is_idx(path),
+        f"data.labels_path={choices.labels_path!r}: only IDX files have their labels elsewhere, and {source} is none",
+    )
+    if path.is_dir():
+        return read_folder(path, choices, source)
+    if path.suffix == ".parquet":
+        return read_parquet([path], choices, source)
+    if path.suffix in (".npy", ".npz"):
+        return refitted(read_numpy(path, choices, source), choices, source)
+    require(is_idx(path), f"{source}: need a .npy or .npz file, or another of: {FILES}")
+    return refitted(read_idx(path, choices, source), choices, source)

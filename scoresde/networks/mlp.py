@@ -36,14 +36,25 @@ class MLP(nn.Module):
         width: features.
         depth: blocks.
         num_classes: classes to condition on; 0 for none.
+        label_dropout: share of the labels that training hides. Above 0 the network also works without: cond may be
+            None, or hold num_classes, which stands for no label.
     """
 
-    def __init__(self, dim: int, width: int = 128, depth: int = 3, num_classes: int = 0) -> None:
+    def __init__(
+        self, dim: int, width: int = 128, depth: int = 3, num_classes: int = 0, label_dropout: float = 0.0
+    ) -> None:
         super().__init__()
         for name, value in {"dim": dim, "width": width, "depth": depth}.items():
             require(value >= 1, f"{name}={value} of MLP: need at least 1")
-        self.arguments = {"dim": dim, "width": width, "depth": depth, "num_classes": num_classes}
-        self.conditioning = Conditioning(width, num_classes)
+        self.num_classes, self.label_dropout = num_classes, label_dropout
+        self.arguments = {
+            "dim": dim,
+            "width": width,
+            "depth": depth,
+            "num_classes": num_classes,
+            "label_dropout": label_dropout,
+        }
+        self.conditioning = Conditioning(width, num_classes, label_dropout)
         self.first = nn.Linear(dim, width)
         self.blocks = nn.ModuleList(_Block(width) for _ in range(depth))
         self.norm = nn.LayerNorm(width)

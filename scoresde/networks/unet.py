@@ -67,6 +67,8 @@ class UNet(nn.Module):
         multipliers: features of each level as multiples of `channels`; each further level halves the image.
         num_blocks: residual blocks a level, on the way down and on the way up.
         num_classes: classes to condition on; 0 for none.
+        label_dropout: share of the labels that training hides. Above 0 the network also works without: cond may be
+            None, or hold num_classes, which stands for no label.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class UNet(nn.Module):
         multipliers: tuple[int, ...] = (1, 2),
         num_blocks: int = 1,
         num_classes: int = 0,
+        label_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         for name, value in {"channels_in": channels_in, "channels": channels, "num_blocks": num_blocks}.items():
@@ -84,15 +87,17 @@ class UNet(nn.Module):
             len(multipliers) >= 1 and all(isinstance(m, int) and m >= 1 for m in multipliers),
             f"multipliers={multipliers} of UNet: need whole numbers of at least 1, as in (1, 2)",
         )
+        self.num_classes, self.label_dropout = num_classes, label_dropout
         self.arguments = {
             "channels_in": channels_in,
             "channels": channels,
             "multipliers": multipliers,
             "num_blocks": num_blocks,
             "num_classes": num_classes,
+            "label_dropout": label_dropout,
         }
         width = 4 * channels
-        self.conditioning = Conditioning(width, num_classes)
+        self.conditioning = Conditioning(width, num_classes, label_dropout)
         self.first = nn.Conv2d(channels_in, channels, 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         skips, c = [channels], channels

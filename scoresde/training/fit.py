@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
 from torch import Tensor
 
 from scoresde.data.arrays import ArrayData
+from scoresde.errors import UsageError, require
 from scoresde.objective import DenoisingObjective
 from scoresde.score_model import NetworkScoreModel
 from scoresde.training.trainer import Trainer, TrainingSettings
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    ArrayLike = Tensor | np.ndarray[Any, Any] | Sequence[Any]
+
 
 def fit(
     model: NetworkScoreModel,
-    x_0: Tensor,
-    labels: Tensor | None = None,
+    x_0: ArrayLike,
+    labels: ArrayLike | None = None,
     *,
     objective: DenoisingObjective | None = None,
     settings: TrainingSettings | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> NetworkScoreModel:
-    """Trains a model in memory and returns it with averaged weights, ready to sample from.
+    """Trains a model in memory and returns a copy of it with averaged weights: sample from what is returned.
+
+    The model that is passed in ends with the last weights of the optimiser, which are noisier.
 
     Args:
-        model: the model; it is trained in place, on its device.
-        x_0: data in the model's units, `(N, *model.shape)`.
+        model: the model; it is trained in place, on its device and in its type.
+        x_0: data in the model's units, `(N, *model.shape)`: floats in a tensor, a numpy array or lists.
         labels: `(N,)` integers for a class-conditional network.
         objective: what to minimise; by default uniform times and the error of the noise.
         settings: how to optimise.
@@ -36,8 +48,16 @@ def fit(
     """
     from tqdm import trange
 
+    values = _tensor("x_0", x_0)
+    require(
+        values.is_floating_point(),
+        f"x_0 of type {values.dtype}: need floats in the model's units; for raw values 0..255 give x_0 / 127.5 - 1",
+    )
+    classes = None if labels is None else _tensor("labels", labels)
+    if classes is not None and not classes.is_floating_point():
+        classes = classes.long()
     trainer = Trainer(
-        model, ArrayData(x_0, labels), objective or DenoisingObjective(), settings or TrainingSettings(), seed
+        model, ArrayData(values, classes), objective or DenoisingObjective(), settings or TrainingSettings(), seed
     )
     bar = trange(trainer.settings.num_steps, disable=not progress, desc="train", unit="step")
     for step in bar:
@@ -45,3 +65,10 @@ def fit(
         if (step + 1) % 100 == 0 or step + 1 == trainer.settings.num_steps:
             bar.set_postfix(loss=f"{trainer.pop_metrics()['loss']:.4f}")
     return trainer.ema_model
+
+
+def _tensor(name: str, values: ArrayLike) -> Tensor:
+    try:
+        return torch.as_tensor(values).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UsageError(f"{name}: cannot be made a tensor ({error}); give a tensor, a numpy array or lists") from error

@@ -12,10 +12,11 @@ import copy
 import hashlib
 import math
 from dataclasses import dataclass
-from typing import Literal, final
+from numbers import Integral
+from typing import Any, Literal, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from scoresde._shape import match_rank
@@ -50,9 +51,18 @@ class TrainingSettings:
     on_divergence: Literal["stop", "rollback"] = "stop"  # to a checkpoint with half the learning rate (by the app)
 
     def __post_init__(self) -> None:
-        counts = {"num_steps": 1, "batch_size": 1, "warmup_steps": 0, "weight_decay": 0, "accumulate": 1}
-        for name, least in (counts | {"max_bad_steps": 1}).items():
-            require(getattr(self, name) >= least, f"training.{name}={getattr(self, name)}: need at least {least}")
+        counts = {"num_steps": 1, "batch_size": 1, "warmup_steps": 0, "accumulate": 1, "max_bad_steps": 1}
+        for name, least in counts.items():
+            value = getattr(self, name)
+            whole = isinstance(value, Integral)
+            require(
+                whole and value >= least,
+                f"training.{name}={value}: need at least {least}, a whole number",
+            )
+        require(
+            0 <= self.weight_decay < math.inf,
+            f"training.weight_decay={self.weight_decay}: need at least 0, and a finite number",
+        )
         for name in ("lr", "grad_clip"):
             require(getattr(self, name) > 0, f"training.{name}={getattr(self, name)}: must be positive")
         require(self.lr < math.inf, f"training.lr={self.lr}: must be finite")
@@ -107,9 +117,12 @@ class Trainer:
             f"training.batch_size={settings.batch_size}: must be a multiple of training.accumulate="
             f"{settings.accumulate} times the number of processes, {world.size}",
         )
+        _check_labels(data, model.network)
+        if not any(p.requires_grad for p in model.parameters()):  # as of a model that was trained before
+            model.requires_grad_(True)
         self.model, self.objective, self.settings, self.seed = model.train(), objective, settings, seed
         self.world = world
-        self.device = next(model.parameters()).device
+        self.device, self.dtype = next(model.parameters()).device, next(model.parameters()).dtype
         self.data = data.to(self.device)
         self.ema_model = copy.deepcopy(model).eval().requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
@@ -143,8 +156,10 @@ class Trainer:
         decay = min(self.settings.ema_decay, (1 + n) / (10 + n))  # Song et al.'s ramp
         with torch.no_grad():  # or the averages would remember every step
             torch._foreach_lerp_(list(self.ema_model.parameters()), list(self.model.parameters()), 1 - decay)
+            for average, buffer in zip(self.ema_model.buffers(), self.model.buffers(), strict=True):
+                average.copy_(buffer)  # such as a batch norm's statistics, which are averages already
         self._bad_run = (self._bad_run + 1) * bad
-        self._record.append(torch.stack([loss, norm, bad]))
+        self._record.append(torch.stack([loss, norm.float(), bad]))
         self.step_number = n + 1
 
     def lr_at(self, step: int) -> float:
@@ -154,16 +169,23 @@ class Trainer:
     def _backward(self, step: int) -> Tensor:
         """Adds up the gradients of this process's share of the batch, part by part; returns its mean loss.
 
-        Times, noises and flips are drawn for the whole batch: they are the same however the batch is divided.
+        Times, noises, flips and hidden labels are drawn for the whole batch, in this order: they are the same however
+        the batch is divided, and whatever comes after them.
         """
         settings, mine = self.settings, self.world.share(self.settings.batch_size)
         generator = self._generator.manual_seed(_seed(self.seed, "step", step))
         shape = (settings.batch_size, *self.data.shape)
         t, eps = self.objective.draw(self.model.sde, shape, self.device, generator)
-        x_0, cond = self.data.batch(self._batch_index(step)[mine])
+        t, eps = t.to(self.dtype), eps.to(self.dtype)
+        x_0, cond = self.data.batch(self._batch_index(step)[mine], self.dtype)
         if settings.flip:
             flipped = (torch.rand(settings.batch_size, device=self.device, generator=generator) < 0.5)[mine]
             x_0 = torch.where(match_rank(flipped, x_0), x_0.flip(-1), x_0)
+        network: Any = self.model.network
+        label_dropout = getattr(network, "label_dropout", 0.0)  # a network of the user's own may have none
+        if cond is not None and label_dropout > 0:
+            hidden = torch.rand(settings.batch_size, device=self.device, generator=generator) < label_dropout
+            cond = cond.masked_fill(hidden[mine], network.num_classes)
         total = torch.zeros((), device=self.device)
         parts = [share(len(x_0), k, settings.accumulate) for k in range(settings.accumulate)]
         for part in parts:
@@ -207,7 +229,9 @@ class Trainer:
         """Loss of the averaged model on data that it was not trained on, at the same times and noises every time."""
         data, total = data.to(self.device), 0.0
         for first in range(0, len(data), batch_size):
-            x_0, cond = data.batch(torch.arange(first, min(first + batch_size, len(data)), device=self.device))
+            x_0, cond = data.batch(
+                torch.arange(first, min(first + batch_size, len(data)), device=self.device), self.dtype
+            )
             generator = torch.Generator(self.device).manual_seed(_seed("held out", first))
             total += self.objective(self.ema_model, x_0, cond, generator).sum().item()
         return total / len(data)
@@ -221,7 +245,9 @@ class Trainer:
             generator = torch.Generator().manual_seed(_seed(self.seed, "epoch", epoch))
             repeats = -(-size // len(self.data))  # a batch larger than the data goes through it several times
             order = torch.cat([torch.randperm(len(self.data), generator=generator) for _ in range(repeats)])
-            self._epoch, self._order = epoch, order.to(self.device)
+            if self.device.type == "cuda":
+                order = order.pin_memory()  # or the copy would wait for the device
+            self._epoch, self._order = epoch, order.to(self.device, non_blocking=True)
         return self._order[position * size : (position + 1) * size]
 
     def state(self) -> dict[str, Tensor]:
@@ -257,6 +283,18 @@ class Trainer:
         self._record = list(tensors["record"].to(self.device)) if "record" in tensors else []
         self._bad_run, self.lr_scale = tensors["bad_run"].to(self.device), tensors["lr_scale"].item()
         self.step_number = step_number
+
+
+def _check_labels(data: ArrayData, network: nn.Module) -> None:
+    """Raises `UsageError` for a label that a network does not know; on the device it would be an assertion."""
+    num_classes = getattr(network, "num_classes", None)  # a network of the user's own may not tell
+    if data.labels is not None and isinstance(num_classes, int):
+        require(num_classes > 0, "labels: this network was made without classes (num_classes=0); leave them out")
+        largest = int(data.labels.max())
+        require(
+            largest < num_classes,
+            f"labels: the largest is {largest}, and this network knows 0..{num_classes - 1}; make it with more classes",
+        )
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -1,0 +1,88 @@
+"""Folders: of images, of parquet files, or written by `save_to_disk`.
+
+A folder of images is walked to the bottom. Where every image lies in a sub-folder, and there are two sub-folders at
+least, the first level are the classes, numbered in sorted order. Where the first level is called train, test and so
+on, one of them is the data and the classes lie below it.
+
+Files are taken in the sorted order of their paths, whatever order the disk has. Hidden files and folders are passed
+over, and so are pipes, devices and sockets, and links to folders (which may lead round in circles; they are named in a
+warning). A link to a file is read; one that leads nowhere counts as an unreadable image.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from scoresde.data.arrays import ArrayData
+from scoresde.data.choices import Choices, choose_split, reading
+from scoresde.data.gather import gather
+from scoresde.data.images import SUFFIXES
+from scoresde.data.numbers import from_arrays
+from scoresde.data.tables import is_saved, read_parquet, read_saved
+from scoresde.errors import require
+
+SPLITS = frozenset({"train", "training", "test", "testing", "val", "valid", "validation"})
+
+
+def read_folder(path: Path, choices: Choices, source: str) -> ArrayData:
+    """Whatever images a folder holds.
+
+    Raises:
+        UsageError: where there are none, or of two kinds.
+    """
+    if is_saved(path):
+        return read_saved(path, choices, source)
+    with reading(source, "a folder"):
+        files = [path / file for file in walk(path, source)]
+    images = [file for file in files if file.suffix.lower() in SUFFIXES]
+    tables = [file for file in files if file.suffix == ".parquet"]
+    require(
+        bool(images) != bool(tables),
+        f"{source}: holds {len(images)} images and {len(tables)} parquet files; need a folder of either "
+        f"(images end with {', '.join(sorted(SUFFIXES))})",
+    )
+    return read_parquet(tables, choices, source) if tables else read_images(path, images, choices, source)
+
+
+def walk(root: Path, source: str) -> list[str]:
+    """Paths of all files below a folder, relative to it, sorted; hidden and special ones left out."""
+    found: list[str] = []
+    linked: list[str] = []
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for folder, below, files in os.walk(root, onerror=refuse):
+        linked += [os.path.join(folder, name) for name in below if os.path.islink(os.path.join(folder, name))]
+        below[:] = [name for name in below if not name.startswith(".")]
+        for name in files:
+            path = os.path.join(folder, name)
+            regular = os.path.isfile(path) or (os.path.islink(path) and not os.path.exists(path))
+            if regular and not name.startswith("."):
+                found.append(os.path.relpath(path, root))
+    if linked:
+        more = ", ..." if len(linked) > 1 else ""
+        warnings.warn(
+            f"{source}: {len(linked)} links to folders are not followed: {min(linked)!r}{more}; copy what they lead to",
+            stacklevel=2,
+        )
+    return sorted(found, key=lambda path: path.split(os.sep))
+
+
+def read_images(root: Path, files: list[Path], choices: Choices, source: str) -> ArrayData:
+    """Images of a folder, with the first level of sub-folders as classes."""
+    parts = [file.relative_to(root).parts for file in files]
+    names = sorted({p[0] for p in parts if len(p) > 1})
+    nested = all(len(p) > 1 for p in parts)
+    if nested and len(names) > 1 and SPLITS.issuperset(names):
+        root = root / choose_split(names, choices, source)
+        return read_images(root, [file for file in files if file.is_relative_to(root)], choices, source)
+    values, kept = gather(((repr(str(file)), file) for file in files), len(files), choices, source)
+    if not nested or len(names) < 2:
+        return from_arrays(values, None, choices, source)
+    labels = np.array([names.index(p[0]) for p in parts])
+    return from_arrays(values, labels[kept], choices, source, tuple(names))

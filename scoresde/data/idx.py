@@ -1,0 +1,83 @@
+"""IDX, the format of MNIST: a header of 4 + 4 d bytes, then the numbers, big-endian.
+
+Two zeros, a code for the type, the number d of axes, then the length of each axis in 32 bits; nothing else. Files are
+often packed with gzip. The header says how much follows, so no more than that is ever unpacked, and only if the packed
+file could hold it at all (deflate packs at most 1032 to 1).
+
+Labels lie in a file of their own, beside the images: train-images-idx3-ubyte.gz and train-labels-idx1-ubyte.gz.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import struct
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from scoresde.data.arrays import ArrayData
+from scoresde.data.choices import Choices, reading
+from scoresde.data.numbers import from_arrays
+from scoresde.errors import require
+
+TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+DEFLATE_LIMIT = 1032
+KIND = "an IDX file"
+
+
+def is_idx(path: Path) -> bool:
+    """Whether a file is named as IDX files are."""
+    name = path.name.removesuffix(".gz")
+    return path.name.endswith(".gz") or "idx" in name or name.endswith("ubyte")
+
+
+def read_idx(path: Path, choices: Choices, source: str) -> ArrayData:
+    """Images, or other samples, and their labels: those that are given, or those that lie beside them."""
+    values = read_idx_array(path, choices, source)
+    labels = None
+    labels_path = Path(choices.labels_path) if choices.labels_path else labels_beside(path)
+    if choices.class_conditional and labels_path is not None:
+        labels = read_idx_array(labels_path, choices, f"data.labels_path={str(labels_path)!r}")
+    return from_arrays(values, labels, choices, source)
+
+
+def labels_beside(path: Path) -> Path | None:
+    """The file of labels under its usual name, packed or not, if there is one."""
+    name = path.name.replace("images", "labels").replace("idx3", "idx1")
+    if name == path.name:
+        return None
+    other = name.removesuffix(".gz") if name.endswith(".gz") else f"{name}.gz"
+    return next((path.with_name(n) for n in (name, other) if path.with_name(n).is_file()), None)
+
+
+def read_idx_array(path: Path, choices: Choices, source: str) -> np.ndarray:
+    """The array in one file.
+
+    Raises:
+        UsageError: for a file that is damaged, or longer or shorter than its header says.
+    """
+    with reading(source, KIND), path.open("rb") as raw:
+        packed = raw.read(2) == b"\x1f\x8b"
+        size = raw.seek(0, 2)
+        raw.seek(0)
+        if packed:
+            with gzip.GzipFile(fileobj=raw) as file:
+                return _read(file, size * DEFLATE_LIMIT, choices, source)
+        return _read(raw, size, choices, source)
+
+
+def _read(file: IO[bytes] | gzip.GzipFile, at_most: int, choices: Choices, source: str) -> np.ndarray:
+    zeros, code, num_axes = struct.unpack(">HBB", file.read(4))
+    require(zeros == 0 and code in TYPES and num_axes > 0, f"{source}: cannot be read as {KIND}: no IDX header")
+    shape = struct.unpack(f">{num_axes}I", file.read(4 * num_axes))
+    kind = np.dtype(TYPES[code])
+    declared = math.prod(shape) * kind.itemsize
+    choices.require_room(declared, source)
+    require(declared <= at_most, f"{source}: its header declares {declared:,} bytes, more than the file can hold")
+    content = file.read(declared)
+    require(len(content) == declared, f"{source}: holds {len(content):,} of the {declared:,} bytes it declares")
+    require(not file.read(1), f"{source}: holds more than the {declared:,} bytes that its header declares")
+    array = np.frombuffer(bytearray(content), kind).reshape(shape)
+    return array.astype(kind.newbyteorder("="), copy=False)

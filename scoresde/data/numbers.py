@@ -1,0 +1,110 @@
+"""Arrays of numbers: .npy and .npz files, and what every source has in common once it is an array.
+
+Bytes are images with values 0..255 and are mapped to [-1, 1]; other numbers are shifted and scaled to mean 0 and
+deviation 1 over all entries. An array (N, H, W) is taken as grey images, (N, 1, H, W).
+
+A .npz file is a zip archive. Some kilobytes of one can unpack to gigabytes, and both the archive and the array inside
+declare a size that may be a lie. So, before anything is unpacked: only `x` and `labels` are looked at; the header of
+each is read, its size is held against the user's limit, against the size that the archive declares, and against what
+compression can do at all (deflate packs at most 1032 to 1). Objects, which are pickles, are refused.
+"""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import torch
+from numpy.lib import format as npy_format
+
+from scoresde.data.arrays import ArrayData, Scaling
+from scoresde.data.choices import Choices, reading
+from scoresde.errors import UsageError, require
+
+KINDS = "fiu"  # floating point, integer, unsigned
+MAX_RATIO = 500  # of unpacked to packed size, for arrays above SMALL
+SMALL = 2**24  # bytes
+KNOWN = ("x", "labels")
+
+
+def read_numpy(path: Path, choices: Choices, source: str) -> ArrayData:
+    """A .npy file, or a .npz file with arrays `x` and, if there are, `labels`; the content tells the two apart."""
+    with reading(source, "arrays of numbers"), path.open("rb") as file:
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                arrays = _read_archive(archive, choices, source)
+        else:
+            file.seek(0)
+            arrays = {"x": _read_array(file, path.stat().st_size, "x", choices, source)}
+    return from_arrays(arrays["x"], arrays.get("labels"), choices, source)
+
+
+def _read_archive(archive: zipfile.ZipFile, choices: Choices, source: str) -> dict[str, np.ndarray]:
+    members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+    require("x" in members, f"{source}: holds {sorted(members)[:10]}; need an array named 'x'")
+    arrays = {}
+    for name in KNOWN:
+        if name in members:
+            info = members[name]
+            require(
+                info.file_size <= max(MAX_RATIO * info.compress_size, SMALL),
+                f"{source}: {name!r} unpacks from {info.compress_size:,} bytes to {info.file_size:,}: an archive bomb, "
+                "or next to empty; store it without compression if it is sound",
+            )
+            with archive.open(info) as member:
+                arrays[name] = _read_array(member, info.file_size, name, choices, source)
+    return arrays
+
+
+def _read_array(file: IO[bytes], num_bytes: int, name: str, choices: Choices, source: str) -> np.ndarray:
+    """The array in an open file of a known size, its header checked first."""
+    version = npy_format.read_magic(file)
+    require(version in ((1, 0), (2, 0)), f"{source}: {name!r} is in version {version} of the format; need numbers")
+    read_header = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
+    shape, _, kind = read_header(file)
+    require(not kind.hasobject, f"{source}: cannot be read as arrays of numbers: {name!r} holds pickled objects")
+    require(kind.kind in KINDS, f"{source}: {name!r} is of type {kind}; need numbers")
+    declared = math.prod(shape) * kind.itemsize
+    choices.require_room(declared, source)
+    require(
+        declared == num_bytes - file.tell() and min(shape, default=0) >= 0,
+        f"{source}: cannot be read as arrays of numbers: {name!r} declares {declared:,} bytes of shape {shape} "
+        f"and holds {num_bytes - file.tell():,}",
+    )
+    file.seek(0)
+    return npy_format.read_array(file, allow_pickle=False)
+
+
+def from_arrays(
+    values: np.ndarray, labels: np.ndarray | None, choices: Choices, source: str, class_names: tuple[str, ...] = ()
+) -> ArrayData:
+    """Data out of arrays, with the checks and the scaling that all sources share."""
+    if values.ndim == 3:
+        values = values[:, None]  # grey images
+    require(
+        values.ndim != 4 or values.shape[1] in (1, 3, 4) or values.shape[3] not in (1, 3, 4),
+        f"{source}: looks like (N, H, W, C), with channels last, by its shape {values.shape}; "
+        "save x.transpose(0, 3, 1, 2)",
+    )
+    if not choices.class_conditional:
+        labels, class_names = None, ()
+    require(
+        labels is None or labels.dtype.kind in "iu",
+        f"{source}: 'labels' is of type {'' if labels is None else labels.dtype}; need integers",
+    )
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
+        x = torch.from_numpy(values if values.dtype == np.uint8 else values.astype(np.float32))
+    try:
+        classes = None if labels is None else torch.from_numpy(labels.astype(np.int64))
+        data = ArrayData(x, classes, Scaling(127.5, 127.5) if x.dtype == torch.uint8 else Scaling(), class_names)
+    except UsageError as error:
+        raise UsageError(f"{source}: {error}") from error
+    require(bool(x.min() != x.max()), f"{source}: all values are equal; there is nothing to learn")
+    if x.dtype == torch.uint8:
+        return data
+    deviation = data.std()
+    require(0 < deviation < math.inf, f"{source}: values of deviation {deviation}; scale them to a moderate range")
+    return ArrayData(x, classes, Scaling(center=x.mean(dtype=torch.float64).item(), scale=deviation), class_names)

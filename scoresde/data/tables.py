@@ -1,0 +1,189 @@
+"""Images in tables: parquet files, folders written by `save_to_disk`, and Hugging Face data sets by name.
+
+All three are the same thing: a column `image` with the bytes of image files, as {bytes, path} or bare, and a column
+`label` of numbers (or of words, which are numbered in sorted order). The names of the classes lie in the schema, as
+Hugging Face's libraries write it. Tables are read column by column and some rows at a time: the labels first, then the
+images, which never lie in memory all at once before they are decoded.
+
+Parquet and Arrow files are read with pyarrow alone. Paths that a table names are not followed: a table is data, and
+does not choose what is read on this machine. Only a name that begins with `hf:` is given to the `datasets` library,
+which may then download.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+
+from scoresde.data.arrays import ArrayData
+from scoresde.data.choices import Choices, choose_split, optional_module, reading
+from scoresde.data.gather import Item, gather
+from scoresde.data.numbers import from_arrays
+from scoresde.errors import UsageError, require
+
+IMAGE_COLUMNS = ("image", "img")
+LABEL_COLUMNS = ("label", "labels")
+ROWS = 256  # read at a time
+SPLIT_FILE = re.compile(r"(.+)-\d{5}-of-\d{5}(-\w+)?\.parquet")  # Hugging Face's names: train-00000-of-00002.parquet
+
+
+@final
+@dataclass(frozen=True)
+class Table:
+    """A file of rows: its schema and size, and what gives one column, some rows at a time."""
+
+    name: str
+    schema: Any  # pyarrow.Schema
+    num_rows: int
+    batches: Callable[[str], Iterator[Any]]  # of pyarrow.RecordBatch or pyarrow.Table
+
+
+def read_parquet(paths: list[Path], choices: Choices, source: str) -> ArrayData:
+    """Images in parquet files; of files named after splits, those of the split that is chosen."""
+    splits = {path: match[1] for path in paths if (match := SPLIT_FILE.fullmatch(path.name))}
+    if len(splits) == len(paths):
+        chosen = choose_split(sorted(set(splits.values())), choices, source)
+        paths = [path for path in paths if splits[path] == chosen]
+    parquet = optional_module("pyarrow.parquet", source)
+
+    def table(path: Path) -> Table:
+        file = parquet.ParquetFile(path)
+        num_bytes = sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups))
+        choices.require_room(num_bytes, source)
+        return Table(
+            path.name,
+            file.schema_arrow,
+            file.metadata.num_rows,
+            lambda column: file.iter_batches(ROWS, columns=[column], use_threads=False),
+        )
+
+    with reading(source, "parquet"):
+        return _read_tables([table(path) for path in paths], choices, source)
+
+
+def read_saved(path: Path, choices: Choices, source: str) -> ArrayData:
+    """A folder that `save_to_disk` of `datasets` wrote, of one split or several."""
+    arrow = optional_module("pyarrow", source)
+
+    def batches(file: Path) -> Iterator[Any]:
+        with arrow.memory_map(str(file)) as memory, arrow.ipc.open_stream(memory) as stream:
+            for batch in stream:
+                yield from (batch.slice(start, ROWS) for start in range(0, batch.num_rows, ROWS))
+
+    def table(file: Path) -> Table:
+        with arrow.memory_map(str(file)) as memory, arrow.ipc.open_stream(memory) as stream:
+            schema = stream.schema
+        return Table(
+            file.name,
+            schema,
+            sum(batch.num_rows for batch in batches(file)),
+            lambda column: (batch.select([column]) for batch in batches(file)),
+        )
+
+    with reading(source, "a data set on disk"):
+        if (path / "dataset_dict.json").is_file():
+            splits = json.loads((path / "dataset_dict.json").read_text())["splits"]
+            split = choose_split(sorted(s for s in splits if (path / s / "state.json").is_file()), choices, source)
+            path = path / split
+        files = sorted(path.glob("*.arrow"))
+        require(bool(files), f"{source}: holds no .arrow file")
+        return _read_tables([table(file) for file in files], choices, source)
+
+
+def is_saved(path: Path) -> bool:
+    """Whether a folder was written by `save_to_disk`."""
+    return (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
+
+
+def read_hugging_face(name: str, choices: Choices, source: str) -> ArrayData:
+    """A data set of the Hugging Face hub, downloaded by `datasets` if it is not in its cache."""
+    datasets = optional_module("datasets", source)
+    try:
+        dataset = datasets.load_dataset(name, split=choices.split)
+    except Exception as error:  # of the network, the hub, or a name or split that does not exist
+        raise UsageError(
+            f"{source}: datasets cannot load split {choices.split!r} ({type(error).__name__}: {error})"[:500]
+        ) from error
+    rows = dataset.with_format("arrow")
+    schema = dataset.features.arrow_schema
+    table = Table(name, schema, len(dataset), lambda column: rows.select_columns([column]).iter(ROWS))
+    with reading(source, "a table of images"):
+        return _read_tables([table], choices, source)
+
+
+def _read_tables(tables: list[Table], choices: Choices, source: str) -> ArrayData:
+    """Images and labels of tables with the same columns."""
+    image, label = _columns(tables[0], source)
+    for table in tables[1:]:
+        require(
+            _columns(table, source) == (image, label), f"{source}: {tables[0].name} and {table.name} differ in columns"
+        )
+    labels: np.ndarray | None = None
+    names: tuple[str, ...] = ()
+    if label is not None and choices.class_conditional:
+        labels, names = _labels(tables, label, source)
+    total = sum(table.num_rows for table in tables)
+    values, kept = gather(_items(tables, image), total, choices, source)
+    require(labels is None or len(labels) == total, f"{source}: holds fewer labels than the {total} rows it declares")
+    return from_arrays(values, None if labels is None else labels[kept], choices, source, names)
+
+
+def _columns(table: Table, source: str) -> tuple[str, str | None]:
+    """The names of the columns of images and of labels."""
+    names = table.schema.names
+    image = next((name for name in IMAGE_COLUMNS if name in names), None)
+    require(image is not None, f"{source}: {table.name} has the columns {names[:10]}; need 'image', of bytes")
+    assert image is not None
+    kind = str(table.schema.field(image).type)
+    require(
+        kind in ("binary", "large_binary") or re.match(r"struct<.*\bbytes: (large_)?binary\b", kind) is not None,
+        f"{source}: {table.name} has {image!r} of type {kind[:100]}; need the bytes of image files",
+    )
+    return image, next((name for name in LABEL_COLUMNS if name in names), None)
+
+
+def _items(tables: list[Table], image: str) -> Iterator[Item]:
+    for table in tables:
+        row = 0
+        for batch in table.batches(image):
+            batch.validate(full=True)  # Arrow files are taken as they lie: a damaged one points anywhere
+            for cell in batch.column(0).to_pylist():
+                yield f"{table.name}, row {row}", cell["bytes"] if isinstance(cell, dict) else cell
+                row += 1
+
+
+def _labels(tables: list[Table], label: str, source: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels as numbers, and the names of the classes where they are known."""
+    cells: list[Any] = []
+    for table in tables:
+        for batch in table.batches(label):
+            batch.validate(full=True)
+            cells += batch.column(0).to_pylist()
+    missing = cells.count(None)
+    require(
+        missing == 0,
+        f"{source}: {missing} of {len(cells)} rows have no {label!r}; data.class_conditional=False reads no labels",
+    )
+    if all(isinstance(cell, str) for cell in cells):
+        names = tuple(sorted(set(cells)))
+        number = {name: i for i, name in enumerate(names)}
+        return np.array([number[cell] for cell in cells], np.int64), names
+    require(
+        all(type(cell) is int for cell in cells), f"{source}: {label!r} holds other things than whole numbers or words"
+    )
+    return np.array(cells, np.int64), _class_names(tables[0].schema, label)
+
+
+def _class_names(schema: Any, label: str) -> tuple[str, ...]:
+    """The names that Hugging Face's libraries write into a schema, none where they did not."""
+    try:
+        names = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][label]["names"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return ()
+    return tuple(map(str, names)) if isinstance(names, list) else ()

@@ -1,0 +1,75 @@
+"""Points in the plane: distributions that a network learns in seconds and that an eye can judge.
+
+Each is 10,000 samples of about unit size, the same in every run, with the piece that a point belongs to as its label
+where there are pieces.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from scoresde.data.arrays import ArrayData, Scaling
+from scoresde.targets import GaussianMixture
+
+NUM_TOY_SAMPLES = 10_000
+
+
+def moons() -> ArrayData:
+    """Two interleaved half circles, one class each."""
+    from sklearn.datasets import make_moons
+
+    points, labels = make_moons(NUM_TOY_SAMPLES, noise=0.05, random_state=0)
+    return ArrayData(torch.from_numpy(points).float(), torch.from_numpy(labels), Scaling(center=0.4, scale=1.0))
+
+
+def nine_modes() -> GaussianMixture:
+    """Eight modes on the unit circle and one at the origin, standard deviation 0.05, weights as 1 : 2 : ... : 9."""
+    angle = torch.arange(8) * (math.pi / 4)
+    means = torch.cat([torch.stack([angle.cos(), angle.sin()], 1), torch.zeros(1, 2)])
+    return GaussianMixture(torch.arange(1.0, 10.0), means, torch.full((9,), 0.05**2))
+
+
+def modes() -> ArrayData:
+    """Draws from `nine_modes`."""
+    return ArrayData(nine_modes().sample(NUM_TOY_SAMPLES, torch.Generator().manual_seed(0)))
+
+
+def swiss_roll() -> ArrayData:
+    """A spiral of one and a half turns: the roll of scikit-learn from the side, a seventh of its size."""
+    from sklearn.datasets import make_swiss_roll
+
+    points, _ = make_swiss_roll(NUM_TOY_SAMPLES, noise=0.35, random_state=0)
+    return ArrayData(torch.from_numpy(points[:, [0, 2]] / 7).float())
+
+
+def checkerboard() -> ArrayData:
+    """Uniform on the eight dark squares, of side 1, of a board over [-2, 2] x [-2, 2]."""
+    u = torch.rand(NUM_TOY_SAMPLES, 2, generator=torch.Generator().manual_seed(0))
+    x, y = 4 * u[:, 0] - 2, 2 * u[:, 1]  # y runs over two squares, which lie two apart
+    y = y % 1 + 2 * y.floor() - 2 + x.floor() % 2
+    return ArrayData(torch.stack([x, y], 1))
+
+
+def eight_gaussians() -> ArrayData:
+    """Equal Gaussians of standard deviation 0.1 on a circle of radius sqrt 2, one class each."""
+    labels = torch.arange(NUM_TOY_SAMPLES) % 8
+    noise = torch.randn(NUM_TOY_SAMPLES, 2, generator=torch.Generator().manual_seed(0))
+    return ArrayData(math.sqrt(2) * _on_circle(labels * (math.pi / 4)) + 0.1 * noise, labels)
+
+
+def rings() -> ArrayData:
+    """Three circles of radius 0.5, 1 and 1.5 with noise of standard deviation 0.05, one class each."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(NUM_TOY_SAMPLES) % 3
+    angle = 2 * math.pi * torch.rand(NUM_TOY_SAMPLES, generator=generator)
+    noise = torch.randn(NUM_TOY_SAMPLES, 2, generator=generator)
+    return ArrayData(0.5 * (1 + labels[:, None]) * _on_circle(angle) + 0.05 * noise, labels)
+
+
+def _on_circle(angle: torch.Tensor) -> torch.Tensor:
+    return torch.stack([angle.cos(), angle.sin()], 1)
+
+
+TOYS = {f.__name__: f for f in (moons, modes, swiss_roll, checkerboard, eight_gaussians, rings)}
