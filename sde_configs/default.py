@@ -39,6 +39,7 @@ def get_config() -> ConfigDict:
     config.sde.beta_max = 20.0  # beta(1)
     config.sde.t_min = 1e-5  # earliest time
     config.sde.t_max = 1.0  # time of the prior
+    config.sde.t_end = 1e-3  # where the default sampling grids end, before the step to clean data
 
     config.parametrization = ConfigDict()
     config.parametrization.name = "NoiseParametrization"  # Noise-, Denoised-, Score-, Velocity- or EDMParametrization
