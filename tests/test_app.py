@@ -277,13 +277,16 @@ def test_the_newest_run_is_the_one_whose_checkpoint_was_written_last(tmp_path):
 
 
 def test_the_first_signal_waits_and_the_second_does_not():
-    before = signal.getsignal(signal.SIGINT)
-    with Interruption() as interruption:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert interruption.signal == signal.SIGINT
-        with pytest.raises(KeyboardInterrupt):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        with Interruption() as interruption:
             os.kill(os.getpid(), signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
+            assert interruption.signal == signal.SIGINT
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_keyboard_interrupt_elsewhere_is_130_too(monkeypatch, capsys):

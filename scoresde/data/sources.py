@@ -79,5 +79,5 @@ def read_path(path: Path, choices: Choices, source: str) -> ArrayData:
         return read_parquet([path], choices, source)
     if path.suffix in (".npy", ".npz"):
         return refitted(read_numpy(path, choices, source), choices, source)
-    require(is_idx(path), f"{source}: need a .npy or .npz file, or another of: {FILES}")
+    require(is_idx(path), f"{source}: cannot be read as data; need {FILES}")
     return refitted(read_idx(path, choices, source), choices, source)
