@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from scoresde import named_sdes, networks, objective, parametrization
+from scoresde._json import parse_json
 from scoresde.errors import UsageError, require, unknown_name
 from scoresde.score_model import NetworkScoreModel
 from scoresde.sde import SDE
@@ -49,6 +50,7 @@ CLASSES: Mapping[str, type] = types.MappingProxyType(
             parametrization.EDMParametrization,
             objective.UniformTimes,
             objective.DiscreteTimes,
+            objective.LadderTimes,
             objective.LogNormalNoiseLevels,
             objective.NoiseWeighting,
             objective.DenoisedWeighting,
@@ -84,12 +86,18 @@ def construct(description: Mapping[str, Any], kind: type, path: str) -> Any:
     if name not in known:
         raise unknown_name(f"{path}.name", str(name), known)
     cls = CLASSES[name]
-    known = list(inspect.signature(cls).parameters)
+    parameters = inspect.signature(cls).parameters
     for key, value in arguments.items():
-        if key not in known:
-            raise unknown_name(f"argument of {name} in {path}:", key, known)
+        if key not in parameters:
+            raise unknown_name(f"argument of {name} in {path}:", key, list(parameters))
         if isinstance(value, list):
-            arguments[key] = tuple(value)
+            arguments[key] = value = tuple(value)
+        default = parameters[key].default
+        kinds = (float, int) if isinstance(default, float) else (type(default),)
+        require(
+            default is inspect.Parameter.empty or type(value) in kinds,
+            f"{path}.{key}={value!r}: need a value like {default!r}",
+        )
     try:
         return cls(**arguments)
     except (TypeError, RuntimeError) as error:
@@ -203,8 +211,8 @@ def load(path: Path | str) -> Checkpoint:
         raise UsageError(f"checkpoint={str(path)!r}: damaged or not a safetensors file ({error})") from error
     foreign = UsageError(f"checkpoint={str(path)!r}: not a checkpoint of this library; its header lacks {FORMAT!r}")
     try:
-        description = json.loads(header or "null")
-    except json.JSONDecodeError as error:
+        description = parse_json(header or "null")
+    except ValueError as error:
         raise foreign from error
     needed = {"format", "step", "digest", "model"}
     if not isinstance(description, dict) or description.get("format") != FORMAT or not needed <= description.keys():

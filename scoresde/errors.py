@@ -12,6 +12,9 @@ class UsageError(ValueError):
     The command line prints it without a traceback and exits with status 2; in a program it is a `ValueError`.
     """
 
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.splitlines()))
+
 
 def require(condition: bool, message: str) -> None:
     """Raises `UsageError(message)` unless the condition holds."""

@@ -28,8 +28,8 @@ weight decides where a network of limited capacity and time is accurate.
 The last one: u_hat puts D for x_0 and (x_t - alpha D) / sigma for eps, so that u_hat - u is
 (alpha' - sigma' alpha / sigma) (D - x_0). There f cancels: alpha' = f alpha, and sigma' = f sigma + g^2 / (2 sigma).
 
-SMLD's discrete loss (Song and Ermon 2019, equation 6, with lambda = sigma^2) is DiscreteTimes under the VE SDE with
-NoiseWeighting, and DDPM's L_simple is the same under a DDPM chain.
+SMLD's discrete loss (Song and Ermon 2019, equation 6, with lambda = sigma^2) is LadderTimes under the VE SDE with
+NoiseWeighting, and DDPM's L_simple is DiscreteTimes under a DDPM chain with it.
 """
 
 from __future__ import annotations
@@ -88,6 +88,26 @@ class DiscreteTimes(TrainingTimes):
     def sample(self, sde: SDE, batch_size: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
         level = (_stratified(batch_size, device, generator) * self.num_levels).floor() + 1
         return (sde.t_max * level / self.num_levels).clamp(sde.t_min, sde.t_max)
+
+
+@final
+@dataclass(frozen=True)
+class LadderTimes(TrainingTimes):
+    """N = `num_levels` times evenly spaced from t_min to t_max, both included, equally likely.
+
+    Under VE they are SMLD's geometric ladder of noise levels (Song and Ermon 2020, section 3; Song et al. 2021,
+    appendix C); with `NoiseWeighting` the loss is theirs, sigma_i^2 |score + eps / sigma_i|^2.
+    """
+
+    num_levels: int = 1000
+
+    def __post_init__(self) -> None:
+        require(self.num_levels >= 2, f"num_levels={self.num_levels}: need at least 2")
+
+    def sample(self, sde: SDE, batch_size: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
+        rung = (_stratified(batch_size, device, generator) * self.num_levels).floor()
+        share = rung.clamp(max=self.num_levels - 1) / (self.num_levels - 1)
+        return (sde.t_min + (sde.t_max - sde.t_min) * share).clamp(sde.t_min, sde.t_max)
 
 
 @final

@@ -46,7 +46,7 @@ def get_config() -> ConfigDict:
     config.parametrization.sigma_data = 0.0  # deviation of the data; 0: measured
 
     config.objective = ConfigDict()
-    config.objective.times = ConfigDict({"name": "UniformTimes"})  # UniformTimes, DiscreteTimes, LogNormalNoiseLevels
+    config.objective.times = ConfigDict({"name": "UniformTimes"})  # or Discrete-, Ladder-, LogNormalNoiseLevels
     config.objective.weighting = ConfigDict({"name": "NoiseWeighting"})  # class of scoresde.objective, Likelihood- too
 
     config.training = ConfigDict()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,11 @@ def test_the_table_of_samplers_is_true(row):
         return  # it takes its own steps
     assert (grid, int(steps)) == (sampler.default_grid.__name__, sampler.default_num_steps)
     assert int(evaluations) == sampler.num_evaluations(VPSDE(), sampler.default_grid(VPSDE(), int(steps)))
+
+
+def test_the_page_of_the_configuration_is_up_to_date():
+    script = runpy.run_path(str(ROOT / "scripts" / "configuration.py"))
+    assert script["PAGE"].read_text() == script["page"](), "run python scripts/configuration.py"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [  # a name stands for the module and all below it; modules of one layer may know each other
-    {"scoresde._shape", "scoresde._stable", "scoresde.errors"},
+    {"scoresde._json", "scoresde._shape", "scoresde._stable", "scoresde.errors"},
     {"scoresde.sde", "scoresde.named_sdes", "scoresde.networks"},
     {"scoresde.parametrization", "scoresde.targets"},
     {"scoresde.score_model"},

@@ -1,5 +1,7 @@
 """Objectives: minimal at the exact denoiser, with the value of the closed form; training times as declared."""
 
+import math
+
 import pytest
 import torch
 from analytic import PARAMETRIZATIONS, gaussian, mixture, network_model
@@ -18,6 +20,7 @@ from scoresde import (
     EDMParametrization,
     EDMWeighting,
     FlowWeighting,
+    LadderTimes,
     LikelihoodWeighting,
     LogNormalNoiseLevels,
     MinSNRWeighting,
@@ -228,7 +231,12 @@ def test_the_condition_reaches_the_network(device):
         DenoisingObjective().at(model, x_0, t, eps)
 
 
-TIMES = {"uniform": UniformTimes(), "levels": DiscreteTimes(), "log normal": LogNormalNoiseLevels()}
+TIMES = {
+    "uniform": UniformTimes(),
+    "levels": DiscreteTimes(),
+    "ladder": LadderTimes(),
+    "log normal": LogNormalNoiseLevels(),
+}
 every_times = pytest.mark.parametrize("times", TIMES.values(), ids=TIMES.keys())
 
 
@@ -298,11 +306,32 @@ def test_the_levels_of_a_chain_end_at_t_max(device):
     torch.testing.assert_close(t.unique(), torch.arange(2.0, 81, 2, device=device))
 
 
+def test_smld_s_discrete_loss(device):
+    """Levels geometric from sigma_min to sigma_max, equally often, and the loss sigma_i^2 |s + eps / sigma_i|^2."""
+    num_levels, sde = 10, VESDE(sigma_min=0.01, sigma_max=50.0, t_min=1e-9)
+    sigma = sde.sigma(sampled(LadderTimes(num_levels), sde, 20 * num_levels, device).double())
+    ladder = torch.logspace(math.log10(0.01), math.log10(50.0), num_levels, dtype=torch.float64, device=device)
+    nearest = (sigma[:, None] / ladder - 1).abs().min(1)
+    assert nearest.values.max() < 1e-5
+    assert (torch.bincount(nearest.indices) - 20).abs().max() <= 1
+
+    torch.manual_seed(0)
+    x_0, eps = torch.randn(6, 2, device=device), torch.randn(6, 2, device=device)
+    model = NetworkScoreModel(MLP(2, 8, 2), sde, NoiseParametrization(sigma_data=1.0), (2,)).to(device)
+    torch.nn.init.normal_(model.network.last.weight)
+    t = sde.time(-2 * ladder[2:8].log()).float()
+    sigma_i = sde.sigma(t)[:, None]
+    score = model.score(x_0 + sigma_i * eps, t)
+    smld = (sigma_i**2 * (score + eps / sigma_i) ** 2).mean(1)
+    torch.testing.assert_close(DenoisingObjective(LadderTimes()).at(model, x_0, t, eps), smld, rtol=1e-3, atol=1e-4)
+
+
 MISTAKES = {
     "sigma_data": (lambda: EDMWeighting(0.0), "sigma_data=0.0"),
     "infinite sigma_data": (lambda: EDMWeighting(float("inf")), "sigma_data=inf"),
     "std": (lambda: LogNormalNoiseLevels(std=0.0), "std=0.0"),
     "num_levels": (lambda: DiscreteTimes(0), "num_levels=0"),
+    "rungs": (lambda: LadderTimes(1), "num_levels=1"),
 }
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, final
 
 from scoresde import checkpoint
+from scoresde._json import parse_json
 from scoresde.errors import UsageError, require
 from sde_configs import default
 
@@ -36,24 +37,27 @@ class RunFolder:
         """
         for folder in (self.checkpoints, self.samples):
             make_folder(folder, "workdir", self.path)
-        for partial in (*self.path.glob(".*.partial"), *self.checkpoints.glob(".*.partial")):
-            partial.unlink()  # of a run that was killed while writing
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Holds the folder against other runs; the system frees it when this process ends, however it ends.
+
+        What a killed run had half written is removed then, when nobody else can be writing it.
 
         Raises:
             UsageError: if another run holds it.
         """
         folder = os.open(self.path, os.O_RDONLY)
         try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UsageError(
+                    f"workdir={str(self.path)!r}: another run is writing there; wait, or choose another --workdir"
+                ) from error
+            for partial in (*self.path.glob(".*.partial"), *self.checkpoints.glob(".*.partial")):
+                partial.unlink()  # of a run that was killed while writing
             yield
-        except BlockingIOError as error:
-            raise UsageError(
-                f"workdir={str(self.path)!r}: another run is writing there; wait, or choose another --workdir"
-            ) from error
         finally:
             os.close(folder)
 
@@ -66,7 +70,7 @@ class RunFolder:
         if self.config.exists():
             defaults = flat(json.loads(default.get_config().to_json_best_effort()))
             try:
-                old, new = flat(json.loads(self.config.read_text())), flat(config)
+                old, new = flat(parse_json(self.config.read_bytes())), flat(config)
             except (ValueError, AttributeError) as error:
                 raise UsageError(
                     f"workdir={str(self.path)!r}: its config.json is damaged ({error}); choose another --workdir"

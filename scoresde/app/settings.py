@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-import json
 import pkgutil
 import re
 from collections.abc import Iterable
@@ -15,6 +14,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 import sde_configs
+from scoresde._json import parse_json
 from scoresde.app.run_folder import flat
 from scoresde.errors import UsageError, flag_error, require, unknown_name
 from sde_configs import default
@@ -51,8 +51,10 @@ def _read(name: str) -> ConfigDict:
     require(path.is_file(), f"config={name!r}: no such file; built-in are {', '.join(recipes())}")
     if path.suffix == ".json":
         try:
-            return from_json(json.loads(path.read_text()), f"config={name!r}")
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            return from_json(parse_json(path.read_bytes()), f"config={name!r}")
+        except UsageError:
+            raise
+        except ValueError as error:
             raise UsageError(f"config={name!r}: not a configuration in JSON ({error})") from error
     spec = importlib.util.spec_from_file_location("user_config", path)
     assert spec is not None
@@ -163,11 +165,17 @@ def _unknown_field(name: str, fields: dict[str, Any]) -> UsageError:
     return UsageError(f"unknown field --{name}: {hint}--help lists all")
 
 
-def describe_fields() -> str:
-    """All fields of the default configuration with their values and the comments behind them."""
+def documented_fields() -> list[tuple[str, Any, str]]:
+    """All fields of the default configuration: name, value, and the comment behind it."""
     comments = dict(re.findall(r"^    config\.([\w.]+) = .*?  # (.*)$", inspect.getsource(default), flags=re.M))
-    lines = []
-    for field, value in flat(default.get_config().to_dict()).items():
-        comment = comments.get(field) or comments.get(field.rpartition(".")[0], "")
-        lines.append(f"  --config.{field}={value!r}".ljust(52) + f"  {comment}")
-    return "\n".join(lines)
+    fields = flat(default.get_config().to_dict())
+    return [
+        (name, value, comments.get(name) or comments.get(name.rpartition(".")[0], "")) for name, value in fields.items()
+    ]
+
+
+def describe_fields() -> str:
+    """The fields as `--help` shows them."""
+    return "\n".join(
+        f"  --config.{name}={value!r}".ljust(52) + f"  {text}" for name, value, text in documented_fields()
+    )

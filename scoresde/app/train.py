@@ -142,21 +142,27 @@ def loop(
                 note = f"loss {metrics['loss']:.4f}" if metrics["loss"] is not None else "loss not finite"
             progress.update(step, note)
             if leader and to_save:
-                save(run, trainer, description, logging.keep)
+                save(run, trainer, description, held_out, logging.keep)
             if leader and (step == num_steps // 4 or last):
                 draw_demo(trainer, run.samples / f"training-step-{step:09d}.png")
             if trainer.world.size == 1 or to_log:
                 stop = trainer.world.any(interruption.signal is not None, trainer.device)
                 received = (interruption.signal or signal.SIGTERM) if stop else None
         if received is not None and leader:
-            save(run, trainer, description, logging.keep)
+            save(run, trainer, description, held_out, logging.keep)
     return received
 
 
-def save(run: RunFolder, trainer: Trainer, description: dict[str, Any], keep: int) -> None:
-    """Writes the checkpoint of the step that is reached, and removes those that are not kept."""
-    checkpoint.save(run.checkpoint_path(trainer.step_number), trainer.step_number, description, trainer.state())
-    run.retain(keep, trainer.step_number)
+def save(run: RunFolder, trainer: Trainer, description: dict[str, Any], held_out: ArrayData | None, keep: int) -> None:
+    """Writes the checkpoint of the step that is reached, and removes those that are not kept.
+
+    Beside the state of the run it says which samples of the data set were held out.
+    """
+    step, tensors = trainer.step_number, trainer.state()
+    if held_out is not None and held_out.index is not None:
+        tensors["held_out"] = held_out.index
+    checkpoint.save(run.checkpoint_path(step), step, description, tensors)
+    run.retain(keep, step)
 
 
 def describe_run(trainer: Trainer, config: dict[str, Any]) -> dict[str, Any]:

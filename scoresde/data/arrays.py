@@ -37,6 +37,8 @@ class Scaling:
 class ArrayData:
     """Samples `(N, *shape)` in raw units, with labels `(N,)` or None, and the names of the classes where known.
 
+    Of a part of a data set, `index` `(N,)` says which of its samples these are.
+
     Raises:
         UsageError: for no samples, values that are not finite, or labels that do not fit.
     """
@@ -45,6 +47,7 @@ class ArrayData:
     labels: Tensor | None = None
     scaling: Scaling = Scaling()
     class_names: tuple[str, ...] = ()
+    index: Tensor | None = None
 
     def __post_init__(self) -> None:
         require(
@@ -112,4 +115,5 @@ class ArrayData:
         return self._select(train), self._select(held) if num_held_out else None
 
     def _select(self, index: Tensor) -> ArrayData:
-        return replace(self, values=self.values[index], labels=None if self.labels is None else self.labels[index])
+        labels = None if self.labels is None else self.labels[index]
+        return replace(self, values=self.values[index], labels=labels, index=index)

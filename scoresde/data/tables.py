@@ -12,7 +12,6 @@ which may then download.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from typing import Any, final
 
 import numpy as np
 
+from scoresde._json import parse_json
 from scoresde.data.arrays import ArrayData
 from scoresde.data.choices import Choices, choose_split, optional_module, reading
 from scoresde.data.gather import Item, gather
@@ -88,7 +88,7 @@ def read_saved(path: Path, choices: Choices, source: str) -> ArrayData:
 
     with reading(source, "a data set on disk"):
         if (path / "dataset_dict.json").is_file():
-            splits = json.loads((path / "dataset_dict.json").read_text())["splits"]
+            splits = parse_json((path / "dataset_dict.json").read_text())["splits"]
             split = choose_split(sorted(s for s in splits if (path / s / "state.json").is_file()), choices, source)
             path = path / split
         files = sorted(path.glob("*.arrow"))
@@ -183,7 +183,7 @@ def _labels(tables: list[Table], label: str, source: str) -> tuple[np.ndarray, t
 def _class_names(schema: Any, label: str) -> tuple[str, ...]:
     """The names that Hugging Face's libraries write into a schema, none where they did not."""
     try:
-        names = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][label]["names"]
-    except (ValueError, LookupError, TypeError, RecursionError):
+        names = parse_json((schema.metadata or {})[b"huggingface"])["info"]["features"][label]["names"]
+    except (ValueError, LookupError, TypeError):
         return ()
     return tuple(map(str, names)) if isinstance(names, list) else ()

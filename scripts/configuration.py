@@ -1,0 +1,67 @@
+"""Writes docs/configuration.md: every field of the configuration, and every class that a field can name.
+
+python scripts/configuration.py
+"""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+from torch import nn
+
+from scoresde.app.settings import documented_fields, recipes
+from scoresde.checkpoint import CLASSES
+from scoresde.objective import TrainingTimes, Weighting
+from scoresde.parametrization import Parametrization
+from scoresde.sde import SDE
+
+PAGE = Path(__file__).parent.parent / "docs" / "configuration.md"
+
+HEAD = """# The configuration
+
+Written by `python scripts/configuration.py` from `sde_configs/default.py` and the classes themselves.
+
+A recipe is chosen by `--sde` or `--config` ({recipes}), or is a file of your own: `--config FILE.json` as a run's
+`config.json`, or `--config FILE.py` with `get_config()`, which is run. Any field is changed on the command line, as in
+`--config.training.lr=1e-3`; tuples as in `--config.network.multipliers="(1, 2, 4)"`. The command line beats the recipe.
+A run keeps all fields in `config.json`; of a trained model only those of `sampling` can be changed.
+
+## Fields
+
+| field | default | meaning |
+|---|---|---|
+"""
+
+KINDS = {"network": nn.Module, "sde": SDE, "parametrization": Parametrization, "objective.times": TrainingTimes}
+KINDS |= {"objective.weighting": Weighting}
+FILLED_IN = {"channels_in", "dim", "num_classes"}  # by the data
+
+
+def page() -> str:
+    """The whole page."""
+    text = HEAD.format(recipes=", ".join(recipes()))
+    for name, value, comment in documented_fields():
+        text += f"| `{name}` | `{value!r}` | {comment.replace('|', 'or')} |\n"
+    for section, kind in KINDS.items():
+        text += f"\n## Classes for `{section}.name`, with the fields that stand beside it\n\n"
+        text += "| class | fields |\n|---|---|\n"
+        for name, cls in CLASSES.items():
+            if issubclass(cls, kind):
+                text += f"| `{name}` | {', '.join(fields(cls)) or 'none'} |\n"
+    return text
+
+
+def fields(cls: type) -> list[str]:
+    """The arguments of a class as the configuration gives them."""
+    parameters = inspect.signature(cls).parameters.values()
+    return [
+        f"`{p.name}`" if p.default is p.empty else f"`{p.name}={p.default!r}`"
+        for p in parameters
+        if p.name not in FILLED_IN
+    ]
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
+    print(f"written: {PAGE}")
