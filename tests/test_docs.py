@@ -76,5 +76,7 @@ def test_links_and_named_files_exist(page):
     text = page.read_text()
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
     named = re.findall(r"`((?:docs|tests|scripts|benchmarks|sde_configs|scoresde|samplers)/[\w./]+\.\w+)`", text)
+    tests = "".join(file.read_text() for file in (ROOT / "tests").glob("test_*.py"))
+    assert all(f"def {test}(" in tests for test in re.findall(r"`(test_\w+)`", text))
     missing = [p for p in links if not (page.parent / p).exists()] + [p for p in named if not (ROOT / p).exists()]
     assert not missing

@@ -92,7 +92,10 @@ def from_json(values: Any, source: str, checked: tuple[str, ...] = ("",)) -> Con
             return {k: tuples(v) for k, v in value.items()}
         return tuple(value) if isinstance(value, list) else value
 
-    config = ConfigDict(tuples(values))
+    try:
+        config = ConfigDict(tuples(values))
+    except (ValueError, TypeError) as error:  # of names with dots, or that are no words
+        raise UsageError(f"{source}: {error}") from error
     _check_fields(config, source, checked)
     return config
 
