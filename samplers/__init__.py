@@ -2,34 +2,49 @@
 
 from samplers.ancestral import DDIM, Ancestral
 from samplers.base import Sampler, TableSampler
+from samplers.dpm_solver import DPMSolver, DPMSolverSingle, SDEDPMSolverSingle
 from samplers.euler_maruyama import EulerMaruyama
 from samplers.generate import Samples, prior, sample
-from samplers.grids import karras, quadratic_time, uniform_log_snr, uniform_time
+from samplers.grids import chain, karras, power_phi, quadratic_time, uniform_log_snr, uniform_time
 from samplers.langevin import AnnealedLangevin
+from samplers.multistep import DEIS, Adams, SDEDPMSolver, UniPC
 from samplers.noise import Noise
 from samplers.norm_langevin import NormPredictorCorrector
 from samplers.predictor_corrector import PredictorCorrector
 from samplers.probability_flow import ProbabilityFlow
 from samplers.reverse_diffusion import ReverseDiffusion
-from samplers.runge_kutta import Heun
+from samplers.runge_kutta import EDM, Heun, Midpoint, RungeKutta4, StochasticHeun
 from samplers.table import Table, run
 
 __all__ = [
     "DDIM",
+    "DEIS",
+    "EDM",
+    "Adams",
     "Ancestral",
     "AnnealedLangevin",
+    "DPMSolver",
+    "DPMSolverSingle",
     "EulerMaruyama",
     "Heun",
+    "Midpoint",
     "Noise",
     "NormPredictorCorrector",
     "PredictorCorrector",
     "ProbabilityFlow",
     "ReverseDiffusion",
+    "RungeKutta4",
+    "SDEDPMSolver",
+    "SDEDPMSolverSingle",
     "Sampler",
     "Samples",
+    "StochasticHeun",
     "Table",
     "TableSampler",
+    "UniPC",
+    "chain",
     "karras",
+    "power_phi",
     "prior",
     "quadratic_time",
     "run",

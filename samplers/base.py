@@ -7,6 +7,7 @@ Most samplers are tables and say only what a step is; one that is not linear in 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Literal, final
@@ -15,9 +16,10 @@ import torch
 from torch import Tensor
 
 from samplers import grids
-from samplers.noise import Noise
+from samplers.noise import Noise, NoiseSource, Path
 from samplers.table import Callback, Table, concatenate, denoiser_table
 from samplers.table import run as run_table
+from scoresde.errors import UsageError, require
 from scoresde.score_model import ScoreModel
 from scoresde.sde import SDE, Level
 
@@ -28,13 +30,14 @@ class Sampler(ABC):
     Attributes:
         order: the power of the step size with which the error at a fixed time falls: strong order for deterministic
             samplers, weak order for stochastic ones, 0 for one that does not converge as its steps shrink.
-        noise: "none", or "independent" (fresh noise in every row).
+        noise: "none", "independent" (fresh noise in every row), or "path" (increments of one Brownian motion, the same
+            for every grid).
         default_grid: the grid that is used if the user gives none.
         default_num_steps: the number of its steps if the user gives none; None where the sampler chooses its steps.
     """
 
     order: int
-    noise: Literal["none", "independent"]
+    noise: Literal["none", "independent", "path"]
     default_grid: Callable[[SDE, Any], Tensor]
     default_num_steps: int | None
 
@@ -48,7 +51,7 @@ class Sampler(ABC):
         model: ScoreModel,
         x_T: Tensor,
         grid: Tensor,
-        noise: Noise,
+        noise: NoiseSource,
         cond: Tensor | None = None,
         callback: Callback | None = None,
     ) -> Tensor:
@@ -56,7 +59,13 @@ class Sampler(ABC):
 
 
 class TableSampler(Sampler):
-    """A sampler that is a table on every grid."""
+    """A sampler that is a table on every grid.
+
+    Attributes:
+        min_steps: the fewest steps between noisy levels with which it is what it is called.
+    """
+
+    min_steps: int = 1
 
     @abstractmethod
     def steps(self, sde: SDE, start: Level, end: Level) -> Table:
@@ -69,7 +78,12 @@ class TableSampler(Sampler):
         to_clean = bool(grid[-1] == 0)
         level = sde.level(grid[:-1] if to_clean else grid)
         last, tables = level.at(slice(-1, None)), []
-        if len(level.t) > 1:
+        num_steps = len(level.t) - 1
+        require(
+            num_steps >= self.min_steps or num_steps == 0,
+            f"num_steps={len(grid) - 1}: {self} needs at least {self.min_steps + to_clean}",
+        )
+        if num_steps:
             tables.append(self.steps(sde, level.at(slice(None, -1)), level.at(slice(1, None))))
         if to_clean:
             zero, one = torch.zeros_like(last.t), torch.ones_like(last.t)
@@ -86,8 +100,40 @@ class TableSampler(Sampler):
         model: ScoreModel,
         x_T: Tensor,
         grid: Tensor,
-        noise: Noise,
+        noise: NoiseSource,
         cond: Tensor | None = None,
         callback: Callback | None = None,
     ) -> Tensor:
-        return run_table(self.table(model.sde, grid), model, x_T, noise, cond, callback)
+        return self.follow(self.table(model.sde, grid), model, x_T, grid, noise, cond, callback)
+
+    @final
+    def follow(
+        self,
+        table: Table,
+        model: ScoreModel,
+        x_T: Tensor,
+        grid: Tensor,
+        noise: NoiseSource,
+        cond: Tensor | None = None,
+        callback: Callback | None = None,
+    ) -> Tensor:
+        """`run` with this sampler's table on the grid, where it is known already."""
+        if self.noise == "path":
+            if not isinstance(noise, Noise):
+                raise UsageError(
+                    f"noise={type(noise).__name__}: {self} needs Noise(seed, indices), to make a path of it"
+                )
+            noise = along_path(noise, model.sde, table, grid)
+        return run_table(table, model, x_T, noise, cond, callback)
+
+
+def along_path(noise: Noise, sde: SDE, table: Table, grid: Tensor) -> Path:
+    """Noise for the rows of a table along one Brownian motion, whose clock is the signal-to-noise ratio.
+
+    In that clock the noise of the reverse SDE has unit strength (`samplers.views`); its coordinate is the log-SNR, from
+    t_max to t_min.
+    """
+    first, last = sde.log_snr(torch.tensor([sde.t_max, sde.t_min], dtype=torch.float64)).tolist()
+    ends = table.level.log_snr if grid[-1] == 0 else torch.cat([table.level.log_snr, sde.log_snr(grid[-1:])])
+    points = ((ends - first) / (last - first)).tolist()
+    return Path(noise, lambda u: math.exp(first + u * (last - first)), points)

@@ -3,12 +3,13 @@ r"""From a model and a sampler to samples."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from samplers.base import Sampler
+from samplers.base import Sampler, TableSampler
 from samplers.grids import check_grid
 from samplers.noise import Noise
 from samplers.table import Callback
@@ -78,7 +79,10 @@ def sample(
     if grid is None:
         grid = sampler.default_grid(model.sde, sampler.default_num_steps if num_steps is None else num_steps)
     grid = check_grid(model.sde, grid)
-    like = model.like()
+    like, known = model.like(), sampler.num_evaluations(model.sde, grid)
+    draw = sampler.run
+    if isinstance(sampler, TableSampler):
+        draw = partial(sampler.follow, sampler.table(model.sde, grid))  # once for all batches
     batches, evaluations = [], []
     for first in range(0, num_samples, batch_size):
         count = 0
@@ -92,6 +96,7 @@ def sample(
         indices = torch.arange(first, min(first + batch_size, num_samples), device=like.device)
         noise = Noise(seed, first_index + indices)
         batch_cond = None if cond is None else cond[first : first + batch_size].to(like.device)
-        batches.append(sampler.run(model, prior(model, grid, noise, like.dtype), grid, noise, batch_cond, counting))
-        evaluations.append(count)
+        told = counting if known is None or callback is not None else None
+        batches.append(draw(model, prior(model, grid, noise, like.dtype), grid, noise, batch_cond, told))
+        evaluations.append(count if known is None else known)
     return Samples(torch.cat(batches), max(evaluations))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from scoresde.errors import require
+from scoresde.errors import require, unknown_name
 from scoresde.sde import SDE
 
 
@@ -38,7 +38,7 @@ def quadratic_time(sde: SDE, num_steps: int) -> Tensor:
 
 
 def uniform_log_snr(sde: SDE, num_steps: int) -> Tensor:
-    """Equal steps in the log signal-to-noise ratio (Lu et al. 2022, section 3.3)."""
+    """Equal steps in the log signal-to-noise ratio: noise levels fall exponentially (Lu et al. 2022, section 3.3)."""
     first, last = sde.log_snr(torch.tensor([sde.t_max, sde.t_end], dtype=torch.float64))
     return _times(sde, num_steps, sde.time(first + _fractions(num_steps) * (last - first)))
 
@@ -48,6 +48,39 @@ def karras(sde: SDE, num_steps: int, rho: float = 7.0) -> Tensor:
     first, last = sde.noise_level(torch.tensor([sde.t_max, sde.t_end], dtype=torch.float64)) ** (1 / rho)
     noise_level = (first + _fractions(num_steps) * (last - first)) ** rho
     return _times(sde, num_steps, sde.time(-2 * noise_level.log()))
+
+
+def power_phi(sde: SDE, num_steps: int, power: float = 2.0, sd: float = 1.0) -> Tensor:
+    """Equal steps in phi^(1/power), phi = atan(noise_level / sd): power 1 is uniform in phi, 2 finer at the data."""
+    require(power > 0 and sd > 0, f"power={power}, sd={sd}: both must be positive")
+    ends = sde.noise_level(torch.tensor([sde.t_max, sde.t_end], dtype=torch.float64))
+    first, last = torch.atan(ends / sd) ** (1 / power)
+    phi = (first + _fractions(num_steps) * (last - first)) ** power
+    return _times(sde, num_steps, sde.time(-2 * torch.log(sd * torch.tan(phi))))
+
+
+def chain(sde: SDE, num_steps: int, num_levels: int = 1000, spacing: str = "trailing") -> Tensor:
+    """Some of the levels t = i / num_levels of a DDPM chain, then 0.
+
+    Args:
+        sde: one with t_max = 1.
+        num_steps: how many levels.
+        num_levels: of the chain.
+        spacing: "trailing": num_levels (1 - k / num_steps), rounded, from the last level down (Lin et al. 2024, table
+            2); "leading": every (num_levels // num_steps)-th from the first level up (Song, Meng and Ermon 2021);
+            "linspace": evenly from the last to the first.
+    """
+    require(1 <= num_steps <= num_levels, f"num_steps={num_steps}: need 1 to num_levels={num_levels}, one level a step")
+    k = torch.arange(num_steps, dtype=torch.float64)
+    spacings = {
+        "trailing": torch.round(num_levels * (1 - k / num_steps)),
+        "leading": 1 + (num_levels // num_steps) * k.flip(0),
+        "linspace": torch.round(1 + (num_levels - 1) * (1 - k / max(num_steps - 1, 1))),
+    }
+    if spacing not in spacings:
+        raise unknown_name("spacing", spacing, spacings)
+    t = (spacings[spacing] / num_levels).clamp(sde.t_min, sde.t_max)
+    return torch.cat([t, t.new_zeros(1)])
 
 
 def check_grid(sde: SDE, grid: Tensor) -> Tensor:

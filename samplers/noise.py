@@ -1,19 +1,28 @@
-r"""Noise as an argument: a function of (seed, sample index, interval).
+r"""Noise as an argument: a function of (seed, sample index, draw).
 
-A sampler asks for the noise of an interval, and gets the same numbers whatever the batch that a sample sits in, the
-process that draws it, or the order of the questions. So sample i of a seed is one fixed picture; no random state is
-kept, and none is touched.
+A sampler asks for a draw by its number, and gets the same values whatever the batch that a sample sits in, the process
+that draws it, or the order of the questions. So sample i of a seed is one fixed picture; no random state is kept, and
+none is touched.
 
-The numbers come from the counter-based generator Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy
-as 1, 2, 3"): a keyed bijection of 128-bit counters, here (element block, interval, sample index) under the key `seed`,
-written in integer tensor operations, so that it runs on every device with the same bits. Pairs of 32-bit words become
-pairs of normal numbers by the Box-Muller transform.
+The numbers come from a hash of their place, in integer tensor operations, so that every device has the same bits:
+
+    word = mix(mix(mix(seed) + gamma index) ^ mix(mix(seed') + gamma draw) ^ mix(gamma (position + 1))),
+
+where seed' is another number made of the seed, mix is the finaliser of SplitMix64 (Steele, Lea and Flood 2014, "Fast
+splittable pseudorandom number generators", with Stafford's constants, variant 13), which passes the usual batteries on
+consecutive numbers, and gamma its odd constant.
+A word of 64 bits makes two normal numbers by the Box-Muller transform.
+
+`Path` is noise along one Brownian motion: increments that agree between different grids.
 """
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import final
 
 import torch
@@ -21,30 +30,58 @@ from torch import Tensor
 
 from scoresde.errors import require
 
-_MASK = 0xFFFFFFFF
-_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)  # Salmon et al. 2011, table 2
-_WEYL = (0x9E3779B9, 0xBB67AE85)
-_ROUNDS = 10
+_MASK32, _MASK64 = 2**32 - 1, 2**64 - 1
+_GAMMA = 0x9E3779B97F4A7C15
+_STAGES = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1))
+BLOCK = 2**16  # numbers that are drawn at a time where a loop knows what it will need
 
 
-def philox(
-    counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Philox4x32-10 on int64 tensors that hold 32-bit words; the four counters broadcast, and so do the outputs."""
-    c0, c1, c2, c3 = counter
-    k0, k1 = key
-    for _ in range(_ROUNDS):
-        # the 64-bit products wrap around as signed numbers; their bits are right, and masks drop the sign's copies
-        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
-        c0, c1, c2, c3 = ((p1 >> 32) & _MASK) ^ c1 ^ k0, p1 & _MASK, ((p0 >> 32) & _MASK) ^ c3 ^ k1, p0 & _MASK
-        k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
-    return c0, c1, c2, c3
+def _signed(word: int) -> int:
+    """64 bits as the signed number that a tensor holds."""
+    word &= _MASK64
+    return word - 2**64 if word >= 2**63 else word
+
+
+def mix(z: int) -> int:
+    """SplitMix64's finaliser of a 64-bit number."""
+    for shift, factor in _STAGES:
+        z = ((z ^ (z >> shift)) * factor) & _MASK64
+    return z
+
+
+def mix_(z: Tensor) -> Tensor:
+    """The same on an int64 tensor, in place: products wrap around, and masks drop the copies of the sign."""
+    shifted = torch.empty_like(z)
+    for shift, factor in _STAGES:
+        z ^= torch.bitwise_right_shift(z, shift, out=shifted).bitwise_and_(2 ** (64 - shift) - 1)
+        if factor != 1:
+            z *= _signed(factor)
+    return z
+
+
+@lru_cache(maxsize=16)
+def _places(count: int, device: torch.device) -> Tensor:
+    """The hashes of positions 0 .. count - 1."""
+    return mix_((torch.arange(count, device=device) + 1) * _signed(_GAMMA))
+
+
+class NoiseSource(ABC):
+    """What gives a sampler its standard normal numbers."""
+
+    @abstractmethod
+    def normals(self, draws: Sequence[int], shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Several draws at once, `(len(draws), B, *shape)`; draw 0 is the prior's, draw k + 1 that of row k."""
+
+    @final
+    def normal(self, draw: int, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+        """One draw, `(B, *shape)`."""
+        return self.normals([draw], shape, dtype)[0]
 
 
 @final
 @dataclass(frozen=True)
-class Noise:
-    """Standard normal numbers for a batch of samples.
+class Noise(NoiseSource):
+    """Independent standard normal numbers for a batch of samples.
 
     Attributes:
         seed: the key, 0 <= seed < 2^64.
@@ -57,19 +94,105 @@ class Noise:
     def __post_init__(self) -> None:
         require(0 <= self.seed < 2**64, f"seed={self.seed}: need 0 <= seed < 2**64")
 
-    def normal(self, interval: int, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
-        """The draw of an interval (0 is the prior's, k + 1 that of row k): `(B, *shape)`, independent N(0, 1)."""
-        dim, device = math.prod(shape), self.indices.device
-        block = torch.arange((dim + 3) // 4, device=device)[None]
-        low, high = (self.indices & _MASK)[:, None], (self.indices >> 32)[:, None]
-        words = philox((block, torch.full_like(block, interval), low, high), (self.seed & _MASK, self.seed >> 32))
-        normals = [*_box_muller(words[0], words[1], dtype), *_box_muller(words[2], words[3], dtype)]
-        return torch.stack(normals, -1).flatten(1)[:, :dim].reshape(len(self.indices), *shape)
+    @cached_property
+    def _of_samples(self) -> Tensor:
+        return mix_(self.indices * _signed(_GAMMA) + _signed(mix(self.seed)))
+
+    def normals(self, draws: Sequence[int], shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+        dim, device, start = math.prod(shape), self.indices.device, mix(self.seed ^ _GAMMA)
+        of_draws = torch.tensor([_signed(mix((start + _GAMMA * draw) & _MASK64)) for draw in draws])
+        keys = of_draws.to(device, non_blocking=True)[:, None] ^ self._of_samples
+        words = mix_(keys[..., None] ^ _places((dim + 1) // 2, device))
+        return _box_muller(words, dtype)[..., :dim].reshape(len(draws), len(self.indices), *shape)
 
 
-def _box_muller(first: Tensor, second: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Two independent normals from two uniform 32-bit words; the half keeps the logarithm away from zero."""
+def _box_muller(words: Tensor, dtype: torch.dtype) -> Tensor:
+    """Normal numbers of 64-bit words, which it uses up, twice as many along the last dimension.
+
+    The upper half of a word is the radius, where half a unit keeps the logarithm away from zero; the lower the angle.
+    """
     work = torch.float64 if dtype == torch.float64 else torch.float32
-    radius = torch.sqrt(-2 * torch.log((first.to(work) + 0.5) * 2.0**-32))
-    angle = second.to(work) * (2 * math.pi * 2.0**-32)
-    return (radius * torch.cos(angle)).to(dtype), (radius * torch.sin(angle)).to(dtype)
+    angle = words.to(torch.int32).to(work).mul_(2 * math.pi * 2.0**-32)
+    radius = words.bitwise_right_shift_(32).bitwise_and_(_MASK32).to(work)
+    radius.add_(0.5).mul_(2.0**-32).log_().mul_(-2).sqrt_()
+    half = words.shape[-1]
+    normals = torch.empty(*words.shape[:-1], 2 * half, dtype=work, device=words.device)
+    torch.cos(angle, out=normals[..., :half]).mul_(radius)
+    torch.sin(angle, out=normals[..., half:]).mul_(radius)
+    return normals.to(dtype)
+
+
+@final
+class Path(NoiseSource):
+    r"""Increments of one Brownian motion a sample: those over [a, c] are those over [a, b] plus those over [b, c].
+
+    The motion B runs in a clock c(u) of a coordinate u in [0, 1]. Its values at multiples of 2^-DEPTH come from Levy's
+    bisection: given both ends of an interval of u, the middle is normal around the line between them in c, and takes
+    its number from a draw that belongs to that middle alone. So any two grids see the same motion. Grids rise in u, and
+    the way to the next point shares all but a few bisections with the way to the last.
+
+    Args:
+        noise: where the numbers come from.
+        clock: c(u), rising.
+        points: u of the ends of intervals, rising; draw k + 1 is the increment between point k and k + 1, divided by
+            its standard deviation.
+    """
+
+    DEPTH = 20
+
+    def __init__(self, noise: Noise, clock: Callable[[float], float], points: Sequence[float]) -> None:
+        self.noise, self.clock = noise, clock
+        size = 2**self.DEPTH
+        self.points = [min(max(round(u * size), 0), size) for u in points]
+        self._last: tuple[int, Tensor] | None = None
+        self._right: list[tuple[int, Tensor]] = []  # ends of intervals on the way to the last point, nearest last
+
+    def _c(self, place: int) -> float:
+        return self.clock(place / 2**self.DEPTH)
+
+    def value(self, place: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """B at a multiple of 2^-DEPTH, `(B, *shape)`, with B(0) = 0."""
+        size = 2**self.DEPTH
+        if self._last is None or self._last[0] > place:
+            zero = torch.zeros(len(self.noise.indices), *shape, dtype=dtype, device=self.noise.indices.device)
+            end = math.sqrt(self._c(size) - self._c(0)) * self.noise.normal(-1 - size, shape, dtype)
+            self._last, self._right = (0, zero), [(size, end)]
+        left, at_left = self._last
+        middles = self._middles(left, place)
+        normals = self.noise.normals([-1 - middle for middle in middles], shape, dtype) if middles else iter(())
+        for middle, z in zip(middles, normals, strict=True):
+            while self._right[-1][0] <= middle:
+                left, at_left = self._right.pop()
+            right, at_right = self._right[-1]
+            c_left, c_middle, c_right = self._c(left), self._c(middle), self._c(right)
+            share = (c_middle - c_left) / (c_right - c_left)
+            std = math.sqrt((c_middle - c_left) * (c_right - c_middle) / (c_right - c_left))
+            self._right.append((middle, torch.lerp(at_left, at_right, share).add_(z, alpha=std)))
+        while self._right and self._right[-1][0] <= place:
+            left, at_left = self._right.pop()
+        self._last = (left, at_left)
+        return at_left
+
+    def _middles(self, left: int, place: int) -> list[int]:
+        """The bisections on the way from the last point to a place, in order."""
+        right, middles = [end for end, _ in self._right], []
+        while left < place:
+            if right[-1] <= place:
+                left = right.pop()
+            else:
+                middles.append((left + right[-1]) // 2)
+                right.append(middles[-1])
+        return middles
+
+    def normals(self, draws: Sequence[int], shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+        increments = []
+        for draw in draws:
+            if draw == 0:
+                increments.append(self.noise.normal(0, shape, dtype))
+                continue
+            first, last = self.points[draw - 1], self.points[draw]
+            last = max(last, first + 1)  # steps below the resolution share an interval
+            before = self.value(first, shape, dtype)
+            increment = self.value(last, shape, dtype) - before
+            increments.append(increment / math.sqrt(self._c(last) - self._c(first)))
+        return torch.stack(increments)

@@ -17,7 +17,7 @@ from torch import Tensor
 from samplers import grids
 from samplers.base import Sampler, TableSampler
 from samplers.langevin import check_corrector
-from samplers.noise import Noise
+from samplers.noise import NoiseSource
 from samplers.reverse_diffusion import ReverseDiffusion
 from samplers.table import Callback
 from samplers.table import run as run_table
@@ -54,7 +54,7 @@ class NormPredictorCorrector(Sampler):
         model: ScoreModel,
         x_T: Tensor,
         grid: Tensor,
-        noise: Noise,
+        noise: NoiseSource,
         cond: Tensor | None = None,
         callback: Callback | None = None,
     ) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from samplers import grids
 from samplers.base import Sampler
-from samplers.noise import Noise
+from samplers.noise import NoiseSource
 from samplers.table import Callback
 from scoresde.errors import require
 from scoresde.score_model import ScoreModel
@@ -73,7 +73,7 @@ class ProbabilityFlow(Sampler):
         model: ScoreModel,
         x_T: Tensor,
         grid: Tensor,
-        noise: Noise,
+        noise: NoiseSource,
         cond: Tensor | None = None,
         callback: Callback | None = None,
     ) -> Tensor:

@@ -12,14 +12,14 @@ tested as what it is; and its number of rows *is* the number of network evaluati
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
 
 import torch
 from torch import Tensor
 
-from samplers.noise import Noise
+from samplers.noise import BLOCK, NoiseSource
 from scoresde.score_model import ScoreModel
 from scoresde.sde import Level
 
@@ -82,30 +82,69 @@ def run(
     table: Table,
     model: ScoreModel,
     x_T: Tensor,
-    noise: Noise,
+    noise: NoiseSource,
     cond: Tensor | None = None,
     callback: Callback | None = None,
     first_row: int = 0,
+    history: Sequence[Tensor] = (),
 ) -> Tensor:
-    """Runs a table from x_T `(B, *shape)`; the one loop of all linear samplers. Rows count from `first_row`.
+    """Runs a table from x_T `(B, *shape)`; the one loop of all linear samplers.
 
-    Factors are Python numbers and levels lie on the device before the loop starts, so nothing waits for the device.
+    The model's factors (D = skip y + out F) are folded into the table's, so that a row costs two operations on top of
+    the network, one more for each earlier value that it reads, one for noise and two for a value that is read later.
+    Factors are Python numbers and times lie on the device before the loop starts: nothing waits for the device.
+
+    Args:
+        table, model, x_T, noise, cond: what is run, on what, from where.
+        callback: called after each evaluation; D is computed for it.
+        first_row: number of the first row, for the callback and the draws of noise.
+        history: values of h before the first row, newest first.
     """
-    y = x_T
-    level = table.level.like(y)
-    a, b, c, p, q = (part.tolist() for part in (table.a, table.b, table.c, table.p, table.q))
-    history: list[Tensor] = []
-    for k in range(len(table)):
-        here = level.at(k)
-        x0_hat = model.denoise_at(y, here, cond)
+    along, level, known = model.along(table.level, x_T), table.level.like(x_T), list(history)
+    on_y, on_raw = table.p * along.skip + table.q, table.p * along.out  # h = on_y y + on_raw F
+    rows = zip(
+        (table.a + table.b[:, 0] * on_y).tolist(),
+        (table.b[:, 0] * on_raw).tolist(),
+        table.b[:, 1:].tolist(),
+        table.c.tolist(),
+        _read_later(table.b),
+        on_y.tolist(),
+        on_raw.tolist(),
+        strict=True,
+    )
+    noises = _in_blocks(noise, [first_row + k + 1 for k, c in enumerate(table.c.tolist()) if c != 0], x_T)
+    skip, out = along.skip.tolist(), along.out.tolist()
+    raw_at, y, width = along.raw, x_T, table.b.shape[1] - 1
+    for k, (a, b, earlier, c, read_later, h_y, h_raw) in enumerate(rows):
+        raw = raw_at(k, y, cond)
         if callback is not None:
-            callback(first_row + k, here, y, x0_hat)
-        h = x0_hat if (p[k], q[k]) == (1, 0) else torch.mul(x0_hat, p[k]).add_(y, alpha=q[k])
-        history = [h, *history[: len(b[k]) - 1]]
-        y = torch.mul(y, a[k])
-        for b_kj, h_j in zip(b[k], history, strict=False):
-            if b_kj != 0:
-                y.add_(h_j, alpha=b_kj)
-        if c[k] != 0:
-            y.add_(noise.normal(first_row + k + 1, tuple(y.shape[1:]), y.dtype), alpha=c[k])
+            callback(first_row + k, level.at(k), y, torch.mul(y, skip[k]).add_(raw, alpha=out[k]))
+        after = torch.mul(y, a)
+        if b != 0:
+            after.add_(raw, alpha=b)
+        if width:
+            for b_j, h in zip(earlier, known, strict=False):
+                if b_j != 0:
+                    after.add_(h, alpha=b_j)
+            # where nobody reads h, anything may hold its place
+            h = torch.mul(y, h_y).add_(raw, alpha=h_raw) if read_later else raw
+            known = [h, *known[: width - 1]]
+        if c != 0:
+            after.add_(next(noises), alpha=c)
+        y = after
     return y
+
+
+def _read_later(b: Tensor) -> list[bool]:
+    """Whether the value h of a row is read by a later one."""
+    read = torch.zeros(len(b), dtype=torch.bool)
+    for j in range(1, b.shape[1]):
+        read[: len(b) - j] |= b[j:, j] != 0
+    return read.tolist()
+
+
+def _in_blocks(noise: NoiseSource, draws: list[int], like: Tensor) -> Iterator[Tensor]:
+    """The draws one after the other, several computed at a time where they are small."""
+    size = max(1, BLOCK // max(1, like.numel()))
+    for first in range(0, len(draws), size):
+        yield from noise.normals(draws[first : first + size], tuple(like.shape[1:]), like.dtype)

@@ -16,6 +16,7 @@ import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import final
 
 import torch
@@ -28,6 +29,20 @@ from scoresde.sde import SDE, Level
 from scoresde.targets import Target
 
 logger = logging.getLogger(__name__)
+
+
+@final
+@dataclass(frozen=True)
+class Along:
+    """A model along times that are known beforehand: D = skip[k] x_t + out[k] raw(k, x_t, cond) at time k.
+
+    The factors `(n,)` are float64 on the host. So a loop can fold them into its own, where a network
+    that predicts noise would lose digits in D at large noise, and computes no scalar on the way.
+    """
+
+    skip: Tensor
+    out: Tensor
+    raw: Callable[[int, Tensor, Tensor | None], Tensor]
 
 
 class ScoreModel(ABC):
@@ -44,6 +59,10 @@ class ScoreModel(ABC):
     @abstractmethod
     def denoise_at(self, x_t: Tensor, level: Level, cond: Tensor | None = None) -> Tensor:
         """E[x_0 | x_t] at a `Level` that is known already, so that loops compute no alpha and sigma again."""
+
+    @abstractmethod
+    def along(self, level: Level, x: Tensor) -> Along:
+        """This model at the times of a level, parts `(n,)` in float64 on the host, for batches like `x`."""
 
     @final
     def denoise(self, x_t: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Tensor:
@@ -154,6 +173,17 @@ class NetworkScoreModel(nn.Module, ScoreModel):
         output, level = self.output(x_t, level, cond), level.match_rank(x_t)
         return self.parametrization.c_skip(level) * x_t + self.parametrization.c_out(level) * output
 
+    def along(self, level: Level, x: Tensor) -> Along:
+        self._check_shape(x)
+        rule = self.parametrization
+        network, c_in, c_noise = self.network, rule.c_in(level).tolist(), _for_each(rule.c_noise(level), x)
+        scaled = [abs(factor - 1) > 1e-12 for factor in c_in]
+
+        def raw(k: int, x_t: Tensor, cond: Tensor | None) -> Tensor:
+            return network(x_t * c_in[k] if scaled[k] else x_t, c_noise[k], cond)
+
+        return Along(rule.c_skip(level), rule.c_out(level), raw)
+
     def like(self) -> Tensor:
         return next(self.parameters()).new_empty(0)
 
@@ -192,6 +222,15 @@ class CallableScoreModel(ScoreModel):
         predicted, level = self.function(*arguments), level.match_rank(x_t)
         return self.predicts.c_skip(level) * x_t + self.predicts.c_out(level) * predicted
 
+    def along(self, level: Level, x: Tensor) -> Along:
+        self._check_shape(x)
+        t = _for_each(level.t, x)
+
+        def raw(k: int, x_t: Tensor, cond: Tensor | None) -> Tensor:
+            return self.function(x_t, t[k]) if cond is None else self.function(x_t, t[k], cond)
+
+        return Along(self.predicts.c_skip(level), self.predicts.c_out(level), raw)
+
     def like(self) -> Tensor:
         return self._like
 
@@ -207,6 +246,14 @@ class ExactScoreModel(ScoreModel):
         self._check_shape(x_t)
         require(cond is None, "cond: an exact model of one distribution takes none; leave it out")
         return self.target.denoise(x_t, level.alpha, level.sigma)
+
+    def along(self, level: Level, x: Tensor) -> Along:
+        alphas, sigmas = level.like(x).alpha.unbind(), level.like(x).sigma.unbind()
+
+        def raw(k: int, x_t: Tensor, cond: Tensor | None) -> Tensor:
+            return self.denoise_at(x_t, Level(alphas[k], alphas[k], sigmas[k]), cond)
+
+        return Along(torch.zeros_like(level.alpha), torch.ones_like(level.alpha), raw)
 
     def like(self) -> Tensor:
         return self.target.like()
@@ -235,10 +282,28 @@ class ReexpressedModel(ScoreModel):
         self.model, self.sde, self.shape = model, sde, model.shape
 
     def denoise_at(self, x_t: Tensor, level: Level, cond: Tensor | None = None) -> Tensor:
-        t = self.model.sde.time(level.log_snr).clamp(self.model.sde.t_min, self.model.sde.t_max)
-        original = self.model.sde.level(t)
+        original = self._original(level)
         scale = original.match_rank(x_t).alpha / level.match_rank(x_t).alpha
         return self.model.denoise_at(scale * x_t, original, cond)
 
+    def _original(self, level: Level) -> Level:
+        t = self.model.sde.time(level.log_snr).clamp(self.model.sde.t_min, self.model.sde.t_max)
+        return self.model.sde.level(t)
+
+    def along(self, level: Level, x: Tensor) -> Along:
+        original = self._original(level)
+        factor = original.alpha / level.alpha
+        inner, scale = self.model.along(original, x), factor.tolist()
+
+        def raw(k: int, x_t: Tensor, cond: Tensor | None) -> Tensor:
+            return inner.raw(k, x_t if scale[k] == 1 else x_t * scale[k], cond)
+
+        return Along(inner.skip * factor, inner.out, raw)
+
     def like(self) -> Tensor:
         return self.model.like()
+
+
+def _for_each(times: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+    """For each of the times `(n,)` a tensor `(B,)` of it, on the device and in the type of a batch."""
+    return times.to(x.device, x.dtype)[:, None].expand(-1, len(x)).unbind()

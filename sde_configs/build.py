@@ -11,15 +11,25 @@ from torch import nn
 
 from samplers import (
     DDIM,
+    DEIS,
+    EDM,
+    Adams,
     Ancestral,
     AnnealedLangevin,
+    DPMSolver,
+    DPMSolverSingle,
     EulerMaruyama,
     Heun,
     NormPredictorCorrector,
     PredictorCorrector,
     ProbabilityFlow,
     ReverseDiffusion,
+    RungeKutta4,
     Sampler,
+    SDEDPMSolver,
+    SDEDPMSolverSingle,
+    StochasticHeun,
+    UniPC,
 )
 from scoresde import data
 from scoresde.checkpoint import construct
@@ -39,6 +49,17 @@ SAMPLERS: dict[str, type[Sampler]] = {
     "reverse_diffusion": ReverseDiffusion,
     "ode": ProbabilityFlow,
     "ddim": DDIM,
+    "heun": Heun,
+    "edm": EDM,
+    "rk4": RungeKutta4,
+    "adams": Adams,
+    "deis": DEIS,
+    "dpm_solver": DPMSolver,
+    "dpm_solver_single": DPMSolverSingle,
+    "unipc": UniPC,
+    "sde_dpm_solver": SDEDPMSolver,
+    "sde_dpm_solver_single": SDEDPMSolverSingle,
+    "stochastic_heun": StochasticHeun,
 }
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from benchmarks.orders import gaussian
 from scoresde import (
     SDE,
     DenoisedParametrization,
     EDMParametrization,
     EmpiricalDistribution,
-    Gaussian,
     GaussianMixture,
     NetworkScoreModel,
     NoiseParametrization,
@@ -20,15 +20,7 @@ from scoresde import (
 from scoresde.parametrization import Parametrization
 from scoresde.targets import Target
 
-
-def gaussian(device: torch.device | str = "cpu", shape: tuple[int, ...] = (3,)) -> Gaussian:
-    """A shifted Gaussian with correlated entries of very different variances; float64."""
-    generator = torch.Generator().manual_seed(1)
-    dim = torch.Size(shape).numel()
-    rotation = torch.linalg.qr(torch.randn(dim, dim, generator=generator, dtype=torch.float64)).Q
-    variances = torch.logspace(-2, 0.6, dim, dtype=torch.float64)
-    mean = torch.linspace(-1, 1.5, dim, dtype=torch.float64).reshape(shape)
-    return Gaussian(mean.to(device), ((rotation * variances) @ rotation.T).to(device))
+__all__ = ["PARAMETRIZATIONS", "gaussian", "mixture", "network_model", "points", "slope"]
 
 
 def mixture(device: torch.device | str = "cpu", shape: tuple[int, ...] = (2,)) -> GaussianMixture:

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-import samplers
 import scoresde
+from benchmarks import orders
 from scoresde import VPSDE
 from scoresde.app.settings import load_config
 from scoresde.checkpoint import construct
-from sde_configs.build import SAMPLERS
+from sde_configs import default
+from sde_configs.build import SAMPLERS, build_sampler
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -57,7 +58,7 @@ def test_the_table_of_sdes_is_true(row):
 @pytest.mark.parametrize("row", table_rows("--sampler").items(), ids=lambda row: row[0])
 def test_the_table_of_samplers_is_true(row):
     name, (cls, _, order, noise, grid, steps, evaluations) = row
-    sampler = getattr(samplers, cls)()
+    sampler = build_sampler(default.get_config(), name.split()[0], 20 if "N" in name else None)
     assert cls == ("Heun" if name == "ode --num_steps N" else SAMPLERS[name].__name__)
     assert (int(order), noise) == (sampler.order, sampler.noise)
     if sampler.default_num_steps is None:
@@ -69,6 +70,17 @@ def test_the_table_of_samplers_is_true(row):
 def test_the_page_of_the_configuration_is_up_to_date():
     script = runpy.run_path(str(ROOT / "scripts" / "configuration.py"))
     assert script["PAGE"].read_text() == script["page"](), "run python scripts/configuration.py"
+
+
+def test_the_table_of_orders_is_what_is_measured():
+    written = orders.PAGE.read_text().split(orders.BEGIN)[1].split(orders.END)[0].splitlines()
+    again = orders.table().splitlines()
+    assert len(written) == len(again)
+    for old, new in zip(written, again, strict=True):
+        cells = list(zip(old.split("|"), new.split("|"), strict=True))
+        assert all(a == b for a, b in cells[:5]), f"{old}: run python -m benchmarks.orders"
+        for a, b in cells[5:]:
+            assert a.strip() == b.strip() or abs(float(a) - float(b)) < 0.03, f"{old}: run python -m benchmarks.orders"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

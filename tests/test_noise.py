@@ -2,30 +2,65 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from scipy import stats
 
 from samplers import Noise
-from samplers.noise import philox
+from samplers.noise import Path, _places, mix
 from scoresde import UsageError
 
 
-@pytest.mark.parametrize(
-    ("counter", "key", "expected"),
-    [
-        ((0, 0, 0, 0), (0, 0), "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
-        ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, "408f276d 41c83b0e a20bc7c6 6d5451fd"),
-        (
-            (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
-            (0xA4093822, 0x299F31D0),
-            "d16cfe09 94fdcceb 5001e420 24126ea1",
-        ),
-    ],
-)
-def test_philox_gives_the_known_answers_of_its_authors(device, counter, key, expected):
-    words = philox(tuple(torch.tensor([c], device=device) for c in counter), key)
-    assert " ".join(f"{int(w):08x}" for w in words) == expected
+def test_the_hash_is_splitmix(device):
+    """The first outputs of SplitMix64 from state 0, as its reference implementations give them."""
+    known = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F, 0xF88BB8A8724C81EC, 0x1B39896A51A8749B]
+    gamma = 0x9E3779B97F4A7C15
+    assert [mix((k + 1) * gamma % 2**64) for k in range(5)] == known
+    assert [word % 2**64 for word in _places(5, device).tolist()] == known
+
+
+def test_several_draws_at_once_are_the_same(device):
+    noise = Noise(3, torch.arange(5, device=device))
+    together = noise.normals([7, 0, 4], (3, 2), torch.float64)
+    for row, draw in enumerate((7, 0, 4)):
+        assert torch.equal(together[row], noise.normal(draw, (3, 2), torch.float64))
+
+
+def coarse_and_fine(noise, points, clock):
+    """Increments between points, not divided by their deviations, for all points and for every third."""
+    result = []
+    for kept in (points, points[::3]):
+        path = Path(noise, clock, kept)
+        z = path.normals(range(1, len(kept)), (2,), torch.float64)
+        c = torch.tensor([clock(place / 2**Path.DEPTH) for place in path.points], dtype=torch.float64)
+        result.append((z * c.diff().sqrt()[:, None, None].to(z.device), z))
+    return result
+
+
+@pytest.mark.parametrize("clock", [lambda u: u, lambda u: math.exp(20 * u - 10)], ids=["even", "exponential"])
+def test_increments_of_a_path_add_up_on_any_grid(device, clock):
+    noise = Noise(5, torch.arange(2000, device=device))
+    points = [0.0, 0.013, 0.2, 0.33, 0.5, 0.50001, 0.62, 0.9, 0.97, 1.0]
+    (fine, unit), (coarse, _) = coarse_and_fine(noise, points, clock)
+    torch.testing.assert_close(
+        fine.reshape(3, 3, 2000, 2).sum(1), coarse, rtol=1e-9, atol=1e-9 * float(coarse.abs().max())
+    )
+    assert stats.kstest(unit.flatten().cpu().numpy(), "norm").pvalue > 1e-6
+    rows = torch.corrcoef(unit.flatten(1))
+    assert (
+        rows - torch.eye(9, dtype=rows.dtype, device=device)
+    ).abs().max() < 5.5 / 4000**0.5  # increments are independent
+
+
+def test_a_path_is_the_same_in_every_batch_and_order(device):
+    points = [0.0, 0.3, 0.31, 0.8]
+    whole = Path(Noise(5, torch.arange(6, device=device)), lambda u: u, points)
+    part = Path(Noise(5, torch.arange(2, 5, device=device)), lambda u: u, points)
+    forward = whole.normals([1, 2, 3], (2,))
+    assert torch.equal(forward[:, 2:5], part.normals([1, 2, 3], (2,)))
+    assert torch.equal(forward[0], whole.normals([1], (2,))[0])  # asked again
 
 
 def test_a_sample_is_the_same_in_every_batch(device):

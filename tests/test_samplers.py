@@ -8,33 +8,56 @@ import math
 
 import pytest
 import torch
-from analytic import gaussian, mixture
+from analytic import mixture
 from conftest import SDES
 
 from benchmarks import mixture_samplers
+from benchmarks.orders import (
+    asymptotic_slopes,
+    chain_moments,
+    counts,
+    errors_on_a_gaussian,
+    gaussian,
+    inner_grid,
+    kinked,
+    noise_for,
+    slopes,
+    smooth,
+    variance_errors,
+)
 from samplers import (
     DDIM,
+    DEIS,
+    EDM,
+    Adams,
     Ancestral,
     AnnealedLangevin,
+    DPMSolver,
+    DPMSolverSingle,
     EulerMaruyama,
     Heun,
-    Noise,
+    Midpoint,
     NormPredictorCorrector,
     PredictorCorrector,
     ProbabilityFlow,
     ReverseDiffusion,
+    RungeKutta4,
+    SDEDPMSolver,
+    SDEDPMSolverSingle,
+    StochasticHeun,
     TableSampler,
-    run,
+    UniPC,
     sample,
     uniform_time,
 )
+from samplers.multistep import Multistep
 from scoresde import (
+    SDE,
     VESDE,
     VPSDE,
     CallableScoreModel,
     DiscreteVPSDE,
     ExactScoreModel,
-    Gaussian,
     ScoreParametrization,
     UsageError,
 )
@@ -61,6 +84,33 @@ SAMPLERS = [
     DDIM(),
     DDIM(eta=0.5),
     Heun(),
+    Heun("denoised"),
+    Heun("velocity"),
+    Midpoint(),
+    Midpoint("noise"),
+    RungeKutta4(),
+    StochasticHeun(),
+    EDM(),
+    EDM(churn=0.0),
+    EDM(churn_scale=1.0),
+    Adams(1, False),
+    Adams(2, False, "noise", "noise_level"),
+    Adams(3, True, "denoised", "log_snr"),
+    Adams(4, False),
+    Adams(3),
+    Adams(2, True, sd=0.5),
+    DEIS(1),
+    DEIS(2),
+    DEIS(3),
+    DEIS(4),
+    *(UniPC(p, variant) for p in (1, 2, 3) for variant in ("B1", "B2")),
+    UniPC(3, view="noise"),
+    *(cls(k, view) for cls in (DPMSolver, DPMSolverSingle) for k in (1, 2, 3) for view in ("denoised", "noise")),
+    SDEDPMSolver(1),
+    SDEDPMSolver(2),
+    SDEDPMSolver(2, eta=0.5),
+    SDEDPMSolver(3),
+    SDEDPMSolverSingle(),
 ]
 TABLES = [s for s in SAMPLERS if isinstance(s, TableSampler)]
 MOVING = [s for s in SAMPLERS if not isinstance(s, AnnealedLangevin) and getattr(s, "predictor", s) is not None]
@@ -68,54 +118,46 @@ BATCH_FREE = [s for s in SAMPLERS if not isinstance(s, NormPredictorCorrector)]
 
 
 def name(value):
+    if isinstance(value, SDE):
+        return next((key for key, sde in SDES.items() if sde is value), str(value))
     return str(value).replace("()", "")
-
-
-def noise_for(num_samples, device="cpu"):
-    return Noise(0, torch.arange(num_samples, device=device))
-
-
-def inner_grid(sde, num_steps, spacing, first=4.0, last=0.05):
-    """Times between two noise levels at which every SDE is smooth, evenly in t, sqrt(t) or log-SNR; no clean end."""
-    u = torch.linspace(0, 1, num_steps + 1, dtype=torch.float64)
-    log_snr = -2 * torch.tensor([first, last], dtype=torch.float64).log()
-    start, end = sde.time(log_snr)
-    if spacing == "log_snr":
-        return sde.time(log_snr[0] + u * (log_snr[1] - log_snr[0]))
-    if spacing == "sqrt":
-        return (start.sqrt() + u * (end.sqrt() - start.sqrt())) ** 2
-    return start + u * (end - start)
-
-
-def smooth(sde):
-    """The SDE, or for a DDPM chain one of so many levels that steps do not see the kinks of its beta."""
-    if isinstance(sde, DiscreteVPSDE):
-        return DiscreteVPSDE(beta_start=1e-6, beta_end=2e-4, num_levels=100_000)
-    return sde
-
-
-def slopes(errors):
-    return [math.log2(a / b) for a, b in itertools.pairwise(errors)]
 
 
 # --- order of convergence -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("spacing", ["time", "sqrt", "log_snr"])
-@pytest.mark.parametrize("sampler", [s for s in TABLES if s.noise == "none"], ids=name)
-def test_strong_order_against_the_exact_flow_of_a_gaussian(sde, sampler, spacing, device):
-    sde, target, errors = smooth(sde), gaussian(device), []
-    model = ExactScoreModel(target, sde)
-    for num_steps in (128, 256, 512):
-        grid = inner_grid(sde, num_steps, spacing)
-        start, end = (sde.level(t.to(device)) for t in (grid[0], grid[-1]))
-        x_T = start.alpha * target.sample(64, None if device.type == "cuda" else torch.Generator().manual_seed(0))
-        x_T = x_T + start.sigma * noise_for(64, device).normal(0, (3,), torch.float64)
-        exact = target.probability_flow(x_T, (start.alpha, start.sigma), (end.alpha, end.sigma))
-        result = sampler.run(model, x_T, grid, noise_for(64, device))
-        errors.append((result - exact).square().mean().sqrt().item())
-    assert errors[-1] > 1e-12  # above rounding, so that slopes mean something
-    assert min(slopes(errors)) > sampler.order - 0.1, errors
+SPACINGS = ["time", "sqrt", "log_snr"]
+
+
+def pairwise(*factors):
+    """The product of factors, of which only enough to see every pair of values is not marked slow."""
+    product = []
+    for indices in itertools.product(*(range(len(factor)) for factor in factors)):
+        first, second, *rest = indices
+        kept = all(index == (first + second * (k + 1)) % len(factors[k + 2]) for k, index in enumerate(rest))
+        values = [factor[index] for factor, index in zip(factors, indices, strict=True)]
+        product.append(pytest.param(*values, marks=() if kept else pytest.mark.slow, id="-".join(map(name, values))))
+    return product
+
+
+DETERMINISTIC = [s for s in TABLES if s.noise == "none"]
+
+
+@pytest.mark.parametrize(("sampler", "sde", "spacing"), pairwise(DETERMINISTIC, list(SDES.values()), SPACINGS))
+def test_strong_order_against_the_exact_flow_of_a_gaussian(sampler, sde, spacing, device):
+    if kinked(sampler, sde):
+        pytest.skip("the path of a chain has kinks in t")
+    errors = errors_on_a_gaussian(sampler, sde, spacing, counts(sampler), device, exact_history=True)
+    assert min(asymptotic_slopes(errors)) > sampler.order - 0.1, errors
+
+
+@pytest.mark.parametrize("sampler", [s for s in TABLES if isinstance(s, Multistep) and s.noise == "none"], ids=name)
+def test_a_start_with_fewer_values_costs_order(sde, sampler, device):
+    """The first step knows one value. Without a corrector its error is h^2, with one h^3, whatever comes after."""
+    if kinked(sampler, sde):
+        pytest.skip("the path of a chain has kinks in t")
+    errors = errors_on_a_gaussian(sampler, sde, "log_snr", counts(sampler), device, exact_history=False)
+    assert min(asymptotic_slopes(errors)) > min(sampler.order, 2 + sampler.scheme(sde).corrector) - 0.1, errors
 
 
 @pytest.mark.parametrize("sampler", [DDIM(), Heun(), EulerMaruyama(eta=0.0)], ids=name)
@@ -131,54 +173,31 @@ def test_strong_order_on_a_mixture_against_a_converged_solver(sampler, device):
     assert min(slopes(errors)) > sampler.order - 0.1, errors
 
 
-class ProbeNoise:
-    """Noise whose draw in interval k is 1 for sample k of the batch and 0 for all others."""
-
-    def __init__(self, size, device):
-        self.size, self.device = size, device
-
-    def normal(self, interval, shape, dtype):
-        unit = torch.zeros(self.size, *shape, dtype=dtype, device=self.device)
-        unit[interval] = 1
-        return unit
-
-
-def chain_moments(sampler, sde, grid, mean, variance, device):
-    """Exact mean and variance of a sampler's result on N(mean, variance), started from the exact marginal.
-
-    The chain is affine in (x_T, z_1, ..., z_n): sample 0 of the batch starts at the mean with no noise, sample k sees
-    z_k = 1 alone, and the last starts one unit off the mean. All differences to sample 0 are the chain's coefficients.
-    """
-    target = Gaussian(torch.tensor([mean], dtype=torch.float64), torch.tensor([variance], dtype=torch.float64))
-    model = ExactScoreModel(Gaussian(target.mixture.means[0].to(device), target.mixture.variances[0].to(device)), sde)
-    rows = len(sampler.table(sde, grid))
-    start = sde.level(grid[0])
-    x_T = torch.full((rows + 2, 1), (start.alpha * mean).item(), dtype=torch.float64, device=device)
-    x_T[-1] += 1
-    y = run(sampler.table(sde, grid), model, x_T, ProbeNoise(rows + 2, device))[:, 0].cpu()
-    coefficients = y[1:] - y[0]
-    start_variance = (start.alpha**2 * variance + start.sigma**2).item()
-    return y[0].item(), (coefficients[:-1].square().sum() + coefficients[-1] ** 2 * start_variance).item()
-
-
 @pytest.mark.parametrize(
     "sampler",
-    [EulerMaruyama(), EulerMaruyama(eta=0.5), ReverseDiffusion(), Ancestral(), Ancestral("beta"), DDIM(eta=0.5)],
+    [s for s in TABLES if s.noise != "none" and s.order > 0],
     ids=name,
 )
 @pytest.mark.parametrize("spacing", ["time", "log_snr"])
 def test_weak_order_without_monte_carlo(sde, sampler, spacing, device):
     sde = smooth(sde)
     for mean, variance in ((0.7, 0.09), (-0.4, 2.5)):
-        mean_errors, variance_errors = [], []
-        for num_steps in (200, 400, 800):
-            grid = inner_grid(sde, num_steps, spacing, first=3.0, last=0.2)
-            end = sde.level(grid[-1])
-            got_mean, got_variance = chain_moments(sampler, sde, grid, mean, variance, device)
-            mean_errors.append(abs(got_mean - (end.alpha * mean).item()))
-            variance_errors.append(abs(got_variance - (end.alpha**2 * variance + end.sigma**2).item()))
+        mean_errors, errors = variance_errors(sampler, sde, spacing, mean, variance, device)
         assert max(mean_errors) < 1e-10 or min(slopes(mean_errors)) > sampler.order - 0.1, mean_errors
-        assert min(slopes(variance_errors)) > sampler.order - 0.1, variance_errors
+        assert min(slopes(errors)) > sampler.order - 0.1, errors
+
+
+def test_path_noise_follows_one_motion(device):
+    """With path noise a sample converges as its grid is refined: strong order 1. With fresh noise it goes nowhere."""
+    sde, noise = VPSDE(), noise_for(200, device)
+    model = ExactScoreModel(gaussian(device), sde)
+    x_T = 3.0 * noise.normal(0, (3,), torch.float64)
+    results = {}
+    for sampler in (SDEDPMSolverSingle(), SDEDPMSolver(2)):
+        runs = [sampler.run(model, x_T, inner_grid(sde, n, "log_snr"), noise) for n in (32, 64, 128, 256)]
+        results[sampler.noise] = [(b - a).square().mean().sqrt().item() for a, b in itertools.pairwise(runs)]
+    assert min(slopes(results["path"])) > 0.8, results
+    assert results["independent"][-1] > 20 * results["path"][-1]
 
 
 def test_a_langevin_chain_has_its_known_bias(device):
@@ -366,7 +385,7 @@ def test_rows_are_evaluations_and_the_last_row_is_the_denoiser(sde, sampler):
 @pytest.mark.parametrize("sampler", TABLES, ids=name)
 def test_declared_noise_is_what_the_table_has(sde, sampler):
     table = sampler.table(sde, sampler.default_grid(sde, 7))
-    assert (table.c[:-1] > 0).any() == (sampler.noise == "independent")
+    assert (table.c[:-1] > 0).any() == (sampler.noise != "none")
 
 
 @pytest.mark.parametrize("sampler", [s for s in SAMPLERS if not isinstance(s, ProbabilityFlow)], ids=name)
@@ -380,10 +399,11 @@ def test_one_step_is_the_denoiser_at_t_max(sde, sampler):
 # --- sampling -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("shape", [(2,), (2, 3, 5)], ids=str)
-@pytest.mark.parametrize("sampler", SAMPLERS, ids=name)
-def test_the_product_of_everything_runs(sde, sampler, shape, dtype, device):
+@pytest.mark.parametrize(
+    ("sampler", "sde", "shape", "dtype"),
+    pairwise(SAMPLERS, list(SDES.values()), [(2,), (2, 3, 5)], [torch.float32, torch.float64]),
+)
+def test_the_product_of_everything_runs(sampler, sde, shape, dtype, device):
     target = mixture(device, shape).to(dtype=dtype)
     steps = None if isinstance(sampler, ProbabilityFlow) else 8
     x, nfe = sample(ExactScoreModel(target, sde), sampler, 3, num_steps=steps)

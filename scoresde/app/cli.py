@@ -33,7 +33,7 @@ def _define_flags() -> flags.FlagValues:
 
     text("mode", None, "train or sample")
     text("sde", None, "vp, subvp, ve, cosine, edm, flow or ddpm (train: vp; sample: that of the newest run)")
-    text("sampler", "pc", "pc, langevin, ancestral, euler_maruyama, reverse_diffusion, ode or ddim")
+    text("sampler", "pc", "pc, langevin, ancestral, ddim, unipc, dpm_solver, heun, ode, ...: see docs/samplers.md")
     text("config", None, "a recipe of sde_configs, or a .py or .json file; --config.FIELD=VALUE changes a field")
     text("workdir", None, "folder of the run (train: runs/<sde>; sample: the newest run)")
     count("seed", None, "of training, or of the samples (the configuration's, 0)")
@@ -98,8 +98,11 @@ def _train(values: Any, rest: list[str]) -> int:
     device = choose_device(values["device"].value)
 
     from scoresde.app.train import train
+    from scoresde.training import leave_world
 
-    return train(config, RunFolder(Path(values["workdir"].value or f"runs/{default_name}")), device)
+    status = train(config, RunFolder(Path(values["workdir"].value or f"runs/{default_name}")), device)
+    leave_world()
+    return status
 
 
 def _sample(values: Any, rest: list[str]) -> int:
@@ -141,8 +144,9 @@ def _sample(values: Any, rest: list[str]) -> int:
     require(output.suffix in ("", ".png"), f"output={str(output)!r}: need the name of a .png file")
 
     from scoresde.app.sample import sample
+    from scoresde.training import leave_world
 
-    return sample(
+    status = sample(
         loaded,
         config,
         values["sampler"].value,
@@ -153,6 +157,8 @@ def _sample(values: Any, rest: list[str]) -> int:
         seed=seed,
         device=device,
     )
+    leave_world()
+    return status
 
 
 def _print_help(values: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 from dataclasses import dataclass
 from typing import final
@@ -82,5 +81,11 @@ def join_world(device: torch.device) -> tuple[World, torch.device]:
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        atexit.register(dist.destroy_process_group)
     return World(dist.get_rank(), dist.get_world_size()), device
+
+
+def leave_world() -> None:
+    """Waits for the other processes and ends the talk with them; after an error it is torchrun that ends them."""
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()

@@ -1,0 +1,242 @@
+r"""Multistep methods: a step is integrated from the estimates of the last few rows.
+
+In a view dy = h dm (`samplers.views`) the integral of the polynomial through the last k values of h is Adams and
+Bashforth's method, of strong order k. The polynomial may be meant in t, in log r, in r or in phi; the weights are exact
+in each (`samplers.quadrature`):
+
+    DEIS (Zhang and Chen 2023, section 3.2, t AB-DEIS)              noise view, polynomials in t
+    DPM-Solver, multistep (Lu et al. 2022a, appendix)               noise view, in log r
+    DPM-Solver++, multistep (Lu et al. 2022b, algorithm 2)          denoised view, in log r
+    UniPC (Zhao et al. 2023), both parts                            denoised view, in log r
+    SDE-DPM-Solver++, multistep (Lu et al. 2022b, appendix)         reverse view, in log r, and noise
+
+The corrector (Adams and Moulton) repeats the last step with the value that was found at its end, and so has order
+k + 1; it costs no evaluation, and its correction is a part of the next row.
+
+DPM-Solver++(2M), SDE-DPM-Solver++(2M) and UniPC of order 2 do not take the exact weight of the linear term, but half
+of the step (the difference is of higher order). UniPC names what the half is of: B2 = e^h - 1, the integral of the
+constant term, or B1 = h. From order 3 on the exact weights are the only ones that satisfy their conditions, so B1 and
+B2 coincide. The third order that is published for DPM-Solver++(3M) weighs the quadratic term with half of its integral,
+which makes its order 2; here it is exact.
+
+At the start there are fewer values: the first rows take what there is (order 1, then 2, ...).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from samplers import grids
+from samplers.base import TableSampler
+from samplers.quadrature import LogSNR, Time, Variable, variable_of, weights
+from samplers.table import Table
+from samplers.views import NoiseView, ReverseView, View, sum_table, view_of
+from scoresde.errors import require
+from scoresde.sde import SDE, Level
+
+Half = Literal["B1", "B2", ""]
+
+
+class Scheme(NamedTuple):
+    """A multistep method.
+
+    Attributes:
+        view, variable: what is integrated, and what it is a polynomial in.
+        num_values: how many values of h a step knows.
+        corrector: whether steps are corrected at the next row.
+        half: whether the linear term has the half weight of "B1" or "B2"; with two values only.
+    """
+
+    view: View
+    variable: Variable
+    num_values: int
+    corrector: bool = False
+    half: Half = ""
+
+
+def multistep_table(scheme: Scheme, start: Level, end: Level) -> Table:
+    """The rows of a multistep method on consecutive steps; each ends where the next begins."""
+    view, variable, num_values, corrector, half = scheme
+    r = torch.cat([start.noise_level, end.noise_level[-1:]])
+    v = variable.at(torch.cat([start.t, end.t[-1:]]), r)
+    num_steps = len(start.t)
+    total = torch.zeros(num_steps, num_values + corrector, dtype=v.dtype)
+    for k in range(1, min(num_values, num_steps) + 1):
+        step = torch.arange(num_steps)[k - 1 : k if k < num_values else None]  # those that know k values
+        first, last = v[step], v[step + 1]
+        past = torch.stack([v[step - j] for j in range(k)], 1)
+        if half and k == 2:
+            predict = _half_weights(view, r[step], r[step + 1], -((past[:, 1] - first) / (last - first)), half)
+        else:
+            predict = weights(view, variable, past, first, last)
+        total[step, :k] += predict
+        if corrector:
+            if half and k == 1:  # through the values at both ends: the linear term reaches one step ahead
+                correct = _half_weights(view, r[step], r[step + 1], -torch.ones_like(first), half).flip(1)
+            else:
+                correct = weights(view, variable, torch.cat([last[:, None], past], 1), first, last)
+            correct[:, 1:] -= predict
+            following = step + 1 < num_steps
+            total[step[following] + 1, : k + 1] += correct[following]
+    return sum_table(view, start, end, total, view.noise(start, end))
+
+
+def _half_weights(view: View, start: Tensor, end: Tensor, back: Tensor, half: Half) -> Tensor:
+    """Weights of the value at the start, and of that `back` steps before it, with half a step for the linear term."""
+    constant = view.measure(end) - view.measure(start)
+    linear = 0.5 * (constant if half == "B2" else view.slope(end) * torch.log(end / start)) / back
+    return torch.stack([constant + linear, -linear], 1)
+
+
+class Multistep(TableSampler):
+    """A sampler that is a multistep method."""
+
+    @abstractmethod
+    def scheme(self, sde: SDE) -> Scheme:
+        """The method, under an SDE."""
+
+    @final
+    def steps(self, sde: SDE, start: Level, end: Level) -> Table:
+        return multistep_table(self.scheme(sde), start, end)
+
+
+def check_values(name: str, value: int, most: int) -> None:
+    """Raises `UsageError` unless 1 <= value <= most."""
+    require(1 <= value <= most, f"{name}={value}: need 1 to {most}")
+
+
+@final
+@dataclass(frozen=True)
+class Adams(Multistep):
+    """Adams and Bashforth's method on the probability flow, with Adams and Moulton's corrector if asked for.
+
+    Strong order `num_values`, one more with the corrector; one evaluation a step; no noise.
+
+    Attributes:
+        num_values: how many values of the estimate a step knows.
+        corrector: whether the last step is corrected by the newest value.
+        view: the estimate that is integrated: "noise", "denoised" or "velocity".
+        variable: in which it is taken for a polynomial: "t", "log_snr", "noise_level" or "phi".
+        sd: the scale of the data, in the velocity view and in phi.
+    """
+
+    num_values: int = 3
+    corrector: bool = True
+    view: Literal["noise", "denoised", "velocity"] = "velocity"
+    variable: Literal["t", "log_snr", "noise_level", "phi"] = "phi"
+    sd: float = 1.0
+
+    noise = "none"
+    default_grid = staticmethod(grids.power_phi)
+    default_num_steps = 20
+
+    def __post_init__(self) -> None:
+        check_values("num_values", self.num_values, 4)
+        view_of(self.view, self.sd)
+
+    @property
+    def order(self) -> int:  # type: ignore[override]
+        return self.num_values + self.corrector
+
+    @property
+    def min_steps(self) -> int:  # type: ignore[override]
+        return self.num_values
+
+    def scheme(self, sde: SDE) -> Scheme:
+        view, variable = view_of(self.view, self.sd), variable_of(self.variable, sde, self.sd)
+        return Scheme(view, variable, self.num_values, self.corrector)
+
+
+@final
+@dataclass(frozen=True)
+class DEIS(Multistep):
+    """DEIS: Adams and Bashforth's method for the noise, a polynomial in t. Strong order `order`; no noise."""
+
+    order: int = 3
+
+    noise = "none"
+    default_grid = staticmethod(grids.quadratic_time)
+    default_num_steps = 20
+
+    def __post_init__(self) -> None:
+        check_values("order", self.order, 4)
+
+    @property
+    def min_steps(self) -> int:  # type: ignore[override]
+        return self.order
+
+    def scheme(self, sde: SDE) -> Scheme:
+        return Scheme(NoiseView(), Time(sde), self.order)
+
+
+@final
+@dataclass(frozen=True)
+class UniPC(Multistep):
+    """UniPC with `num_values` values in its predictor, and its corrector.
+
+    Strong order `num_values` + 1 (UniP-p has p, UniC-p has p + 1); one evaluation a step; no noise.
+    """
+
+    num_values: int = 3
+    variant: Literal["B1", "B2"] = "B2"
+    view: Literal["noise", "denoised"] = "denoised"
+
+    noise = "none"
+    default_grid = staticmethod(grids.quadratic_time)
+    default_num_steps = 20
+
+    def __post_init__(self) -> None:
+        check_values("num_values", self.num_values, 3)
+        require(self.variant in ("B1", "B2"), f"variant={self.variant!r}: need 'B1' or 'B2'")
+        view_of(self.view)
+
+    @property
+    def order(self) -> int:  # type: ignore[override]
+        return self.num_values + 1
+
+    @property
+    def min_steps(self) -> int:  # type: ignore[override]
+        return self.num_values
+
+    def scheme(self, sde: SDE) -> Scheme:
+        return Scheme(view_of(self.view), LogSNR(), self.num_values, True, self.variant)
+
+
+@final
+@dataclass(frozen=True)
+class SDEDPMSolver(Multistep):
+    """SDE-DPM-Solver++: the reverse SDE, its estimate of x_0 a polynomial in log r through `num_values` values.
+
+    Weak order 1. (On a Gaussian two or three values reach 2: along the reverse process the estimate is a martingale.)
+    One evaluation a step; independent noise. With one value and eta = 1 it is ancestral sampling.
+
+    Attributes:
+        num_values: 1, 2 (2M) or 3 (3M).
+        eta: 1 for the reverse SDE, 0 for the probability flow (DPM-Solver++). It is the square of the eta of
+            `scoresde.reverse`.
+    """
+
+    num_values: int = 2
+    eta: float = 1.0
+
+    order = 1
+    default_grid = staticmethod(grids.uniform_log_snr)
+    default_num_steps = 50
+
+    def __post_init__(self) -> None:
+        check_values("num_values", self.num_values, 3)
+        require(0 < self.eta <= 1, f"eta={self.eta}: need 0 < eta <= 1; at 0 it is DPMSolver()")
+
+    noise = "independent"
+
+    @property
+    def min_steps(self) -> int:  # type: ignore[override]
+        return self.num_values
+
+    def scheme(self, sde: SDE) -> Scheme:
+        return Scheme(ReverseView(self.eta), LogSNR(), self.num_values, half="B2" if self.num_values == 2 else "")
