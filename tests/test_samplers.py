@@ -151,12 +151,15 @@ def test_strong_order_against_the_exact_flow_of_a_gaussian(sampler, sde, spacing
     assert min(asymptotic_slopes(errors)) > sampler.order - 0.1, errors
 
 
-@pytest.mark.parametrize("sampler", [s for s in TABLES if isinstance(s, Multistep) and s.noise == "none"], ids=name)
-def test_a_start_with_fewer_values_costs_order(sde, sampler, device):
+MULTISTEP = [s for s in DETERMINISTIC if isinstance(s, Multistep)]
+
+
+@pytest.mark.parametrize(("sampler", "spacing", "sde"), pairwise(MULTISTEP, ["log_snr"], list(SDES.values())))
+def test_a_start_with_fewer_values_costs_order(sampler, spacing, sde, device):
     """The first step knows one value. Without a corrector its error is h^2, with one h^3, whatever comes after."""
     if kinked(sampler, sde):
         pytest.skip("the path of a chain has kinks in t")
-    errors = errors_on_a_gaussian(sampler, sde, "log_snr", counts(sampler), device, exact_history=False)
+    errors = errors_on_a_gaussian(sampler, sde, spacing, counts(sampler), device, exact_history=False)
     assert min(asymptotic_slopes(errors)) > min(sampler.order, 2 + sampler.scheme(sde).corrector) - 0.1, errors
 
 
@@ -173,13 +176,11 @@ def test_strong_order_on_a_mixture_against_a_converged_solver(sampler, device):
     assert min(slopes(errors)) > sampler.order - 0.1, errors
 
 
-@pytest.mark.parametrize(
-    "sampler",
-    [s for s in TABLES if s.noise != "none" and s.order > 0],
-    ids=name,
-)
-@pytest.mark.parametrize("spacing", ["time", "log_snr"])
-def test_weak_order_without_monte_carlo(sde, sampler, spacing, device):
+STOCHASTIC = [s for s in TABLES if s.noise != "none" and s.order > 0]
+
+
+@pytest.mark.parametrize(("sampler", "sde", "spacing"), pairwise(STOCHASTIC, list(SDES.values()), ["time", "log_snr"]))
+def test_weak_order_without_monte_carlo(sampler, sde, spacing, device):
     sde = smooth(sde)
     for mean, variance in ((0.7, 0.09), (-0.4, 2.5)):
         mean_errors, errors = variance_errors(sampler, sde, spacing, mean, variance, device)
