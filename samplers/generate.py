@@ -68,6 +68,11 @@ def sample(
     Returns:
         `(x, nfe)`.
     """
+    require(
+        isinstance(model, ScoreModel),
+        f"model of {type(model).__name__}: need a ScoreModel; NetworkScoreModel wraps one",
+    )
+    require(isinstance(sampler, Sampler), f"sampler={sampler!r}: need a sampler object, such as DDIM()")
     require(num_samples >= 1, f"num_samples={num_samples}: need at least 1")
     require(first_index >= 0, f"first_index={first_index}: must not be negative")
     require(batch_size >= 1, f"batch_size={batch_size}: need at least 1")
@@ -76,6 +81,7 @@ def sample(
         cond = torch.as_tensor(cond)
         cond = cond.expand(num_samples) if cond.ndim == 0 else cond
         require(len(cond) == num_samples, f"cond of length {len(cond)}: need one a sample, {num_samples}")
+        model.check_cond(cond)
     if grid is None:
         grid = sampler.default_grid(model.sde, sampler.default_num_steps if num_steps is None else num_steps)
     grid = check_grid(model.sde, grid)
@@ -97,6 +103,7 @@ def sample(
         noise = Noise(seed, first_index + indices)
         batch_cond = None if cond is None else cond[first : first + batch_size].to(like.device)
         told = counting if known is None or callback is not None else None
-        batches.append(draw(model, prior(model, grid, noise, like.dtype), grid, noise, batch_cond, told))
+        with model.evaluating():
+            batches.append(draw(model, prior(model, grid, noise, like.dtype), grid, noise, batch_cond, told))
         evaluations.append(count if known is None else known)
     return Samples(torch.cat(batches), max(evaluations))

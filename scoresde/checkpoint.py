@@ -236,7 +236,8 @@ def _check_data(data: Mapping[str, Any], source: str) -> None:
         if field == "num_classes":
             fits = type(value) is int and value >= 0
         else:
-            fits = type(value) in (int, float) and math.isfinite(value) and (field != "scale" or value != 0)
+            columns = value if isinstance(value, list) and value and field in ("center", "scale") else [value]
+            fits = all(type(v) in (int, float) and math.isfinite(v) and (field != "scale" or v != 0) for v in columns)
         require(fits, f"{source}: data.{field}={value!r} in its header is damaged")
 
 
@@ -248,7 +249,12 @@ def save_model(model: NetworkScoreModel, path: Path | str) -> None:
     Raises:
         UsageError: for an SDE or parametrisation of your own, which a file cannot describe, or a missing folder.
     """
-    path, network = Path(path), model.network
+    require(
+        isinstance(model, NetworkScoreModel),
+        f"model of {type(model).__name__}: only a NetworkScoreModel has weights to save; save the one it is made of",
+    )
+    path, compiled = Path(path), getattr(model.network, "_orig_mod", None)  # what torch.compile wraps
+    network = model.network if compiled is None else compiled
     require(path.parent.is_dir(), f"path={str(path)!r}: its folder does not exist; make it first")
     built_in = CLASSES.get(type(network).__name__) is type(network)
     description = {
@@ -256,7 +262,7 @@ def save_model(model: NetworkScoreModel, path: Path | str) -> None:
         **{part: describe(getattr(model, part)) for part in ("sde", "parametrization")},
         "shape": list(model.shape),
     }
-    tensors = {f"ema.{name}": value.detach().cpu().clone() for name, value in model.state_dict().items()}
+    tensors = {f"ema.network.{name}": value.detach().cpu().clone() for name, value in network.state_dict().items()}
     save(path, 0, {"model": description}, tensors)
 
 

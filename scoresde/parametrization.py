@@ -59,6 +59,7 @@ class Parametrization(ABC):
 
     @final
     def _check(self) -> None:
+        object.__setattr__(self, "sigma_data", float(self.sigma_data))  # x.std() is a tensor
         require(self.sigma_data > 0, f"sigma_data={self.sigma_data}: must be positive; use the data's own deviation")
 
 

@@ -12,10 +12,11 @@ Samplers, likelihoods, guidance and plots see a `ScoreModel` and nothing else.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from scoresde._shape import match_rank
-from scoresde.errors import require
+from scoresde.errors import UsageError, require
 from scoresde.parametrization import EDMParametrization, Parametrization
 from scoresde.sde import SDE, Level
 from scoresde.targets import Target
@@ -118,6 +119,14 @@ class ScoreModel(ABC):
     def like(self) -> Tensor:
         """An empty tensor on the device and in the type that the model computes with."""
 
+    @abstractmethod
+    def check_cond(self, cond: Tensor) -> None:
+        """Raises `UsageError` for conditions that the model is known not to take; on a device they would be a crash."""
+
+    @abstractmethod
+    def evaluating(self) -> contextlib.AbstractContextManager[None]:
+        """While entered, networks are in evaluation mode."""
+
     @final
     def under(self, sde: SDE) -> ScoreModel:
         """This model re-expressed under another SDE, exactly (see `ReexpressedModel`)."""
@@ -125,16 +134,19 @@ class ScoreModel(ABC):
 
     @final
     def _level(self, x_t: Tensor, t: Tensor | float) -> Level:
-        if isinstance(t, float | int):
-            require(
-                self.sde.t_min * (1 - 1e-6) <= t <= self.sde.t_max * (1 + 1e-6),
-                f"t={t}: must lie in [{self.sde.t_min:g}, {self.sde.t_max:g}], the times of {type(self.sde).__name__}",
-            )
         t = torch.as_tensor(t, dtype=x_t.dtype, device=x_t.device)
         require(
             t.ndim == 0 or t.shape == x_t.shape[:1],
             f"t of shape {tuple(t.shape)}: need a number or shape {tuple(x_t.shape[:1])}, one time a sample",
         )
+        if t.device.type == "cpu":  # on a GPU it would wait
+            low, high = self.sde.t_min * (1 - 1e-6), self.sde.t_max * (1 + 1e-6)
+            outside = t[~((t >= low) & (t <= high))].flatten()
+            require(
+                len(outside) == 0,
+                f"t={next(iter(outside.tolist()), '')}: must lie in [{self.sde.t_min:g}, {self.sde.t_max:g}], "
+                f"the times of {type(self.sde).__name__}",
+            )
         return self.sde.level(t)
 
     @final
@@ -161,13 +173,15 @@ class NetworkScoreModel(nn.Module, ScoreModel):
         self.network = network
         self.sde = sde
         self.parametrization = parametrization
+        require(isinstance(shape, Sequence), f"shape={shape!r}: need the shape of one sample, such as (2,)")
+        require(isinstance(sde, SDE), f"sde={sde!r}: need an SDE, such as VPSDE()")
         self.shape = tuple(shape)
 
     def output(self, x_t: Tensor, level: Level, cond: Tensor | None = None) -> Tensor:
         """The raw network output F at a level."""
         self._check_shape(x_t)
         c_in = self.parametrization.c_in(level.match_rank(x_t))
-        return self.network(c_in * x_t, self.parametrization.c_noise(level).expand(len(x_t)), cond)
+        return _same_shape(self.network(c_in * x_t, self.parametrization.c_noise(level).expand(len(x_t)), cond), x_t)
 
     def denoise_at(self, x_t: Tensor, level: Level, cond: Tensor | None = None) -> Tensor:
         output, level = self.output(x_t, level, cond), level.match_rank(x_t)
@@ -180,9 +194,29 @@ class NetworkScoreModel(nn.Module, ScoreModel):
         scaled = [abs(factor - 1) > 1e-12 for factor in c_in]
 
         def raw(k: int, x_t: Tensor, cond: Tensor | None) -> Tensor:
-            return network(x_t * c_in[k] if scaled[k] else x_t, c_noise[k], cond)
+            return _same_shape(network(x_t * c_in[k] if scaled[k] else x_t, c_noise[k], cond), x_t)
 
         return Along(rule.c_skip(level), rule.c_out(level), raw)
+
+    def check_cond(self, cond: Tensor) -> None:
+        num_classes = getattr(self.network, "num_classes", None)  # a network of the user's own may not tell
+        if not isinstance(num_classes, int):
+            return
+        require(num_classes > 0, "cond: this network was made without classes (num_classes=0); leave it out")
+        require(
+            not cond.is_floating_point() and cond.ndim == 1 and 0 <= int(cond.min()) <= int(cond.max()) < num_classes,
+            f"cond from {cond.min()} to {cond.max()}, {cond.dtype}, of shape {tuple(cond.shape)}: need whole numbers "
+            f"from 0 to {num_classes - 1}, one a sample",
+        )
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        was = self.training
+        self.eval()
+        try:
+            yield
+        finally:
+            self.train(was)
 
     def like(self) -> Tensor:
         return next(self.parameters()).new_empty(0)
@@ -219,7 +253,7 @@ class CallableScoreModel(ScoreModel):
     def denoise_at(self, x_t: Tensor, level: Level, cond: Tensor | None = None) -> Tensor:
         self._check_shape(x_t)
         arguments = (x_t, level.t.expand(len(x_t))) + (() if cond is None else (cond,))
-        predicted, level = self.function(*arguments), level.match_rank(x_t)
+        predicted, level = _same_shape(self.function(*arguments), x_t), level.match_rank(x_t)
         return self.predicts.c_skip(level) * x_t + self.predicts.c_out(level) * predicted
 
     def along(self, level: Level, x: Tensor) -> Along:
@@ -227,9 +261,15 @@ class CallableScoreModel(ScoreModel):
         t = _for_each(level.t, x)
 
         def raw(k: int, x_t: Tensor, cond: Tensor | None) -> Tensor:
-            return self.function(x_t, t[k]) if cond is None else self.function(x_t, t[k], cond)
+            return _same_shape(self.function(x_t, t[k], *(() if cond is None else (cond,))), x_t)
 
         return Along(self.predicts.c_skip(level), self.predicts.c_out(level), raw)
+
+    def check_cond(self, cond: Tensor) -> None:
+        pass
+
+    def evaluating(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
     def like(self) -> Tensor:
         return self._like
@@ -254,6 +294,12 @@ class ExactScoreModel(ScoreModel):
             return self.denoise_at(x_t, Level(alphas[k], alphas[k], sigmas[k]), cond)
 
         return Along(torch.zeros_like(level.alpha), torch.ones_like(level.alpha), raw)
+
+    def check_cond(self, cond: Tensor) -> None:
+        pass
+
+    def evaluating(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
     def like(self) -> Tensor:
         return self.target.like()
@@ -300,6 +346,12 @@ class ReexpressedModel(ScoreModel):
 
         return Along(inner.skip * factor, inner.out, raw)
 
+    def check_cond(self, cond: Tensor) -> None:
+        self.model.check_cond(cond)
+
+    def evaluating(self) -> contextlib.AbstractContextManager[None]:
+        return self.model.evaluating()
+
     def like(self) -> Tensor:
         return self.model.like()
 
@@ -307,3 +359,12 @@ class ReexpressedModel(ScoreModel):
 def _for_each(times: Tensor, x: Tensor) -> tuple[Tensor, ...]:
     """For each of the times `(n,)` a tensor `(B,)` of it, on the device and in the type of a batch."""
     return times.to(x.device, x.dtype)[:, None].expand(-1, len(x)).unbind()
+
+
+def _same_shape(output: Tensor, x_t: Tensor) -> Tensor:
+    """The output of a network or function; raises `UsageError` for one that would broadcast against its input."""
+    if output.shape != x_t.shape:
+        raise UsageError(
+            f"a network that returns {tuple(output.shape)} for x_t of shape {tuple(x_t.shape)}: need the same shape"
+        )
+    return output

@@ -42,7 +42,7 @@ def get_config() -> ConfigDict:
     config.sde.t_end = 1e-3  # where the default sampling grids end, before the step to clean data
 
     config.parametrization = ConfigDict()
-    config.parametrization.name = "NoiseParametrization"  # Noise-, Denoised-, Score-, Velocity- or EDMParametrization
+    config.parametrization.name = "EDMParametrization"  # Noise-, Denoised-, Score-, Velocity- or EDMParametrization
     config.parametrization.sigma_data = 0.0  # deviation of the data; 0: measured
 
     config.objective = ConfigDict()

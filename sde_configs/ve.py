@@ -8,6 +8,5 @@ from sde_configs import default
 def get_config() -> ConfigDict:
     config = default.get_config()
     config.sde = ConfigDict({"name": "VESDE", "sigma_min": 0.01, "sigma_max": 50.0, "t_min": 1e-5, "t_max": 1.0})
-    config.parametrization.name = "EDMParametrization"
     config.objective.weighting = ConfigDict({"name": "EDMWeighting"})
     return config

@@ -180,7 +180,7 @@ def test_a_header_without_a_part_or_with_a_wrong_one_is_refused(path, part):
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        *((field, value) for field in DATA for value in (None, "1", True, float("nan"), [0])),
+        *((field, value) for field in DATA for value in (None, "1", True, float("nan"), ["a"])),
         *(("scale", 0.0), ("high", float("inf")), ("num_classes", -1), ("num_classes", 2.0)),
     ],
 )

@@ -114,7 +114,10 @@ def test_under_works_for_a_network_and_back(device):
     u = (x_t / VPSDE().alpha(t)[:, None])[1:-1]
     torch.testing.assert_close(seen.denoise(u, r), model.denoise(x_t, t)[1:-1], rtol=1e-9, atol=1e-9)
     back = seen.under(VPSDE())
-    torch.testing.assert_close(back.denoise(x_t, t)[1:-1], model.denoise(x_t, t)[1:-1], rtol=1e-9, atol=1e-9)
+    inside = slice(1, -1)  # EDM's range of noise levels is narrower than VP's
+    torch.testing.assert_close(
+        back.denoise(x_t[inside], t[inside]), model.denoise(x_t, t)[inside], rtol=1e-9, atol=1e-9
+    )
     assert seen.shape == back.shape == (3,)
 
 

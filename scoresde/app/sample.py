@@ -69,7 +69,9 @@ def sample(
             batch_size=batch_size,
             callback=advance,
         )
-    raw = Scaling(data["center"], data["scale"]).to_raw(world.gather(x, num_samples).cpu())
+    raw = Scaling(*(tuple(v) if isinstance(v := data[key], list) else v for key in ("center", "scale"))).to_raw(
+        world.gather(x, num_samples).cpu()
+    )
     if world.leader:
         save_picture(output, raw, cond, data["low"], data["high"], data["num_classes"])
         save_numbers(output.with_suffix(".npz"), raw, cond, seed)

@@ -69,7 +69,9 @@ def announce(trainer: Trainer, run: RunFolder) -> None:
     num_parameters = sum(p.numel() for p in trainer.model.parameters())
     where = f"{trainer.device}" + (f" in {trainer.world.size} processes" if trainer.world.size > 1 else "")
     since = f", from step {trainer.step_number}" if trainer.step_number else ""
-    size = f"{num_parameters:,} parameters on {len(trainer.data):,} samples"
+    shape = "x".join(map(str, trainer.data.shape))
+    classes = f" of {trainer.data.num_classes} classes" if trainer.data.num_classes else ""
+    size = f"{num_parameters:,} parameters on {len(trainer.data):,} samples ({shape}){classes}"
     print(f"training {size}, {where}, in {run.path}{since}", flush=True)
 
 

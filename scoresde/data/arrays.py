@@ -18,18 +18,23 @@ MAX_CLASSES = 2**16  # a network keeps a vector for each
 @final
 @dataclass(frozen=True)
 class Scaling:
-    """model value = (raw value - center) / scale."""
+    """model value = (raw value - center) / scale: numbers, or one of each for every column of vectors."""
 
-    center: float = 0.0
-    scale: float = 1.0
+    center: float | tuple[float, ...] = 0.0
+    scale: float | tuple[float, ...] = 1.0
 
     def to_model(self, raw: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Raw values to the model's units."""
-        return (raw.to(dtype) - self.center) / self.scale
+        raw = raw.to(dtype)
+        return (raw - _factor(self.center, raw)) / _factor(self.scale, raw)
 
     def to_raw(self, x: Tensor) -> Tensor:
         """The model's units to raw values."""
-        return x * self.scale + self.center
+        return x * _factor(self.scale, x) + _factor(self.center, x)
+
+
+def _factor(value: float | tuple[float, ...], like: Tensor) -> float | Tensor:
+    return like.new_tensor(value) if isinstance(value, tuple) else value
 
 
 @final
@@ -52,7 +57,8 @@ class ArrayData:
     def __post_init__(self) -> None:
         require(
             self.values.ndim >= 2 and self.values.numel() > 0,
-            f"data of shape {tuple(self.values.shape)}: need (samples, ...), with at least one sample",
+            f"data of shape {tuple(self.values.shape)}: need (samples, ...), with at least one sample and one number "
+            "in each; a row of numbers is x[:, None]",
         )
         if self.values.is_floating_point():
             bad = int((~self.values.isfinite()).flatten(1).any(1).sum())
@@ -94,12 +100,13 @@ class ArrayData:
         mean = squares = 0.0
         count = 0
         for block in self.values.split(max(1, BLOCK // math.prod(self.shape))):  # a float copy of all would be large
-            variance, block_mean = (moment.item() for moment in torch.var_mean(block.double(), correction=0))
+            scaled = self.scaling.to_model(block, torch.float64)
+            variance, block_mean = (moment.item() for moment in torch.var_mean(scaled, correction=0))
             shift, total = block_mean - mean, count + block.numel()
             squares += block.numel() * (variance + shift**2 * count / total)  # Chan, Golub and LeVeque 1979, eq. 2.1
             mean += shift * block.numel() / total
             count = total
-        return math.sqrt(squares / max(count - 1, 1)) / self.scaling.scale
+        return math.sqrt(squares / max(count - 1, 1))
 
     def to(self, device: torch.device | str) -> ArrayData:
         """The same data on a device."""

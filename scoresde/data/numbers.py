@@ -1,12 +1,13 @@
 """Arrays of numbers: .npy and .npz files, and what every source has in common once it is an array.
 
 Bytes are images with values 0..255 and are mapped to [-1, 1]; other numbers are shifted and scaled to mean 0 and
-deviation 1 over all entries. An array (N, H, W) is taken as grey images, (N, 1, H, W).
+deviation 1, vectors (N, D) column by column, anything else over all entries. An array (N, H, W) is taken as grey
+images, (N, 1, H, W).
 
 A .npz file is a zip archive. Some kilobytes of one can unpack to gigabytes, and both the archive and the array inside
-declare a size that may be a lie. So, before anything is unpacked: only `x` and `labels` are looked at; the header of
-each is read, its size is held against the user's limit, against the size that the archive declares, and against what
-compression can do at all (deflate packs at most 1032 to 1). Objects, which are pickles, are refused.
+declare a size that may be a lie. So, before anything is unpacked: only `x` and `labels` (or `y`) are looked at; the
+header of each is read, its size is held against the user's limit, against the size that the archive declares, and
+against what compression can do at all (deflate packs at most 1032 to 1). Objects, which are pickles, are refused.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ from scoresde.errors import UsageError, require
 KINDS = "fiu"  # floating point, integer, unsigned
 MAX_RATIO = 500  # of unpacked to packed size, for arrays above SMALL
 SMALL = 2**24  # bytes
-KNOWN = ("x", "labels")
+KNOWN = ("x", "labels", "y")
 
 
 def read_numpy(path: Path, choices: Choices, source: str) -> ArrayData:
-    """A .npy file, or a .npz file with arrays `x` and, if there are, `labels`; the content tells the two apart."""
+    """A .npy file, or a .npz file with arrays `x` and perhaps `labels` (or `y`); the content tells the two apart."""
     with reading(source, "arrays of numbers"), path.open("rb") as file:
         if zipfile.is_zipfile(file):
             with zipfile.ZipFile(file) as archive:
@@ -39,7 +40,7 @@ def read_numpy(path: Path, choices: Choices, source: str) -> ArrayData:
         else:
             file.seek(0)
             arrays = {"x": _read_array(file, path.stat().st_size, "x", choices, source)}
-    return from_arrays(arrays["x"], arrays.get("labels"), choices, source)
+    return from_arrays(arrays["x"], arrays.get("labels", arrays.get("y")), choices, source)
 
 
 def _read_archive(archive: zipfile.ZipFile, choices: Choices, source: str) -> dict[str, np.ndarray]:
@@ -107,4 +108,10 @@ def from_arrays(
         return data
     deviation = data.std()
     require(0 < deviation < math.inf, f"{source}: values of deviation {deviation}; scale them to a moderate range")
-    return ArrayData(x, classes, Scaling(center=x.mean(dtype=torch.float64).item(), scale=deviation), class_names)
+    scaling = Scaling(center=x.mean(dtype=torch.float64).item(), scale=deviation)
+    if x.ndim == 2:  # columns of a table may be of different kinds
+        spread = x.double().std(0)
+        scaling = Scaling(
+            tuple(x.mean(0, dtype=torch.float64).tolist()), tuple(torch.where(spread > 0, spread, 1.0).tolist())
+        )
+    return ArrayData(x, classes, scaling, class_names)
