@@ -315,3 +315,19 @@ def test_a_pickle_is_refused_and_nothing_in_it_runs(path, tmp_path):
     assert not target.exists()
     torch.load(path.rename(tmp_path / "file.pt"), weights_only=False)["model"].close()
     assert target.exists()  # the trap works
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # of torch.compile itself
+def test_a_compiled_network_is_saved_as_what_it_is(tmp_path):
+    model = make_model()
+    whole = NetworkScoreModel(torch.compile(model.network), model.sde, model.parametrization, model.shape)
+    scoresde.save_model(whole, tmp_path / "m.safetensors")
+    loaded = scoresde.load_model(tmp_path / "m.safetensors")
+    assert type(loaded.network) is networks.UNet
+    for name, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value)
+
+
+def test_only_a_network_s_model_is_saved(tmp_path):
+    with pytest.raises(UsageError, match="only a NetworkScoreModel has weights"):
+        scoresde.save_model(make_model().under(named_sdes.VESDE()), tmp_path / "m.safetensors")

@@ -47,17 +47,23 @@ from samplers import (
     StochasticHeun,
     TableSampler,
     UniPC,
+    power_phi,
+    quadratic_time,
     sample,
+    uniform_log_snr,
     uniform_time,
 )
 from samplers.multistep import Multistep
 from scoresde import (
+    MLP,
     SDE,
     VESDE,
     VPSDE,
     CallableScoreModel,
     DiscreteVPSDE,
     ExactScoreModel,
+    NetworkScoreModel,
+    NoiseParametrization,
     ScoreParametrization,
     UsageError,
 )
@@ -561,3 +567,70 @@ def test_the_loop_never_waits_for_the_device(sampler, device):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert len(calls) == len(table)
+
+
+LABEL_MISTAKES = [(3, "from 3 to 3"), (-1, "from -1"), ([0.5] * 4, "float"), ([[1]] * 4, "shape")]
+
+
+@pytest.mark.parametrize(("cond", "shown"), LABEL_MISTAKES)
+def test_labels_that_a_network_does_not_know_are_named(cond, shown):
+    model = NetworkScoreModel(MLP(2, 8, 1, num_classes=3), VPSDE(), NoiseParametrization(), (2,))
+    with pytest.raises(UsageError, match=f"{shown}.*whole numbers from 0 to 2"):
+        sample(model, DDIM(), 4, num_steps=2, cond=cond)
+    plain = NetworkScoreModel(MLP(2, 8, 1), VPSDE(), NoiseParametrization(), (2,))
+    with pytest.raises(UsageError, match="num_classes=0"):
+        sample(plain, DDIM(), 4, num_steps=2, cond=1)
+
+
+@pytest.mark.parametrize("wrap", [lambda model: model, lambda model: model.under(VESDE())], ids=["itself", "under"])
+def test_sampling_is_in_evaluation_mode_and_leaves_the_mode(wrap):
+    class Moody(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = torch.nn.BatchNorm1d(2)
+
+        def forward(self, x, c_noise, cond=None):
+            return self.norm(x)
+
+    model = NetworkScoreModel(Moody(), VPSDE(), NoiseParametrization(), (2,)).train()
+    first = sample(wrap(model), DDIM(), 4, num_steps=3).x
+    assert torch.equal(first, sample(wrap(model), DDIM(), 4, num_steps=3).x)
+    assert model.network.norm.num_batches_tracked == 0
+    assert model.training
+
+
+def test_a_class_or_a_name_for_a_sampler_is_named():
+    model = ExactScoreModel(mixture(), VPSDE())
+    for sampler in (DDIM, "ddim"):
+        with pytest.raises(UsageError, match=r"need a sampler object, such as DDIM\(\)"):
+            sample(model, sampler, 3)
+    with pytest.raises(UsageError, match="need a ScoreModel"):
+        sample(MLP(2), DDIM(), 3)
+
+
+@pytest.mark.parametrize("num_steps", [2, 3, 5, 7, 10, 20])
+@pytest.mark.parametrize("sampler", [Ancestral(), Ancestral("beta"), ReverseDiffusion()], ids=name)
+def test_few_steps_stay_near_the_data(sde, sampler, num_steps):
+    """score_sde's VP is NaN below 20 steps; here the RMS is within 1.5 times the data's from 10 steps on, 10 below.
+
+    Reverse diffusion and DDPM's larger variance add the forward step's noise, which in 2 or 3 steps from 50 or 80 times
+    the data's scale is what remains.
+    """
+    if num_steps < 5 and sampler != Ancestral():
+        pytest.skip("the noise of so large a step is the method's own")
+    target = mixture()
+    x = sample(ExactScoreModel(target, sde), sampler, 500, num_steps=num_steps).x
+    rms = target.sample(5000, torch.Generator().manual_seed(0)).square().mean().sqrt()
+    assert x.square().mean().sqrt() < (1.5 if num_steps >= 10 else 10) * rms
+
+
+@pytest.mark.parametrize("grid", [uniform_log_snr, power_phi, quadratic_time, uniform_time])
+@pytest.mark.parametrize("sampler", TABLES, ids=name)
+def test_few_steps_are_finite(sde, sampler, grid):
+    for num_steps in (1, sampler.min_steps + 1, sampler.min_steps + 2):
+        assert sample(ExactScoreModel(mixture(), sde), sampler, 20, grid=grid(sde, num_steps)).x.isfinite().all()
+
+
+def test_too_few_steps_are_named():
+    with pytest.raises(UsageError, match=r"num_steps=3: DEIS\(order=3\) needs at least 4"):
+        sample(ExactScoreModel(mixture(), VPSDE()), DEIS(3), 3, num_steps=3)

@@ -9,6 +9,7 @@ from analytic import PARAMETRIZATIONS, gaussian, mixture, network_model
 from conftest import SDES
 from torch import nn
 
+from samplers import DDIM, sample
 from scoresde import (
     EDMSDE,
     MLP,
@@ -262,3 +263,33 @@ def test_a_model_under_its_own_sde_is_not_cut(sde, caplog):
     model = ExactScoreModel(mixture(), sde).under(sde)
     assert model.sde is sde
     assert not caplog.records
+
+
+@pytest.mark.parametrize("wrong", [lambda x: x[:, :1], lambda x: x[:, 0], lambda x: x.sum(1)], ids=["B,1", "B", "sum"])
+def test_an_output_that_would_broadcast_is_refused(wrong, device):
+    class Wrong(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(()))
+
+        def forward(self, x, c_noise, cond=None):
+            return self.weight * wrong(x)
+
+    x = torch.randn(2, 2, device=device)
+    network = NetworkScoreModel(Wrong(), VPSDE(), NoiseParametrization(), (2,)).to(device)
+    function = CallableScoreModel(lambda x, t: wrong(x), NoiseParametrization(), VPSDE(), (2,), device=device)
+    for model in (network, function):
+        for use in (lambda model=model: model.score(x, 0.5), lambda model=model: sample(model, DDIM(), 2, num_steps=3)):
+            with pytest.raises(UsageError, match="need the same shape"):
+                use()
+
+
+def test_times_in_a_tensor_are_checked_too():
+    model = ExactScoreModel(gaussian(), VPSDE())
+    with pytest.raises(UsageError, match=r"t=2\.0: must lie in \[1e-05, 1\]"):
+        model.denoise(torch.zeros(3, 3, dtype=torch.float64), torch.tensor([0.5, 2.0, 0.1]))
+
+
+def test_sigma_data_may_be_a_tensor():
+    assert NoiseParametrization(torch.tensor(0.5)) == NoiseParametrization(0.5)
+    assert type(NoiseParametrization(torch.tensor(0.5)).sigma_data) is float
