@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 
 from samplers import DDIM, sample
 from scoresde import checkpoint
+from scoresde.app import sample as sample_module
 from scoresde.app.cli import main
 from scoresde.app.run_folder import RunFolder
 from sde_configs import build
@@ -375,6 +376,37 @@ def test_more_samples_begin_with_the_same_ones(work, tmp_path):
     _, few = samples_of(tmp_path / "a.png", "--sampler=ddim", "--labels=1")
     _, many = samples_of(tmp_path / "b.png", "--sampler=ddim", "--labels=1", "--num_samples=9")
     np.testing.assert_allclose(many[:6], few, rtol=1e-5, atol=1e-6)
+
+
+def test_sampling_that_is_killed_goes_on_where_it_stopped(work, tmp_path, monkeypatch, capsys):
+    many = ["--mode=sample", "--sde=vp", "--sampler=ancestral", "--num_steps=4", "--device=cpu", "--num_samples=23"]
+    many.append("--config.sampling.batch_size=5")
+    assert main([*many, f"--output={tmp_path / 'whole.png'}"]) == 0
+    drawn = []
+
+    def counted(*arguments, first_index, **options):
+        if len(drawn) == 3:
+            drawn.append(None)
+            raise KeyboardInterrupt
+        drawn.append(first_index)
+        return sample(*arguments, first_index=first_index, **options)
+
+    monkeypatch.setattr(sample_module, "draw", counted)
+    again = [*many, f"--output={tmp_path / 'again.png'}"]
+    assert main(again) == 130
+    assert not (tmp_path / "again.npz").exists()
+    other = [argument.replace("ancestral", "ddim") for argument in again]
+    assert main(other) == 0  # another command begins anew, and leaves the parts alone
+    before = len(drawn)
+    capsys.readouterr()
+    assert main(again) == 0
+    assert "going on: 3 of 5 parts are there" in capsys.readouterr().out
+    assert drawn[:3] == [0, 5, 10]
+    assert drawn[before:] == [15, 20]
+    assert not list(tmp_path.glob(".*.parts"))
+    whole, continued = (np.load(tmp_path / f"{name}.npz") for name in ("whole", "again"))
+    for key in ("samples", "labels", "seeds"):
+        assert np.array_equal(whole[key], continued[key])
 
 
 def test_labels_are_repeated_to_the_number_of_samples(work, tmp_path):

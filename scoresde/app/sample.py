@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from ml_collections import ConfigDict
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from samplers import sample as draw
 from scoresde.app.device import choose_threads
+from scoresde.app.parts import Parts
 from scoresde.app.pictures import demo_labels, save_numbers, save_picture
 from scoresde.app.progress import Progress
 from scoresde.app.run_folder import make_folder
@@ -34,7 +37,10 @@ def sample(
     seed: int,
     device: torch.device,
 ) -> int:
-    """Draws samples from a checkpoint, and writes `output` (PNG) and an .npz beside it; returns the exit status."""
+    """Draws samples from a checkpoint, and writes `output` (PNG) and an .npz beside it; returns the exit status.
+
+    Batches are kept on disk as they are drawn: the same command goes on after a kill, and no sample is lost or doubled.
+    """
     require(num_samples >= 1, f"num_samples={num_samples}: need at least 1")
     require(num_steps is None or num_steps >= 1, f"num_steps={num_steps}: need at least 1")
     batch_size = config.sampling.batch_size
@@ -48,36 +54,52 @@ def sample(
     grid = sampler.default_grid(model.sde, sampler.default_num_steps if num_steps is None else num_steps)
 
     world, device = join_world(device)
-    mine = world.share(num_samples)
-    require(num_samples >= world.size, f"num_samples={num_samples}: need one for each of the {world.size} processes")
+    size = min(batch_size, -(-num_samples // world.size))
+    firsts = range(0, num_samples, size)
+    described = {"config": checkpoint.description["config"], "digest": checkpoint.description["digest"]}
+    described |= {"sampler": str(sampler), "grid": grid.tolist(), "labels": None if cond is None else cond.tolist()}
+    parts = Parts(output, described | {"seed": seed, "num_samples": num_samples, "size": size, "step": checkpoint.step})
+    mine = [first for first in firsts[world.rank :: world.size] if not parts.has(first)]
+    if world.leader and len(mine) < len(firsts[world.rank :: world.size]):
+        print(f"going on: {sum(map(parts.has, firsts))} of {len(firsts)} parts are there", flush=True)
     model = model.to(device)
-    choose_threads(min(mine.stop - mine.start, batch_size) * math.prod(model.shape))
-    evaluations, batches = sampler.num_evaluations(model.sde, grid), -(-(mine.stop - mine.start) // batch_size)
-    with Progress("sample", (evaluations or 100) * batches, unit="evaluation", shown=world.leader) as progress:
+    choose_threads(size * math.prod(model.shape))
+    evaluations = sampler.num_evaluations(model.sde, grid) or 100
+    with Progress("sample", evaluations * max(1, len(mine)), unit="evaluation", shown=world.leader) as progress:
 
         def advance(row: int, level: Level, x_t: Tensor, x0_hat: Tensor) -> None:
             progress.update(min(progress.count + 1, progress.total))
 
-        x, nfe = draw(
-            model,
-            sampler,
-            mine.stop - mine.start,
-            grid=grid,
-            cond=None if cond is None else cond[mine],
-            seed=seed,
-            first_index=mine.start,
-            batch_size=batch_size,
-            callback=advance,
-        )
-    raw = Scaling(*(tuple(v) if isinstance(v := data[key], list) else v for key in ("center", "scale"))).to_raw(
-        world.gather(x, num_samples).cpu()
-    )
+        for first in mine:
+            count = min(size, num_samples - first)
+            x, nfe = draw(
+                model,
+                sampler,
+                count,
+                grid=grid,
+                cond=None if cond is None else cond[first : first + count],
+                seed=seed,
+                first_index=first,
+                batch_size=size,
+                callback=advance,
+            )
+            parts.write(first, x, nfe)
+    world.wait(device)
     if world.leader:
+        x, nfe = parts.join(firsts)
+        raw = scaling_of(data).to_raw(x)
         save_picture(output, raw, cond, data["low"], data["high"], data["num_classes"])
         save_numbers(output.with_suffix(".npz"), raw, cond, seed)
+        parts.remove()
         print(f"{num_samples} samples by {sampler_name}, {nfe} network evaluations each")
         print(f"picture: {output}\nnumbers: {output.with_suffix('.npz')}")
     return 0
+
+
+def scaling_of(data: Mapping[str, Any]) -> Scaling:
+    """The scaling that a checkpoint describes."""
+    center, scale = (tuple(value) if isinstance(value, list) else value for value in (data["center"], data["scale"]))
+    return Scaling(center, scale)
 
 
 def parse_labels(text: str | None, num_samples: int, num_classes: int) -> Tensor | None:

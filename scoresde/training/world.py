@@ -47,16 +47,9 @@ class World:
         """Whether the flag is set in any process."""
         return flag if self.size == 1 else bool(self.mean(torch.tensor(float(flag), device=device)) > 0)
 
-    def gather(self, x: Tensor, count: int) -> Tensor:
-        """The parts `share(count)` of all processes, one after the other."""
-        if self.size == 1:
-            return x
-        parts = [share(count, rank, self.size) for rank in range(self.size)]
-        longest = max(part.stop - part.start for part in parts)
-        padded = torch.cat([x, x.new_zeros(longest - len(x), *x.shape[1:])])
-        gathered = [torch.empty_like(padded) for _ in parts]
-        dist.all_gather(gathered, padded)
-        return torch.cat([whole[: part.stop - part.start] for whole, part in zip(gathered, parts, strict=True)])
+    def wait(self, device: torch.device) -> None:
+        """Waits until every process is here."""
+        self.any(False, device)
 
 
 ALONE = World()
