@@ -85,10 +85,10 @@ def sample(
     if grid is None:
         grid = sampler.default_grid(model.sde, sampler.default_num_steps if num_steps is None else num_steps)
     grid = check_grid(model.sde, grid)
-    like, known = model.like(), sampler.num_evaluations(model.sde, grid)
-    draw = sampler.run
+    like, draw, known = model.like(), sampler.run, None
     if isinstance(sampler, TableSampler):
-        draw = partial(sampler.follow, sampler.table(model.sde, grid))  # once for all batches
+        table = sampler.table(model.sde, grid)  # once for all batches
+        draw, known = partial(sampler.follow, table), len(table)
     batches, evaluations = [], []
     for first in range(0, num_samples, batch_size):
         count = 0

@@ -47,6 +47,10 @@ class PredictorCorrector(TableSampler):
             isinstance(self.predictor, TableSampler),
             f"predictor={self.predictor!r}: need a sampler that is a table, such as ReverseDiffusion()",
         )
+        require(
+            self.predictor.noise != "path",
+            f"predictor={self.predictor!r}: needs path noise, and a corrector's is independent; take SDEDPMSolver()",
+        )
 
     def steps(self, sde: SDE, start: Level, end: Level) -> Table:
         corrector = langevin_rows(start if self.corrector_first else end, self.snr, self.corrector_steps)

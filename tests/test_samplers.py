@@ -631,6 +631,11 @@ def test_few_steps_are_finite(sde, sampler, grid):
         assert sample(ExactScoreModel(mixture(), sde), sampler, 20, grid=grid(sde, num_steps)).x.isfinite().all()
 
 
+def test_a_predictor_on_a_path_is_refused():
+    with pytest.raises(UsageError, match="needs path noise, and a corrector's is independent"):
+        PredictorCorrector(predictor=SDEDPMSolverSingle())
+
+
 def test_too_few_steps_are_named():
     with pytest.raises(UsageError, match=r"num_steps=3: DEIS\(order=3\) needs at least 4"):
         sample(ExactScoreModel(mixture(), VPSDE()), DEIS(3), 3, num_steps=3)
