@@ -114,7 +114,11 @@ def counts(sampler):
     """Numbers of steps: high orders need fine grids to show, but with four stages a step rounding is near."""
     if isinstance(sampler, RungeKutta4):
         return (16, 32, 64, 128)
-    return (64, 128, 256, 512) if sampler.order <= 2 else (128, 256, 512, 1024)
+    if sampler.order <= 2:
+        first = 64
+    else:
+        first = 256 if sampler.order == 3 and isinstance(sampler, Multistep) else 128
+    return tuple(first * 2**k for k in range(4))
 
 
 def kinked(sampler, sde):

@@ -2,7 +2,7 @@
 
 The network is trivial (a tenth of its input), predicts noise under VP, and takes 3x32x32. Each line is the time of a
 whole run, network included, divided by that of a loop written by hand with numbers known beforehand and in-place
-operations, in the same process and in turn, on one thread; tables are made beforehand, as `sample` makes them once for
+operations, in the same process and in turn, on one thread; loops are made ready beforehand, as `sample` does once for
 all batches. By hand, noise is drawn for the whole batch, or with a generator that is seeded for each sample and step;
 here it is a function of (seed, sample, step), on every device the same:
 
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from samplers import DDIM, Ancestral, DPMSolver, Noise, TableSampler, uniform_log_snr
+from samplers.table import Loop
 from scoresde import VPSDE, NetworkScoreModel, NoiseParametrization
 
 SHAPE = (3, 32, 32)
@@ -78,8 +79,8 @@ def by_hand(sampler: TableSampler, grid: Tensor, x_T: Tensor, keyed: bool = Fals
 
 def ours(sampler: TableSampler, grid: Tensor, x_T: Tensor) -> Callable[[], Tensor]:
     model = NetworkScoreModel(Tenth(), VPSDE(), NoiseParametrization(), SHAPE)
-    table, noise = sampler.table(model.sde, grid), Noise(0, torch.arange(len(x_T)))
-    return lambda: sampler.follow(table, model, x_T, grid, noise)
+    loop, noise = Loop(sampler.table(model.sde, grid), model, x_T), Noise(0, torch.arange(len(x_T)))
+    return lambda: sampler.follow(loop, x_T, grid, noise)
 
 
 def diffusers_loop(name: str, num_steps: int, x_T: Tensor) -> Callable[[], Tensor]:

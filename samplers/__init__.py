@@ -4,7 +4,7 @@ from samplers.ancestral import DDIM, Ancestral
 from samplers.base import Sampler, TableSampler
 from samplers.dpm_solver import DPMSolver, DPMSolverSingle, SDEDPMSolverSingle
 from samplers.euler_maruyama import EulerMaruyama
-from samplers.generate import Samples, prior, sample
+from samplers.generate import Samples, Trajectory, prior, sample
 from samplers.grids import chain, karras, power_phi, quadratic_time, uniform_log_snr, uniform_time
 from samplers.langevin import AnnealedLangevin
 from samplers.multistep import DEIS, Adams, SDEDPMSolver, UniPC
@@ -41,6 +41,7 @@ __all__ = [
     "StochasticHeun",
     "Table",
     "TableSampler",
+    "Trajectory",
     "UniPC",
     "chain",
     "karras",

@@ -63,7 +63,8 @@ class DDIM(TableSampler):
 class Ancestral(TableSampler):
     """Samples x_s from the bridge, as DDPM does; `variance` is that of the bridge ("posterior") or DDPM's "beta".
 
-    Weak order 1; one evaluation a step; independent noise. With "posterior" it is DDIM at eta = 1.
+    Weak order 1; one evaluation a step; independent noise. With "posterior" it is DDIM at eta = 1. With "beta" it takes
+    four steps at least: see `ReverseDiffusion`.
     """
 
     variance: Literal["posterior", "beta"] = "posterior"
@@ -75,6 +76,10 @@ class Ancestral(TableSampler):
 
     def __post_init__(self) -> None:
         require(self.variance in ("posterior", "beta"), f"variance={self.variance!r}: need 'posterior' or 'beta'")
+
+    @property
+    def min_steps(self) -> int:  # type: ignore[override]
+        return 1 if self.variance == "posterior" else 4
 
     def steps(self, sde: SDE, start: Level, end: Level) -> Table:
         on_x0, on_xt, std = bridge(end, start)

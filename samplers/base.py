@@ -17,8 +17,7 @@ from torch import Tensor
 
 from samplers import grids
 from samplers.noise import Noise, NoiseSource, Path
-from samplers.table import Callback, Table, concatenate, denoiser_table
-from samplers.table import run as run_table
+from samplers.table import Callback, Loop, Table, concatenate, denoiser_table
 from scoresde.errors import UsageError, require
 from scoresde.score_model import ScoreModel
 from scoresde.sde import SDE, Level
@@ -104,27 +103,26 @@ class TableSampler(Sampler):
         cond: Tensor | None = None,
         callback: Callback | None = None,
     ) -> Tensor:
-        return self.follow(self.table(model.sde, grid), model, x_T, grid, noise, cond, callback)
+        return self.follow(Loop(self.table(model.sde, grid), model, x_T), x_T, grid, noise, cond, callback)
 
     @final
     def follow(
         self,
-        table: Table,
-        model: ScoreModel,
+        loop: Loop,
         x_T: Tensor,
         grid: Tensor,
         noise: NoiseSource,
         cond: Tensor | None = None,
         callback: Callback | None = None,
     ) -> Tensor:
-        """`run` with this sampler's table on the grid, where it is known already."""
+        """`run` with this sampler's loop on the grid, where it is ready already."""
         if self.noise == "path":
             if not isinstance(noise, Noise):
                 raise UsageError(
                     f"noise={type(noise).__name__}: {self} needs Noise(seed, indices), to make a path of it"
                 )
-            noise = along_path(noise, model.sde, table, grid)
-        return run_table(table, model, x_T, noise, cond, callback)
+            noise = along_path(noise, loop.model.sde, loop.table, grid)
+        return loop(x_T, noise, cond, callback)
 
 
 def along_path(noise: Noise, sde: SDE, table: Table, grid: Tensor) -> Path:

@@ -52,6 +52,10 @@ class PredictorCorrector(TableSampler):
             f"predictor={self.predictor!r}: needs path noise, and a corrector's is independent; take SDEDPMSolver()",
         )
 
+    @property
+    def min_steps(self) -> int:  # type: ignore[override]
+        return self.predictor.min_steps
+
     def steps(self, sde: SDE, start: Level, end: Level) -> Table:
         corrector = langevin_rows(start if self.corrector_first else end, self.snr, self.corrector_steps)
         tables = []

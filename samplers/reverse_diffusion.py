@@ -26,9 +26,14 @@ from scoresde.sde import SDE, Level, transition
 @final
 @dataclass(frozen=True)
 class ReverseDiffusion(TableSampler):
-    """Song et al.'s reverse diffusion sampler. Weak order 1; one evaluation a step; independent noise."""
+    """Song et al.'s reverse diffusion sampler. Weak order 1; one evaluation a step; independent noise.
+
+    It adds the forward step's noise, so that a step from 50 times the data's scale to clean data ends in that noise: it
+    takes four steps at least.
+    """
 
     order = 1
+    min_steps = 4
     noise = "independent"
     default_grid = staticmethod(grids.uniform_log_snr)
     default_num_steps = 500

@@ -78,6 +78,78 @@ def concatenate(tables: list[Table]) -> Table:
     return Table(level, a, b, c, p, q)
 
 
+@final
+class Loop:
+    """The one loop of all linear samplers: a table made ready to run on a model, for batches of one shape.
+
+    The model's factors (D = skip y + out F) are folded into the table's, so that a row costs two operations on top of
+    the network, one more for each earlier value that it reads, one for noise and two for a value that is read later.
+    Factors are Python numbers and times lie on the device before the loop starts: nothing waits for the device.
+
+    Args:
+        table, model: what is run, on what.
+        like: a batch `(B, *shape)`.
+        first_row: number of the first row, for the callback and the draws of noise.
+    """
+
+    def __init__(self, table: Table, model: ScoreModel, like: Tensor, first_row: int = 0) -> None:
+        along = model.along(table.level, like)
+        on_y, on_raw = table.p * along.skip + table.q, table.p * along.out  # h = on_y y + on_raw F
+        self.table, self.model, self.first_row = table, model, first_row
+        self._raw, self._skip, self._out = along.raw, along.skip.tolist(), along.out.tolist()
+        self._level = table.level.like(like)
+        self._rows = list(
+            zip(
+                (table.a + table.b[:, 0] * on_y).tolist(),
+                (table.b[:, 0] * on_raw).tolist(),
+                table.b[:, 1:].tolist(),
+                table.c.tolist(),
+                _read_later(table.b),
+                on_y.tolist(),
+                on_raw.tolist(),
+                strict=True,
+            )
+        )
+        self._draws = [first_row + k + 1 for k, c in enumerate(table.c.tolist()) if c != 0]
+
+    def __call__(
+        self,
+        x_T: Tensor,
+        noise: NoiseSource,
+        cond: Tensor | None = None,
+        callback: Callback | None = None,
+        history: Sequence[Tensor] = (),
+    ) -> Tensor:
+        """Runs the table from x_T `(B, *shape)`.
+
+        Args:
+            x_T, noise, cond: from where, with what.
+            callback: called after each evaluation; D is computed for it.
+            history: values of h before the first row, newest first.
+        """
+        noises, known = _in_blocks(noise, self._draws, x_T), list(history)
+        raw_at, y, width = self._raw, x_T, self.table.b.shape[1] - 1
+        for k, (a, b, earlier, c, read_later, h_y, h_raw) in enumerate(self._rows):
+            raw = raw_at(k, y, cond)
+            if callback is not None:
+                x0_hat = torch.mul(y, self._skip[k]).add_(raw, alpha=self._out[k])
+                callback(self.first_row + k, self._level.at(k), y, x0_hat)
+            after = torch.mul(y, a)
+            if b != 0:
+                after.add_(raw, alpha=b)
+            if width:
+                for b_j, h in zip(earlier, known, strict=False):
+                    if b_j != 0:
+                        after.add_(h, alpha=b_j)
+                # where nobody reads h, anything may hold its place
+                h = torch.mul(y, h_y).add_(raw, alpha=h_raw) if read_later else raw
+                known = [h, *known[: width - 1]]
+            if c != 0:
+                after.add_(next(noises), alpha=c)
+            y = after
+        return y
+
+
 def run(
     table: Table,
     model: ScoreModel,
@@ -88,51 +160,8 @@ def run(
     first_row: int = 0,
     history: Sequence[Tensor] = (),
 ) -> Tensor:
-    """Runs a table from x_T `(B, *shape)`; the one loop of all linear samplers.
-
-    The model's factors (D = skip y + out F) are folded into the table's, so that a row costs two operations on top of
-    the network, one more for each earlier value that it reads, one for noise and two for a value that is read later.
-    Factors are Python numbers and times lie on the device before the loop starts: nothing waits for the device.
-
-    Args:
-        table, model, x_T, noise, cond: what is run, on what, from where.
-        callback: called after each evaluation; D is computed for it.
-        first_row: number of the first row, for the callback and the draws of noise.
-        history: values of h before the first row, newest first.
-    """
-    along, level, known = model.along(table.level, x_T), table.level.like(x_T), list(history)
-    on_y, on_raw = table.p * along.skip + table.q, table.p * along.out  # h = on_y y + on_raw F
-    rows = zip(
-        (table.a + table.b[:, 0] * on_y).tolist(),
-        (table.b[:, 0] * on_raw).tolist(),
-        table.b[:, 1:].tolist(),
-        table.c.tolist(),
-        _read_later(table.b),
-        on_y.tolist(),
-        on_raw.tolist(),
-        strict=True,
-    )
-    noises = _in_blocks(noise, [first_row + k + 1 for k, c in enumerate(table.c.tolist()) if c != 0], x_T)
-    skip, out = along.skip.tolist(), along.out.tolist()
-    raw_at, y, width = along.raw, x_T, table.b.shape[1] - 1
-    for k, (a, b, earlier, c, read_later, h_y, h_raw) in enumerate(rows):
-        raw = raw_at(k, y, cond)
-        if callback is not None:
-            callback(first_row + k, level.at(k), y, torch.mul(y, skip[k]).add_(raw, alpha=out[k]))
-        after = torch.mul(y, a)
-        if b != 0:
-            after.add_(raw, alpha=b)
-        if width:
-            for b_j, h in zip(earlier, known, strict=False):
-                if b_j != 0:
-                    after.add_(h, alpha=b_j)
-            # where nobody reads h, anything may hold its place
-            h = torch.mul(y, h_y).add_(raw, alpha=h_raw) if read_later else raw
-            known = [h, *known[: width - 1]]
-        if c != 0:
-            after.add_(next(noises), alpha=c)
-        y = after
-    return y
+    """Runs a table once from x_T `(B, *shape)`: see `Loop`."""
+    return Loop(table, model, x_T, first_row)(x_T, noise, cond, callback, history)
 
 
 def _read_later(b: Tensor) -> list[bool]:

@@ -28,6 +28,7 @@ from scoresde.parametrization import (
 from scoresde.score_model import CallableScoreModel, ExactScoreModel, NetworkScoreModel, ScoreModel
 from scoresde.sde import SDE, GaussianPathSDE
 from scoresde.targets import EmpiricalDistribution, Gaussian, GaussianMixture
+from scoresde.threshold import ThresholdedModel
 from scoresde.training import TrainingSettings, fit
 
 __all__ = [
@@ -62,6 +63,7 @@ __all__ = [
     "ScoreModel",
     "ScoreParametrization",
     "SubVPSDE",
+    "ThresholdedModel",
     "TrainingSettings",
     "UNet",
     "UniformTimes",

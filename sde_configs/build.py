@@ -33,12 +33,13 @@ from samplers import (
 )
 from scoresde import data
 from scoresde.checkpoint import construct
-from scoresde.data import ArrayData, Choices
+from scoresde.data import ArrayData, Choices, Scaling
 from scoresde.errors import UsageError, require, unknown_name
 from scoresde.objective import DenoisingObjective, TrainingTimes, Weighting
 from scoresde.parametrization import Parametrization
-from scoresde.score_model import NetworkScoreModel
+from scoresde.score_model import NetworkScoreModel, ScoreModel
 from scoresde.sde import SDE
+from scoresde.threshold import ThresholdedModel
 from scoresde.training import TrainingSettings
 
 SAMPLERS: dict[str, type[Sampler]] = {
@@ -122,6 +123,30 @@ def build_objective(config: ConfigDict, model: NetworkScoreModel) -> DenoisingOb
 def build_settings(config: ConfigDict) -> TrainingSettings:
     """How to optimise."""
     return TrainingSettings(**config.training)
+
+
+def build_sampling_model(
+    config: ConfigDict, model: NetworkScoreModel, scaling: Scaling, low: float, high: float
+) -> ScoreModel:
+    """A trained model as it is sampled from: compiled and thresholded as the configuration says.
+
+    Args:
+        config: its `sampling` part is read.
+        model: what was trained, on the device of sampling.
+        scaling: of the data.
+        low, high: the range of the data, in raw units.
+    """
+    kind, quantile = config.sampling.threshold, config.sampling.quantile
+    require(
+        kind in ("none", "static", "dynamic"),
+        f"config.sampling.threshold={kind!r}: need 'none', 'static' or 'dynamic'",
+    )
+    if config.sampling.compile:
+        model.network.compile()
+    if kind == "none":
+        return model
+    least, most = (scaling.to_model(torch.full(model.shape, end)) for end in (low, high))
+    return ThresholdedModel(model, least, most, quantile if kind == "dynamic" else None)
 
 
 def build_sampler(config: ConfigDict, name: str, num_steps: int | None) -> Sampler:

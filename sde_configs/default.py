@@ -72,6 +72,10 @@ def get_config() -> ConfigDict:
 
     config.sampling = ConfigDict()
     config.sampling.batch_size = 500  # samples at a time
+    config.sampling.threshold = "none"  # static or dynamic: keep the denoiser within the data's range
+    config.sampling.quantile = 0.995  # of a sample's entries, which dynamic thresholding rescales into the range
+    config.sampling.compile = False  # compile the network by torch.compile: minutes at first, pays for large networks
+    config.sampling.cuda_graph = False  # on CUDA: record a batch's kernels once and replay them for the other batches
     config.sampling.pc = ConfigDict()
     config.sampling.pc.snr = 0.16  # signal-to-noise ratio of a Langevin step
     config.sampling.pc.corrector_steps = 1  # Langevin steps for each predictor step

@@ -1,4 +1,4 @@
-"""VP SDE, noise prediction (Song et al. 2021; DDPM's objective in continuous time): the default."""
+"""VP SDE (Song et al. 2021) with EDM's parametrisation: the default."""
 
 from sde_configs.default import get_config
 

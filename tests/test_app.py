@@ -245,7 +245,7 @@ def test_a_run_hides_labels_if_asked_to(tmp_path):
     assert train(tmp_path, "--config.network.label_dropout=0.3") == 0
     model = RunFolder(tmp_path).newest_checkpoint().model()
     assert model.denoise(torch.zeros(3, 2), 0.5).isfinite().all()
-    assert main(["--mode=sample", f"--workdir={tmp_path}", "--num_samples=4", "--num_steps=3"]) == 0
+    assert main(["--mode=sample", f"--workdir={tmp_path}", "--num_samples=4", "--num_steps=5"]) == 0
 
 
 def test_logs_are_cut_after_a_step_and_at_a_broken_line(tmp_path):

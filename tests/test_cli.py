@@ -30,7 +30,7 @@ TOY = [
     *("--mode=train", "--config=toy", "--config.network.width=16", "--config.network.depth=1", "--device=cpu"),
     *("--config.training.batch_size=32", "--config.training.num_steps=4"),
 ]
-SAMPLE = ["--mode=sample", "--num_samples=6", "--num_steps=4", "--device=cpu"]
+SAMPLE = ["--mode=sample", "--num_samples=6", "--num_steps=5", "--device=cpu"]
 SAMPLERS = tuple(build.SAMPLERS)
 
 
@@ -414,9 +414,9 @@ def test_labels_are_repeated_to_the_number_of_samples(work, tmp_path):
     assert np.load(tmp_path / "a.npz")["labels"].tolist() == [1, 0, 0, 1, 0, 0]
 
 
-@pytest.mark.parametrize(("sampler", "evaluations"), [("pc", 7), ("ddim", 4), ("ode", 7)])
+@pytest.mark.parametrize(("sampler", "evaluations"), [("pc", 9), ("ddim", 5), ("ode", 9)])
 def test_the_number_of_steps_is_honoured(work, tmp_path, capsys, sampler, evaluations):
-    """Four steps, the last of them to clean data: pc and Heun evaluate twice in each of the first three."""
+    """Five steps, the last of them to clean data: pc and Heun evaluate twice in each of the first four."""
     samples_of(tmp_path / "a.png", f"--sampler={sampler}", "--config.sampling.batch_size=4")
     count = int(re.search(r"6 samples by \w+, (\d+) network evaluations each", capsys.readouterr().out)[1])
     assert count == evaluations  # of a sample, whatever the number of batches
@@ -455,7 +455,7 @@ def test_samples_are_in_raw_units(work, tmp_path):
         "quantized": True,
     }
     file = np.load(tmp_path / "a.npz")
-    x, _ = sample(newest.model(), DDIM(), len(file["labels"]), num_steps=4, cond=file["labels"])
+    x, _ = sample(newest.model(), DDIM(), len(file["labels"]), num_steps=5, cond=file["labels"])
     np.testing.assert_allclose(file["samples"], 8 * x + 8, rtol=1e-4, atol=1e-3)
 
 

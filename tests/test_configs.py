@@ -162,8 +162,9 @@ def test_a_checkpoint_may_be_older_than_a_field():
     config = of_checkpoint(values)
     assert build.build_sampler(config, "pc", None).corrector_steps == 1
     assert build.build_sampler(config, "ddim", None) == DDIM()
-    with pytest.raises(UsageError, match=r"config: lacks the field sampling\.batch_size"):
-        of_checkpoint({**values, "sampling": {}})
+    assert of_checkpoint({**values, "sampling": {}}).sampling.batch_size == 500
+    with pytest.raises(UsageError, match=r"config: lacks the field sde\.name"):
+        of_checkpoint({**values, "sde": {}})
 
 
 def test_overrides_change_fields_in_either_spelling():

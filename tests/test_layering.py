@@ -11,7 +11,7 @@ LAYERS = [  # a name stands for the module and all below it; modules of one laye
     {"scoresde.sde", "scoresde.named_sdes", "scoresde.networks"},
     {"scoresde.parametrization", "scoresde.targets"},
     {"scoresde.score_model"},
-    {"scoresde.reverse", "scoresde.objective", "scoresde.checkpoint"},
+    {"scoresde.reverse", "scoresde.objective", "scoresde.checkpoint", "scoresde.threshold"},
     {"samplers.table", "samplers.noise", "samplers.grids", "samplers.base"},
     {"samplers"},
     {"scoresde.training", "scoresde.data", "scoresde.metrics", "scoresde.plots"},

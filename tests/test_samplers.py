@@ -46,6 +46,7 @@ from samplers import (
     SDEDPMSolverSingle,
     StochasticHeun,
     TableSampler,
+    Trajectory,
     UniPC,
     power_phi,
     quadratic_time,
@@ -61,6 +62,7 @@ from scoresde import (
     VPSDE,
     CallableScoreModel,
     DiscreteVPSDE,
+    EDMParametrization,
     ExactScoreModel,
     NetworkScoreModel,
     NoiseParametrization,
@@ -434,6 +436,50 @@ def test_a_sample_is_the_same_for_every_batch_size(sampler, device):
     assert not torch.allclose(sample(model, sampler, 7, **(settings | {"seed": 4})).x, together)
 
 
+@pytest.mark.parametrize("sampler", [s for s in TABLES if s.noise != "path"], ids=name)
+def test_a_sample_is_bitwise_the_same_for_batches_of_1_7_and_64(sampler, device):
+    """Noise and loop, that is; a network's kernels differ with the batch, and its samples by rounding."""
+    sde = VPSDE()
+    plain = CallableScoreModel(lambda x, t: 0.3 * x, NoiseParametrization(), sde, (3, 4), device)
+    network = NetworkScoreModel(MLP(2, 32, 2), sde, EDMParametrization(0.5), (2,)).to(device)
+    for model, tolerance in ((plain, 0.0), (network, 1e-5)):
+        in_ones, in_sevens, together = (
+            sample(model, sampler, 64, num_steps=8, seed=3, batch_size=size).x for size in (1, 7, 64)
+        )
+        for other in (in_ones, in_sevens):
+            torch.testing.assert_close(other, together, rtol=0, atol=tolerance)
+
+
+def test_a_trajectory_holds_every_state_and_estimate(device):
+    model = ExactScoreModel(mixture(device), VPSDE())
+    trajectory = Trajectory()
+    x, nfe = sample(model, Ancestral(), 5, num_steps=6, batch_size=2, callback=trajectory)
+    assert trajectory.x_t.shape == trajectory.x0_hat.shape == (nfe, 5, 2)
+    torch.testing.assert_close(trajectory.x0_hat[-1], x.cpu())
+    torch.testing.assert_close(
+        trajectory.x0_hat[2].to(device), model.denoise(trajectory.x_t[2].to(device), trajectory.t[2].item())
+    )
+
+
+def test_a_cuda_graph_needs_a_gpu_and_a_table():
+    model = ExactScoreModel(mixture(), VPSDE())
+    with pytest.raises(UsageError, match="cuda_graph=True: the model is on cpu"):
+        sample(model, DDIM(), 3, num_steps=3, cuda_graph=True)
+    for sampler, callback in ((ProbabilityFlow(), None), (SDEDPMSolverSingle(), None), (DDIM(), print)):
+        with pytest.raises(UsageError, match=r"cuda_graph=True: .* need a table without path noise, and no callback"):
+            sample(model, sampler, 3, callback=callback, cuda_graph=True)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("sampler", [s for s in TABLES if s.noise != "path"], ids=name)
+def test_a_replayed_graph_gives_the_same_samples(sampler, device):
+    network = MLP(2, 32, 2, num_classes=3)
+    model = NetworkScoreModel(network, VPSDE(), EDMParametrization(0.5), (2,)).to(device)
+    settings = {"num_steps": 8, "batch_size": 4, "cond": [i % 3 for i in range(10)]}
+    plain, graphed = (sample(model, sampler, 10, cuda_graph=graph, **settings).x for graph in (False, True))
+    assert torch.equal(plain, graphed)
+
+
 def test_a_condition_may_be_a_list_or_one_number():
     seen = []
 
@@ -614,10 +660,12 @@ def test_few_steps_stay_near_the_data(sde, sampler, num_steps):
     """score_sde's VP is NaN below 20 steps; here the RMS is within 1.5 times the data's from 10 steps on, 10 below.
 
     Reverse diffusion and DDPM's larger variance add the forward step's noise, which in 2 or 3 steps from 50 or 80 times
-    the data's scale is what remains.
+    the data's scale is what remains: so few are refused.
     """
-    if num_steps < 5 and sampler != Ancestral():
-        pytest.skip("the noise of so large a step is the method's own")
+    if num_steps <= sampler.min_steps:  # and one for the last step
+        with pytest.raises(UsageError, match=f"num_steps={num_steps}: .* needs at least 5"):
+            sample(ExactScoreModel(mixture(), sde), sampler, 5, num_steps=num_steps)
+        return
     target = mixture()
     x = sample(ExactScoreModel(target, sde), sampler, 500, num_steps=num_steps).x
     rms = target.sample(5000, torch.Generator().manual_seed(0)).square().mean().sqrt()

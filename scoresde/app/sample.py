@@ -48,22 +48,26 @@ def sample(
     make_folder(output.parent, "output", output)
     for path in (output, output.with_suffix(".npz")):
         require(not path.is_dir(), f"output={str(path)!r}: is a folder; choose another with --output")
-    model, data = checkpoint.model(), checkpoint.description["data"]
+    data = checkpoint.description["data"]
     sampler = build.build_sampler(config, sampler_name, num_steps)
     cond = parse_labels(labels, num_samples, data["num_classes"])
+    world, device = join_world(device)
+    model = build.build_sampling_model(
+        config, checkpoint.model().to(device), scaling_of(data), data["low"], data["high"]
+    )
     grid = sampler.default_grid(model.sde, sampler.default_num_steps if num_steps is None else num_steps)
 
-    world, device = join_world(device)
     size = min(batch_size, -(-num_samples // world.size))
     firsts = range(0, num_samples, size)
     described = {"config": checkpoint.description["config"], "digest": checkpoint.description["digest"]}
+    described |= {"threshold": config.sampling.threshold, "quantile": config.sampling.quantile}
     described |= {"sampler": str(sampler), "grid": grid.tolist(), "labels": None if cond is None else cond.tolist()}
     parts = Parts(output, described | {"seed": seed, "num_samples": num_samples, "size": size, "step": checkpoint.step})
     mine = [first for first in firsts[world.rank :: world.size] if not parts.has(first)]
     if world.leader and len(mine) < len(firsts[world.rank :: world.size]):
         print(f"going on: {sum(map(parts.has, firsts))} of {len(firsts)} parts are there", flush=True)
-    model = model.to(device)
     choose_threads(size * math.prod(model.shape))
+    graphed = config.sampling.cuda_graph
     evaluations = sampler.num_evaluations(model.sde, grid) or 100
     with Progress("sample", evaluations * max(1, len(mine)), unit="evaluation", shown=world.leader) as progress:
 
@@ -81,8 +85,11 @@ def sample(
                 seed=seed,
                 first_index=first,
                 batch_size=size,
-                callback=advance,
+                callback=None if graphed else advance,
+                cuda_graph=graphed,
             )
+            if graphed:
+                progress.update(min(progress.count + evaluations, progress.total))
             parts.write(first, x, nfe)
     world.wait(device)
     if world.leader:

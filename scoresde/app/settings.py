@@ -73,7 +73,12 @@ def _read(name: str) -> ConfigDict:
 
 
 def of_checkpoint(values: Any) -> ConfigDict:
-    """The configuration of a trained model, of which sampling must know its part; the rest may be older than this."""
+    """The configuration of a trained model, of which sampling must know its part; the rest may be older than this.
+
+    How samples are drawn is no part of the model: settings that an older version did not have get their defaults.
+    """
+    if isinstance(values, dict) and isinstance(values.get("sampling"), dict):
+        values = values | {"sampling": default.get_config().sampling.to_dict() | values["sampling"]}
     return from_json(values, "checkpoint's config", ("seed", "sampling.", "sde.name"))
 
 
