@@ -10,6 +10,7 @@ from samplers.langevin import AnnealedLangevin
 from samplers.multistep import DEIS, Adams, SDEDPMSolver, UniPC
 from samplers.noise import Noise
 from samplers.norm_langevin import NormPredictorCorrector
+from samplers.pilot_snr import choose_snr
 from samplers.predictor_corrector import PredictorCorrector
 from samplers.probability_flow import ProbabilityFlow
 from samplers.reverse_diffusion import ReverseDiffusion
@@ -44,6 +45,7 @@ __all__ = [
     "Trajectory",
     "UniPC",
     "chain",
+    "choose_snr",
     "karras",
     "power_phi",
     "prior",

@@ -113,11 +113,13 @@ class Checkpoint:
         step: steps of training.
         description: model, data and configuration, as in the header.
         tensors: by name, on the host: "weights.*", "ema.*", "optimizer.*".
+        path: of the file.
     """
 
     step: int
     description: dict[str, Any]
     tensors: dict[str, Tensor]
+    path: Path
 
     def model(self, weights: str = "ema") -> NetworkScoreModel:
         """The model, ready to sample from, with the averaged weights ("ema") or the last ones ("weights").
@@ -226,7 +228,7 @@ def load(path: Path | str) -> Checkpoint:
         description["digest"] == digest(tensors),
         f"checkpoint={str(path)!r}: damaged, its checksum does not fit; use an earlier one",
     )
-    return Checkpoint(description["step"], description, tensors)
+    return Checkpoint(description["step"], description, tensors, path)
 
 
 def _check_data(data: Mapping[str, Any], source: str) -> None:

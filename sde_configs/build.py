@@ -150,12 +150,17 @@ def build_sampling_model(
 
 
 def build_sampler(config: ConfigDict, name: str, num_steps: int | None) -> Sampler:
-    """A sampler by its name on the command line. "ode" with a number of steps is Heun's method with that many."""
+    """A sampler by its name on the command line. "ode" with a number of steps is Heun's method with that many.
+
+    An snr of 0 is the sampler's own; `main.py` has it chosen by a pilot run before.
+    """
     if name not in SAMPLERS:
         raise unknown_name("sampler", name, SAMPLERS)
     if name == "ode" and num_steps is not None:
         return Heun()
     fields = dict(config.sampling.get(name, {}))
+    if fields.get("snr") == 0:
+        del fields["snr"]
     step = fields.pop("step", "sigma")
     require(step in ("sigma", "norm"), f"config.sampling.{name}.step={step!r}: need 'sigma' or 'norm'")
     cls = SAMPLERS[name]

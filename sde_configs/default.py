@@ -77,12 +77,12 @@ def get_config() -> ConfigDict:
     config.sampling.compile = False  # compile the network by torch.compile: minutes at first, pays for large networks
     config.sampling.cuda_graph = False  # on CUDA: record a batch's kernels once and replay them for the other batches
     config.sampling.pc = ConfigDict()
-    config.sampling.pc.snr = 0.16  # signal-to-noise ratio of a Langevin step
+    config.sampling.pc.snr = 0.0  # signal-to-noise ratio of a Langevin step; 0: by a pilot run (step norm: 0.16)
     config.sampling.pc.corrector_steps = 1  # Langevin steps for each predictor step
     config.sampling.pc.corrector_first = False  # before the predictor's step instead of after it
     config.sampling.pc.step = "sigma"  # what sizes a Langevin step: sigma, or norm (of the batch's scores)
     config.sampling.langevin = ConfigDict()
-    config.sampling.langevin.snr = 0.4  # signal-to-noise ratio of a Langevin step
+    config.sampling.langevin.snr = 0.4  # signal-to-noise ratio of a Langevin step; 0: by a pilot run (norm: 0.16)
     config.sampling.langevin.corrector_steps = 1  # Langevin steps at each level
     config.sampling.langevin.step = "sigma"  # what sizes a Langevin step: sigma, or norm (of the batch's scores)
     config.sampling.ancestral = ConfigDict()

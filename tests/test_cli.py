@@ -22,6 +22,7 @@ from samplers import DDIM, sample
 from scoresde import checkpoint
 from scoresde.app import sample as sample_module
 from scoresde.app.cli import main
+from scoresde.app.pilots import pilots_path
 from scoresde.app.run_folder import RunFolder
 from sde_configs import build
 
@@ -420,6 +421,36 @@ def test_the_number_of_steps_is_honoured(work, tmp_path, capsys, sampler, evalua
     samples_of(tmp_path / "a.png", f"--sampler={sampler}", "--config.sampling.batch_size=4")
     count = int(re.search(r"6 samples by \w+, (\d+) network evaluations each", capsys.readouterr().out)[1])
     assert count == evaluations  # of a sample, whatever the number of batches
+
+
+def test_the_snr_is_chosen_once_a_checkpoint(work, tmp_path, capsys):
+    pilots = pilots_path(RunFolder(Path("runs/toy")).all_checkpoints()[-1])
+    pilots.unlink(missing_ok=True)
+
+    def said(*arguments):
+        samples_of(tmp_path / "a.png", *arguments)
+        return capsys.readouterr().out
+
+    first, second = said(), said()
+    assert "choosing snr" in first
+    assert "choosing snr" not in second
+    chosen = re.search(r"snr (0\.\d+) \(by a pilot run; --config\.sampling\.pc\.snr", second)[0]
+    assert chosen in first
+    assert "choosing snr" in said("--num_steps=6")  # on another grid
+    assert "snr" not in said("--config.sampling.pc.snr=0.2")
+    for damage in ("{", '{"digest": "another", "found": {}}', pilots.read_text().replace("0.", "7")):
+        pilots.write_text(damage)
+        assert "choosing snr" in said()
+    assert "choosing snr" not in said()
+
+
+def test_thresholds_keep_the_samples_within_the_datas_range(work, tmp_path):
+    for kind in ("static", "dynamic"):
+        chosen = [f"--config.sampling.threshold={kind}", f"--output={tmp_path / 'a.png'}"]
+        assert main([*SAMPLE, "--sde=vp", *chosen]) == 0
+        samples = np.load(tmp_path / "a.npz")["samples"]
+        assert 0 <= samples.min() <= samples.max() <= 16
+    assert main([*SAMPLE, "--config.sampling.threshold=hard"]) == 2
 
 
 def test_the_default_of_ode_is_adaptive(work, tmp_path, capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,18 @@ import torch
 from ml_collections import ConfigDict
 from torch import Tensor
 
+from samplers import AnnealedLangevin, PredictorCorrector, TableSampler, choose_snr
 from samplers import sample as draw
 from scoresde.app.device import choose_threads
 from scoresde.app.parts import Parts
 from scoresde.app.pictures import demo_labels, save_numbers, save_picture
+from scoresde.app.pilots import Pilots
 from scoresde.app.progress import Progress
 from scoresde.app.run_folder import make_folder
 from scoresde.checkpoint import Checkpoint
 from scoresde.data import Scaling
 from scoresde.errors import UsageError, require
+from scoresde.score_model import ScoreModel
 from scoresde.sde import Level
 from scoresde.training import join_world
 from sde_configs import build
@@ -57,6 +61,8 @@ def sample(
     )
     grid = sampler.default_grid(model.sde, sampler.default_num_steps if num_steps is None else num_steps)
 
+    if isinstance(sampler, PredictorCorrector | AnnealedLangevin) and config.sampling[sampler_name].snr == 0:
+        sampler = _with_piloted_snr(sampler, sampler_name, model, grid, checkpoint, config, world.leader)
     size = min(batch_size, -(-num_samples // world.size))
     firsts = range(0, num_samples, size)
     described = {"config": checkpoint.description["config"], "digest": checkpoint.description["digest"]}
@@ -101,6 +107,33 @@ def sample(
         print(f"{num_samples} samples by {sampler_name}, {nfe} network evaluations each")
         print(f"picture: {output}\nnumbers: {output.with_suffix('.npz')}")
     return 0
+
+
+def _with_piloted_snr(
+    sampler: PredictorCorrector | AnnealedLangevin,
+    name: str,
+    model: ScoreModel,
+    grid: Tensor,
+    checkpoint: Checkpoint,
+    config: ConfigDict,
+    leader: bool,
+) -> TableSampler:
+    """The sampler with the snr that a pilot run finds best, kept beside the checkpoint."""
+    settings = {"sampler": str(sampler), "grid": grid.tolist(), "threshold": config.sampling.threshold}
+    labels = demo_labels(16, checkpoint.description["data"]["num_classes"])
+
+    def search() -> float:
+        if leader:
+            print("choosing snr by a pilot run ...", flush=True)
+        return choose_snr(model, lambda snr: replace(sampler, snr=snr), grid, labels)
+
+    def valid(found: Any) -> bool:
+        return isinstance(found, float) and 0 < found < 1
+
+    snr = Pilots(checkpoint).find("snr", settings, search, valid, write=leader)
+    if leader:
+        print(f"snr {snr} (by a pilot run; --config.sampling.{name}.snr=VALUE sets it)", flush=True)
+    return replace(sampler, snr=snr)
 
 
 def scaling_of(data: Mapping[str, Any]) -> Scaling:
