@@ -437,7 +437,7 @@ def test_the_snr_is_chosen_once_a_checkpoint(work, tmp_path, capsys):
     chosen = re.search(r"snr (0\.\d+) \(by a pilot run; --config\.sampling\.pc\.snr", second)[0]
     assert chosen in first
     assert "choosing snr" in said("--num_steps=6")  # on another grid
-    assert "snr" not in said("--config.sampling.pc.snr=0.2")
+    assert "a pilot run" not in said("--config.sampling.pc.snr=0.2")
     for damage in ("{", '{"digest": "another", "found": {}}', pilots.read_text().replace("0.", "7")):
         pilots.write_text(damage)
         assert "choosing snr" in said()
