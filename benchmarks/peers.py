@@ -23,7 +23,7 @@ from samplers import (
     Heun,
     Noise,
     SDEDPMSolver,
-    TableSampler,
+    StepSampler,
     UniPC,
     karras,
     uniform_log_snr,
@@ -32,7 +32,7 @@ from scoresde import EDMSDE, SDE, VPSDE, ExactScoreModel
 from scoresde.data import nine_modes
 
 NUM_STEPS, NUM_SAMPLES = 20, 64
-Result = tuple[str, str, TableSampler, SDE, Tensor, Callable[[ExactScoreModel, Tensor, Tensor, Noise], Tensor]]
+Result = tuple[str, str, StepSampler, SDE, Tensor, Callable[[ExactScoreModel, Tensor, Tensor, Noise], Tensor]]
 
 
 def k_diffusion(name: str, noisy: bool = False, **options: Any) -> Callable[..., Tensor]:

@@ -1,7 +1,7 @@
 """Samplers: discretisations of the reverse process. `sample(model, sampler, num_samples)` draws."""
 
 from samplers.ancestral import DDIM, Ancestral
-from samplers.base import Sampler, TableSampler
+from samplers.base import Sampler, StepSampler, TableSampler
 from samplers.dpm_solver import DPMSolver, DPMSolverSingle, SDEDPMSolverSingle
 from samplers.euler_maruyama import EulerMaruyama
 from samplers.generate import Samples, Trajectory, prior, sample
@@ -39,6 +39,7 @@ __all__ = [
     "SDEDPMSolverSingle",
     "Sampler",
     "Samples",
+    "StepSampler",
     "StochasticHeun",
     "Table",
     "TableSampler",

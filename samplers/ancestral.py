@@ -25,7 +25,7 @@ from typing import Literal, final
 import torch
 
 from samplers import grids
-from samplers.base import TableSampler
+from samplers.base import StepSampler
 from samplers.table import Table, denoiser_table
 from scoresde.errors import require
 from scoresde.sde import SDE, Level, bridge, transition
@@ -33,7 +33,7 @@ from scoresde.sde import SDE, Level, bridge, transition
 
 @final
 @dataclass(frozen=True)
-class DDIM(TableSampler):
+class DDIM(StepSampler):
     """x_s = alpha_s D + sqrt(sigma_s^2 - c^2) eps_hat + c z, c = eta sigma_s sqrt(1 - r^2).
 
     Order 1 (strong at eta 0, weak otherwise); one evaluation a step; independent noise unless eta = 0.
@@ -60,7 +60,7 @@ class DDIM(TableSampler):
 
 @final
 @dataclass(frozen=True)
-class Ancestral(TableSampler):
+class Ancestral(StepSampler):
     """Samples x_s from the bridge, as DDPM does; `variance` is that of the bridge ("posterior") or DDPM's "beta".
 
     Weak order 1; one evaluation a step; independent noise. With "posterior" it is DDIM at eta = 1. With "beta" it takes

@@ -2,7 +2,7 @@ r"""What a sampler is.
 
 A sampler is a frozen set of numbers: no model, no grid and no random state inside. It declares what it claims (order,
 evaluations a step, kind of noise, the grid and the number of steps that suit it), and the tests read the declaration.
-Most samplers are tables and say only what a step is; one that is not linear in the denoiser implements `run` itself.
+Most samplers are tables and say only what a step is (`StepSampler`); one that is not linear in the denoiser implements `run` itself.
 """
 
 from __future__ import annotations
@@ -67,27 +67,8 @@ class TableSampler(Sampler):
     min_steps: int = 1
 
     @abstractmethod
-    def steps(self, sde: SDE, start: Level, end: Level) -> Table:
-        """The rows of the steps from `start` to `end`, parts of shape `(num_steps,)`, all above noise level 0."""
-
-    @final
     def table(self, sde: SDE, grid: Tensor) -> Table:
-        """The whole table on a grid. Where the grid ends with 0, its last row is the denoiser: y' = D."""
-        grid = grids.check_grid(sde, grid)
-        to_clean = bool(grid[-1] == 0)
-        level = sde.level(grid[:-1] if to_clean else grid)
-        last, tables = level.at(slice(-1, None)), []
-        num_steps = len(level.t) - 1
-        require(
-            num_steps >= self.min_steps or num_steps == 0,
-            f"num_steps={len(grid) - 1}: {self} needs at least {self.min_steps + to_clean}",
-        )
-        if num_steps:
-            tables.append(self.steps(sde, level.at(slice(None, -1)), level.at(slice(1, None))))
-        if to_clean:
-            zero, one = torch.zeros_like(last.t), torch.ones_like(last.t)
-            tables.append(denoiser_table(last, zero, one, zero))
-        return concatenate(tables)
+        """The whole table on a grid."""
 
     @final
     def num_evaluations(self, sde: SDE, grid: Tensor) -> int:
@@ -123,6 +104,33 @@ class TableSampler(Sampler):
                 )
             noise = along_path(noise, loop.model.sde, loop.table, grid)
         return loop(x_T, noise, cond, callback)
+
+
+class StepSampler(TableSampler):
+    """A sampler that says what the steps between noisy levels are; the last, to clean data, is the denoiser."""
+
+    @abstractmethod
+    def steps(self, sde: SDE, start: Level, end: Level) -> Table:
+        """The rows of the steps from `start` to `end`, parts of shape `(num_steps,)`, all above noise level 0."""
+
+    @final
+    def table(self, sde: SDE, grid: Tensor) -> Table:
+        """Where the grid ends with 0, the table's last row is the denoiser: y' = D."""
+        grid = grids.check_grid(sde, grid)
+        to_clean = bool(grid[-1] == 0)
+        level = sde.level(grid[:-1] if to_clean else grid)
+        last, tables = level.at(slice(-1, None)), []
+        num_steps = len(level.t) - 1
+        require(
+            num_steps >= self.min_steps or num_steps == 0,
+            f"num_steps={len(grid) - 1}: {self} needs at least {self.min_steps + to_clean}",
+        )
+        if num_steps:
+            tables.append(self.steps(sde, level.at(slice(None, -1)), level.at(slice(1, None))))
+        if to_clean:
+            zero, one = torch.zeros_like(last.t), torch.ones_like(last.t)
+            tables.append(denoiser_table(last, zero, one, zero))
+        return concatenate(tables)
 
 
 def along_path(noise: Noise, sde: SDE, table: Table, grid: Tensor) -> Path:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from samplers import grids
-from samplers.base import TableSampler
+from samplers.base import StepSampler
 from samplers.multistep import Multistep, Scheme, check_values
 from samplers.quadrature import LogSNR, weights
 from samplers.table import Table
@@ -87,7 +87,7 @@ class DPMSolver(Multistep):
 
 @final
 @dataclass(frozen=True)
-class DPMSolverSingle(TableSampler):
+class DPMSolverSingle(StepSampler):
     """DPM-Solver++ (view "denoised") and DPM-Solver ("noise"), single-step: 2S and 3S are of order 2 and 3.
 
     Strong order `order`; `order` evaluations a step; no noise. Order 1 is DDIM.
@@ -111,7 +111,7 @@ class DPMSolverSingle(TableSampler):
 
 @final
 @dataclass(frozen=True)
-class SDEDPMSolverSingle(TableSampler):
+class SDEDPMSolverSingle(StepSampler):
     """SDE-DPM-Solver++(2S): the single-step method of order 2 on the reverse SDE.
 
     The noise of the first half stays in the second, as on one path of Brownian motion: sample i of a seed converges to

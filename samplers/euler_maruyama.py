@@ -15,7 +15,7 @@ from typing import final
 import torch
 
 from samplers import grids
-from samplers.base import TableSampler
+from samplers.base import StepSampler
 from samplers.table import Table, denoiser_table
 from scoresde.errors import require
 from scoresde.reverse import drift_coefficients
@@ -24,7 +24,7 @@ from scoresde.sde import SDE, Level
 
 @final
 @dataclass(frozen=True)
-class EulerMaruyama(TableSampler):
+class EulerMaruyama(StepSampler):
     """Euler-Maruyama on the reverse SDE; eta = 0 is Euler's method on the probability flow.
 
     Order 1 (weak, and strong at eta 0); one evaluation a step; independent noise unless eta = 0.

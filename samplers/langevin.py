@@ -22,7 +22,7 @@ from typing import final
 import torch
 
 from samplers import grids
-from samplers.base import TableSampler
+from samplers.base import StepSampler
 from samplers.table import Table, denoiser_table
 from scoresde.errors import require
 from scoresde.sde import SDE, Level
@@ -43,7 +43,7 @@ def check_corrector(snr: float, corrector_steps: int) -> None:
 
 @final
 @dataclass(frozen=True)
-class AnnealedLangevin(TableSampler):
+class AnnealedLangevin(StepSampler):
     """`corrector_steps` Langevin steps of size 2 (snr sigma)^2 at every level of the grid after the first.
 
     Order 0; `corrector_steps` evaluations a step; independent noise.

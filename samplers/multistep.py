@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from samplers import grids
-from samplers.base import TableSampler
+from samplers.base import StepSampler
 from samplers.quadrature import LogSNR, Time, Variable, variable_of, weights
 from samplers.table import Table
 from samplers.views import NoiseView, ReverseView, View, sum_table, view_of
@@ -65,24 +65,43 @@ def multistep_table(scheme: Scheme, start: Level, end: Level) -> Table:
     r = torch.cat([start.noise_level, end.noise_level[-1:]])
     v = variable.at(torch.cat([start.t, end.t[-1:]]), r)
     num_steps = len(start.t)
-    total = torch.zeros(num_steps, num_values + corrector, dtype=v.dtype)
+    predict = torch.zeros(num_steps, num_values, dtype=v.dtype)
+    correct = torch.zeros(num_steps, num_values + 1, dtype=v.dtype) if corrector else None
     for k in range(1, min(num_values, num_steps) + 1):
         step = torch.arange(num_steps)[k - 1 : k if k < num_values else None]  # those that know k values
         first, last = v[step], v[step + 1]
         past = torch.stack([v[step - j] for j in range(k)], 1)
         if half and k == 2:
-            predict = _half_weights(view, r[step], r[step + 1], -((past[:, 1] - first) / (last - first)), half)
+            predict[step, :k] = _half_weights(
+                view, r[step], r[step + 1], -((past[:, 1] - first) / (last - first)), half
+            )
         else:
-            predict = weights(view, variable, past, first, last)
-        total[step, :k] += predict
-        if corrector:
-            if half and k == 1:  # through the values at both ends: the linear term reaches one step ahead
-                correct = _half_weights(view, r[step], r[step + 1], -torch.ones_like(first), half).flip(1)
-            else:
-                correct = weights(view, variable, torch.cat([last[:, None], past], 1), first, last)
-            correct[:, 1:] -= predict
-            following = step + 1 < num_steps
-            total[step[following] + 1, : k + 1] += correct[following]
+            predict[step, :k] = weights(view, variable, past, first, last)
+        if correct is None:
+            continue
+        if half and k == 1:  # through the values at both ends: the linear term reaches one step ahead
+            both = _half_weights(view, r[step], r[step + 1], -torch.ones_like(first), half).flip(1)
+        else:
+            both = weights(view, variable, torch.cat([last[:, None], past], 1), first, last)
+        correct[step, : k + 1] = both
+    return predictor_corrector_table(view, start, end, predict, correct)
+
+
+def predictor_corrector_table(
+    view: View, start: Level, end: Level, predict: Tensor, correct: Tensor | None = None
+) -> Table:
+    """The rows of steps that are sums of the last values of h, each corrected in the next row.
+
+    Args:
+        view, start, end: what is summed, along which steps.
+        predict: `(num_steps, k)` weights of the step's values, newest first.
+        correct: `(num_steps, k + 1)` weights of the same step with the value at its end in front, or None.
+    """
+    if correct is None:
+        return sum_table(view, start, end, predict, view.noise(start, end))
+    total = torch.nn.functional.pad(predict, (0, 1))
+    total[1:] += correct[:-1]
+    total[1:, 1:] -= predict[:-1]
     return sum_table(view, start, end, total, view.noise(start, end))
 
 
@@ -93,7 +112,7 @@ def _half_weights(view: View, start: Tensor, end: Tensor, back: Tensor, half: Ha
     return torch.stack([constant + linear, -linear], 1)
 
 
-class Multistep(TableSampler):
+class Multistep(StepSampler):
     """A sampler that is a multistep method."""
 
     @abstractmethod

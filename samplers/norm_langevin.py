@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from samplers import grids
-from samplers.base import Sampler, TableSampler
+from samplers.base import Sampler, StepSampler
 from samplers.langevin import check_corrector
 from samplers.noise import NoiseSource
 from samplers.reverse_diffusion import ReverseDiffusion
@@ -33,7 +33,7 @@ class NormPredictorCorrector(Sampler):
     Order 0; 1 + `corrector_steps` evaluations a step; independent noise; samples depend on their batch.
     """
 
-    predictor: TableSampler | None = field(default_factory=ReverseDiffusion)
+    predictor: StepSampler | None = field(default_factory=ReverseDiffusion)
     snr: float = 0.16  # Song et al. 2021, appendix G, CIFAR-10
     corrector_steps: int = 1
 

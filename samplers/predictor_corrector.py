@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import final
 
 from samplers import grids
-from samplers.base import TableSampler
+from samplers.base import StepSampler
 from samplers.langevin import check_corrector, langevin_rows
 from samplers.reverse_diffusion import ReverseDiffusion
 from samplers.table import Table, concatenate
@@ -21,7 +21,7 @@ from scoresde.sde import SDE, Level
 
 @final
 @dataclass(frozen=True)
-class PredictorCorrector(TableSampler):
+class PredictorCorrector(StepSampler):
     """A predictor's step, then `corrector_steps` Langevin steps of size 2 (snr sigma)^2 at the level reached.
 
     With `corrector_first` they come before the step, at the level that it leaves: the order of Song et al.'s code,
@@ -31,7 +31,7 @@ class PredictorCorrector(TableSampler):
     step with a one-stage predictor; independent noise.
     """
 
-    predictor: TableSampler = field(default_factory=ReverseDiffusion)
+    predictor: StepSampler = field(default_factory=ReverseDiffusion)
     snr: float = 0.16  # Song et al. 2021, appendix G, CIFAR-10
     corrector_steps: int = 1
     corrector_first: bool = False
@@ -44,7 +44,7 @@ class PredictorCorrector(TableSampler):
     def __post_init__(self) -> None:
         check_corrector(self.snr, self.corrector_steps)
         require(
-            isinstance(self.predictor, TableSampler),
+            isinstance(self.predictor, StepSampler),
             f"predictor={self.predictor!r}: need a sampler that is a table, such as ReverseDiffusion()",
         )
         require(

@@ -18,14 +18,14 @@ from dataclasses import dataclass
 from typing import final
 
 from samplers import grids
-from samplers.base import TableSampler
+from samplers.base import StepSampler
 from samplers.table import Table, denoiser_table
 from scoresde.sde import SDE, Level, transition
 
 
 @final
 @dataclass(frozen=True)
-class ReverseDiffusion(TableSampler):
+class ReverseDiffusion(StepSampler):
     """Song et al.'s reverse diffusion sampler. Weak order 1; one evaluation a step; independent noise.
 
     It adds the forward step's noise, so that a step from 50 times the data's scale to clean data ends in that noise: it

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from samplers import grids
-from samplers.base import TableSampler
+from samplers.base import StepSampler
 from samplers.table import Table
 from samplers.views import NoiseView, ReverseView, View, level_at, stage_table, view_of
 from scoresde.errors import require
@@ -56,7 +56,7 @@ def runge_kutta(
 
 @final
 @dataclass(frozen=True)
-class Heun(TableSampler):
+class Heun(StepSampler):
     """Heun's method on the probability flow (in the noise view Karras et al. 2022, algorithm 1, for any alpha).
 
     Strong order 2; two evaluations a step (one for the last, to clean data); no noise.
@@ -75,7 +75,7 @@ class Heun(TableSampler):
 
 @final
 @dataclass(frozen=True)
-class Midpoint(TableSampler):
+class Midpoint(StepSampler):
     """The midpoint method on the probability flow. Strong order 2; two evaluations a step; no noise."""
 
     view: ViewName = "velocity"
@@ -91,7 +91,7 @@ class Midpoint(TableSampler):
 
 @final
 @dataclass(frozen=True)
-class RungeKutta4(TableSampler):
+class RungeKutta4(StepSampler):
     """The classical Runge-Kutta method on the probability flow. Strong order 4; four evaluations a step; no noise."""
 
     view: ViewName = "velocity"
@@ -107,7 +107,7 @@ class RungeKutta4(TableSampler):
 
 @final
 @dataclass(frozen=True)
-class StochasticHeun(TableSampler):
+class StochasticHeun(StepSampler):
     """Heun's method on the reverse SDE, in the view where its noise has unit strength and stands alone: dy = D dm + dB.
 
     Weak order 2, as Heun's method has for noise that does not depend on the state (Kloeden and Platen 1992, section
@@ -126,7 +126,7 @@ class StochasticHeun(TableSampler):
 
 @final
 @dataclass(frozen=True)
-class EDM(TableSampler):
+class EDM(StepSampler):
     """Karras et al. 2022, algorithm 2: noise up to (1 + gamma) r, then a step of Heun's method.
 
     gamma is the lesser of churn / num_steps and sqrt(2) - 1.
