@@ -4,8 +4,9 @@ from samplers.ancestral import DDIM, Ancestral
 from samplers.base import Sampler, StepSampler, TableSampler
 from samplers.dpm_solver import DPMSolver, DPMSolverSingle, SDEDPMSolverSingle
 from samplers.euler_maruyama import EulerMaruyama
+from samplers.fitted import Fitted, pilot
 from samplers.generate import Samples, Trajectory, prior, sample
-from samplers.grids import chain, karras, power_phi, quadratic_time, uniform_log_snr, uniform_time
+from samplers.grids import chain, karras, phi_to_clean, power_phi, quadratic_time, uniform_log_snr, uniform_time
 from samplers.langevin import AnnealedLangevin
 from samplers.multistep import DEIS, Adams, SDEDPMSolver, UniPC
 from samplers.noise import Noise
@@ -16,6 +17,7 @@ from samplers.probability_flow import ProbabilityFlow
 from samplers.reverse_diffusion import ReverseDiffusion
 from samplers.runge_kutta import EDM, Heun, Midpoint, RungeKutta4, StochasticHeun
 from samplers.table import Table, run
+from samplers.trigonometric import Trigonometric
 
 __all__ = [
     "DDIM",
@@ -27,6 +29,7 @@ __all__ = [
     "DPMSolver",
     "DPMSolverSingle",
     "EulerMaruyama",
+    "Fitted",
     "Heun",
     "Midpoint",
     "Noise",
@@ -44,10 +47,13 @@ __all__ = [
     "Table",
     "TableSampler",
     "Trajectory",
+    "Trigonometric",
     "UniPC",
     "chain",
     "choose_snr",
     "karras",
+    "phi_to_clean",
+    "pilot",
     "power_phi",
     "prior",
     "quadratic_time",

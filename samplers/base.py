@@ -2,7 +2,8 @@ r"""What a sampler is.
 
 A sampler is a frozen set of numbers: no model, no grid and no random state inside. It declares what it claims (order,
 evaluations a step, kind of noise, the grid and the number of steps that suit it), and the tests read the declaration.
-Most samplers are tables and say only what a step is (`StepSampler`); one that is not linear in the denoiser implements `run` itself.
+Most samplers are tables and say only what a step is (`StepSampler`); one that is not linear in the denoiser implements
+`run` itself.
 """
 
 from __future__ import annotations

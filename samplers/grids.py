@@ -59,6 +59,20 @@ def power_phi(sde: SDE, num_steps: int, power: float = 2.0, sd: float = 1.0) -> 
     return _times(sde, num_steps, sde.time(-2 * torch.log(sd * torch.tan(phi))))
 
 
+def phi_to_clean(sde: SDE, num_steps: int, power: float = 1.5, sd: float = 0.5) -> Tensor:
+    """phi_max (1 - k / num_steps)^power: the steps of `power_phi` with the last one to clean data itself.
+
+    Where that would leave the SDE's range, the last node is at t_min.
+    """
+    require(power > 0 and sd > 0, f"power={power}, sd={sd}: both must be positive")
+    first, least = torch.atan(sde.noise_level(torch.tensor([sde.t_max, sde.t_min], dtype=torch.float64)) / sd)
+    last = torch.maximum(first / num_steps**power, least)
+    phi = (first ** (1 / power) + _fractions(num_steps) * (last ** (1 / power) - first ** (1 / power))) ** power
+    t = sde.time(-2 * torch.log(sd * torch.tan(phi))).clamp(sde.t_min, sde.t_max)
+    t[0] = sde.t_max
+    return torch.cat([t, t.new_zeros(1)])
+
+
 def chain(sde: SDE, num_steps: int, num_levels: int = 1000, spacing: str = "trailing") -> Tensor:
     """Some of the levels t = i / num_levels of a DDPM chain, then 0.
 

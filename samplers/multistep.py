@@ -61,6 +61,11 @@ class Scheme(NamedTuple):
 
 def multistep_table(scheme: Scheme, start: Level, end: Level) -> Table:
     """The rows of a multistep method on consecutive steps; each ends where the next begins."""
+    return predictor_corrector_table(scheme.view, start, end, *multistep_weights(scheme, start, end))
+
+
+def multistep_weights(scheme: Scheme, start: Level, end: Level) -> tuple[Tensor, Tensor | None]:
+    """The weights of a multistep method's steps and of their corrections, as `predictor_corrector_table` takes them."""
     view, variable, num_values, corrector, half = scheme
     r = torch.cat([start.noise_level, end.noise_level[-1:]])
     v = variable.at(torch.cat([start.t, end.t[-1:]]), r)
@@ -84,7 +89,7 @@ def multistep_table(scheme: Scheme, start: Level, end: Level) -> Table:
         else:
             both = weights(view, variable, torch.cat([last[:, None], past], 1), first, last)
         correct[step, : k + 1] = both
-    return predictor_corrector_table(view, start, end, predict, correct)
+    return predict, correct
 
 
 def predictor_corrector_table(

@@ -29,6 +29,7 @@ from samplers import (
     SDEDPMSolver,
     SDEDPMSolverSingle,
     StochasticHeun,
+    Trigonometric,
     UniPC,
 )
 from scoresde import data
@@ -42,6 +43,7 @@ from scoresde.sde import SDE
 from scoresde.threshold import ThresholdedModel
 from scoresde.training import TrainingSettings
 
+AUTO = "auto"  # tables fitted to the model that is sampled from: see `samplers.fitted`
 SAMPLERS: dict[str, type[Sampler]] = {
     "pc": PredictorCorrector,
     "langevin": AnnealedLangevin,
@@ -53,6 +55,7 @@ SAMPLERS: dict[str, type[Sampler]] = {
     "heun": Heun,
     "edm": EDM,
     "rk4": RungeKutta4,
+    "trigonometric": Trigonometric,
     "adams": Adams,
     "deis": DEIS,
     "dpm_solver": DPMSolver,
@@ -155,7 +158,7 @@ def build_sampler(config: ConfigDict, name: str, num_steps: int | None) -> Sampl
     An snr of 0 is the sampler's own; `main.py` has it chosen by a pilot run before.
     """
     if name not in SAMPLERS:
-        raise unknown_name("sampler", name, SAMPLERS)
+        raise unknown_name("sampler", name, [*SAMPLERS, AUTO])
     if name == "ode" and num_steps is not None:
         return Heun()
     fields = dict(config.sampling.get(name, {}))

@@ -444,6 +444,23 @@ def test_the_snr_is_chosen_once_a_checkpoint(work, tmp_path, capsys):
     assert "choosing snr" not in said()
 
 
+def test_auto_fits_its_tables_once_a_checkpoint(work, tmp_path, capsys):
+    def drawn(*arguments):
+        data, samples = samples_of(tmp_path / "a.png", "--sampler=auto", *arguments)
+        return data, samples, capsys.readouterr()
+
+    first, samples, said = drawn()
+    assert "pilot" in said.err
+    assert "6 samples by auto, 5 network evaluations each" in said.out
+    assert np.isfinite(samples).all()
+    again, _, said = drawn()
+    assert again == first
+    assert "pilot" not in said.err
+    assert "10 network evaluations" in drawn("--num_steps=10")[2].out
+    assert main([*SAMPLE, "--workdir=runs/toy", "--sampler=auto", "--num_steps=3"]) == 2
+    assert "num_steps=3: fitted are 4 to 50" in capsys.readouterr().err
+
+
 def test_thresholds_keep_the_samples_within_the_datas_range(work, tmp_path):
     for kind in ("static", "dynamic"):
         chosen = [f"--config.sampling.threshold={kind}", f"--output={tmp_path / 'a.png'}"]

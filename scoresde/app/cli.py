@@ -34,7 +34,7 @@ def _define_flags() -> flags.FlagValues:
 
     text("mode", None, "train or sample")
     text("sde", None, "vp, subvp, ve, cosine, edm, flow or ddpm (train: vp; sample: that of the newest run)")
-    text("sampler", "pc", "pc, langevin, ancestral, ddim, unipc, dpm_solver, heun, ode, ...: see docs/samplers.md")
+    text("sampler", "pc", "pc, auto (few steps), ancestral, ddim, unipc, heun, ode, ...: see docs/samplers.md")
     text("config", None, "a recipe of sde_configs, or a .py or .json file; --config.FIELD=VALUE changes a field")
     text("workdir", None, "folder of the run (train: runs/<sde>; sample: the newest run)")
     count("seed", None, "of training, or of the samples (the configuration's, 0)")

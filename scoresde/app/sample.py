@@ -12,8 +12,9 @@ import torch
 from ml_collections import ConfigDict
 from torch import Tensor
 
-from samplers import AnnealedLangevin, PredictorCorrector, TableSampler, choose_snr
+from samplers import AnnealedLangevin, Fitted, PredictorCorrector, TableSampler, choose_snr, pilot
 from samplers import sample as draw
+from samplers.fitted import NUM_EVALUATIONS
 from scoresde.app.device import choose_threads
 from scoresde.app.parts import Parts
 from scoresde.app.pictures import demo_labels, save_numbers, save_picture
@@ -27,6 +28,8 @@ from scoresde.score_model import ScoreModel
 from scoresde.sde import Level
 from scoresde.training import join_world
 from sde_configs import build
+
+PILOT_SAMPLES = 32
 
 
 def sample(
@@ -53,12 +56,15 @@ def sample(
     for path in (output, output.with_suffix(".npz")):
         require(not path.is_dir(), f"output={str(path)!r}: is a folder; choose another with --output")
     data = checkpoint.description["data"]
-    sampler = build.build_sampler(config, sampler_name, num_steps)
+    sampler = None if sampler_name == build.AUTO else build.build_sampler(config, sampler_name, num_steps)
     cond = parse_labels(labels, num_samples, data["num_classes"])
     world, device = join_world(device)
     model = build.build_sampling_model(
         config, checkpoint.model().to(device), scaling_of(data), data["low"], data["high"]
     )
+    if sampler is None:
+        choose_threads(PILOT_SAMPLES * math.prod(model.shape))
+        sampler = _fitted(model, checkpoint, config, world.leader)
     grid = sampler.default_grid(model.sde, sampler.default_num_steps if num_steps is None else num_steps)
 
     if isinstance(sampler, PredictorCorrector | AnnealedLangevin) and config.sampling[sampler_name].snr == 0:
@@ -107,6 +113,28 @@ def sample(
         print(f"{num_samples} samples by {sampler_name}, {nfe} network evaluations each")
         print(f"picture: {output}\nnumbers: {output.with_suffix('.npz')}")
     return 0
+
+
+def _fitted(model: ScoreModel, checkpoint: Checkpoint, config: ConfigDict, leader: bool) -> Fitted:
+    """The tables that a pilot run fits to the model, kept beside the checkpoint."""
+    labels = demo_labels(PILOT_SAMPLES, checkpoint.description["data"]["num_classes"])
+
+    def search() -> Any:
+        with Progress("pilot", NUM_EVALUATIONS, unit="evaluation", shown=leader) as progress:
+            return pilot(model, labels, lambda done: progress.update(done)).to_json()
+
+    def valid(found: Any) -> bool:
+        try:
+            Fitted.from_json(found)
+        except ValueError:
+            return False
+        return True
+
+    settings = {"threshold": config.sampling.threshold, "quantile": config.sampling.quantile}
+    found = Pilots(checkpoint).find("tables", settings, search, valid, write=leader)
+    if leader:
+        print("auto: tables fitted to this model by a pilot run", flush=True)
+    return Fitted.from_json(found)
 
 
 def _with_piloted_snr(
