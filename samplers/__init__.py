@@ -6,7 +6,16 @@ from samplers.dpm_solver import DPMSolver, DPMSolverSingle, SDEDPMSolverSingle
 from samplers.euler_maruyama import EulerMaruyama
 from samplers.fitted import Fitted, pilot
 from samplers.generate import Samples, Trajectory, prior, sample
-from samplers.grids import chain, karras, phi_to_clean, power_phi, quadratic_time, uniform_log_snr, uniform_time
+from samplers.grids import (
+    chain,
+    karras,
+    phi_to_clean,
+    power_phi,
+    quadratic_time,
+    uniform_log_snr,
+    uniform_time,
+    vp_quadratic,
+)
 from samplers.langevin import AnnealedLangevin
 from samplers.multistep import DEIS, Adams, SDEDPMSolver, UniPC
 from samplers.noise import Noise
@@ -61,4 +70,5 @@ __all__ = [
     "sample",
     "uniform_log_snr",
     "uniform_time",
+    "vp_quadratic",
 ]

@@ -42,7 +42,6 @@ from samplers.table import Loop, Table
 from samplers.trigonometric import to_clean
 from samplers.views import VelocityView, level_at
 from scoresde.errors import require
-from scoresde.named_sdes import VPSDE
 from scoresde.score_model import ScoreModel
 from scoresde.sde import SDE
 
@@ -79,17 +78,12 @@ def nodes(plan: Plan, sde: SDE, num_steps: int) -> Tensor:
     """The noise levels of a plan's evaluations, `(num_steps,)`, falling from that of t_max."""
     if plan.family == "phi":
         return sde.noise_level(grids.phi_to_clean(sde, num_steps, plan.shape, plan.spread)[:-1])
+    if plan.family == "time":
+        return sde.noise_level(grids.vp_quadratic(sde, num_steps, plan.shape)[:-1])
     first, least = sde.noise_level(torch.tensor([sde.t_max, sde.t_min], dtype=torch.float64)).tolist()
     u = torch.linspace(0, 1, num_steps, dtype=torch.float64)
-    if plan.family == "asinh":
-        start, end = (math.asinh(r / plan.spread) for r in (first, max(least, plan.shape * plan.spread)))
-        level = plan.spread * torch.sinh(start + u * (end - start))
-    else:  # times of the standard VP SDE, even in t^(1/shape), down to t = 1e-3
-        vp = VPSDE()
-        least = max(least, vp.noise_level(torch.tensor(1e-3)).item())
-        times = vp.time(-2 * torch.tensor([first, least], dtype=torch.float64).log())
-        start, end = (times.clamp(vp.t_min, vp.t_max) ** (1 / plan.shape)).tolist()
-        level = vp.noise_level((start + u * (end - start)) ** plan.shape)
+    start, end = (math.asinh(r / plan.spread) for r in (first, max(least, plan.shape * plan.spread)))
+    level = plan.spread * torch.sinh(start + u * (end - start))
     level[0] = first
     return level
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from scoresde.errors import require, unknown_name
+from scoresde.named_sdes import VPSDE
 from scoresde.sde import SDE
 
 
@@ -35,6 +36,20 @@ def quadratic_time(sde: SDE, num_steps: int) -> Tensor:
     """Equal steps in sqrt(t), finer towards the data (Song, Meng and Ermon 2021, appendix D.2)."""
     u = _fractions(num_steps)
     return _times(sde, num_steps, (sde.t_max**0.5 + u * (sde.t_end**0.5 - sde.t_max**0.5)) ** 2)
+
+
+def vp_quadratic(sde: SDE, num_steps: int, power: float = 2.0) -> Tensor:
+    """The noise levels of equal steps in t^(1/power) of the standard VP SDE, down to its t = 1e-3, under any SDE.
+
+    Under that SDE and with power 2 it is `quadratic_time`; under others t means something else, and this does not.
+    """
+    require(power > 0, f"power={power}: must be positive")
+    vp, ends = VPSDE(), sde.log_snr(torch.tensor([sde.t_max, sde.t_end], dtype=torch.float64))
+    ends[1] = torch.minimum(ends[1], vp.log_snr(torch.tensor(1e-3, dtype=torch.float64)))
+    first, last = vp.time(ends).clamp(vp.t_min, vp.t_max) ** (1 / power)
+    t = sde.time(vp.log_snr((first + _fractions(num_steps) * (last - first)) ** power)).clamp(sde.t_min, sde.t_max)
+    t[0] = sde.t_max
+    return torch.cat([t, t.new_zeros(1)])
 
 
 def uniform_log_snr(sde: SDE, num_steps: int) -> Tensor:

@@ -184,7 +184,7 @@ class DEIS(Multistep):
     order: int = 3
 
     noise = "none"
-    default_grid = staticmethod(grids.quadratic_time)
+    default_grid = staticmethod(grids.vp_quadratic)
     default_num_steps = 20
 
     def __post_init__(self) -> None:
@@ -211,7 +211,7 @@ class UniPC(Multistep):
     view: Literal["noise", "denoised"] = "denoised"
 
     noise = "none"
-    default_grid = staticmethod(grids.quadratic_time)
+    default_grid = staticmethod(grids.vp_quadratic)
     default_num_steps = 20
 
     def __post_init__(self) -> None:

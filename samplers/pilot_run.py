@@ -78,6 +78,7 @@ def pilot_run(
     cond: Tensor | None = None,
     num_samples: int = 32,
     seed: int = 0,
+    dense: int = DENSE,
     tell: Callable[[], None] = lambda: None,
 ) -> PilotRun:
     """Follows samples along the probability flow: a coarse run for the data's scale, and a dense one.
@@ -85,6 +86,7 @@ def pilot_run(
     Args:
         model, cond: what is run, with one condition a sample or None.
         num_samples, seed: how many samples, of which noise.
+        dense: evaluations of the dense run.
         tell: called after each evaluation.
     """
     like = model.like()
@@ -103,7 +105,7 @@ def pilot_run(
         scale = Loop(first, model, x_T)(x_T, noise, cond, watch).std().item()
         require(0 < scale < math.inf, f"model: its samples have a standard deviation of {scale}; has it been trained?")
         rows.clear()
-        level = level_at(model.sde, _asinh_nodes(model.sde, DENSE, _softening(scale)))
+        level = level_at(model.sde, _asinh_nodes(model.sde, dense, _softening(scale)))
         view = VelocityView(scale)
         inner = multistep_table(Scheme(view, Phi(scale), 3, True), level.at(slice(None, -1)), level.at(slice(1, None)))
         end = Loop(concatenate([inner, _last_row(level)]), model, x_T)(x_T, noise, cond, watch)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -121,4 +121,33 @@ def score_fields(
                 axes.set_xlabel("$x_1$ (data units)")
             if j == 0:
                 axes.set_ylabel(f"{rows[i]}\n$x_2$ (data units)")
+    return figure
+
+
+def error_curves(
+    counts: Sequence[int], errors: Mapping[str, Sequence[float]], floor: float, labels: tuple[str, str]
+) -> Figure:
+    """Errors over numbers of evaluations, a curve each, on logarithmic axes; below `floor` nothing is resolved.
+
+    Args:
+        counts: the numbers of evaluations.
+        errors: for each curve its errors, NaN where there is none.
+        floor: the error of the truth itself.
+        labels: of the two axes.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    axes = figure.subplots()
+    for k, (name, values) in enumerate(errors.items()):
+        marker = "os^Dvp*X"[k % 8]
+        axes.plot(counts, values, marker=marker, color=COLOURS[k % len(COLOURS)], label=name, linewidth=1.5)
+    axes.axhspan(floor / 10, floor, color="0.9", label="not resolved")
+    axes.set(xscale="log", yscale="log", xlabel=labels[0], ylabel=labels[1])
+    axes.set_xticks(list(counts), [str(count) for count in counts])
+    axes.minorticks_off()
+    lowest = min((v for values in errors.values() for v in values if v > 0), default=floor)
+    axes.set_ylim(bottom=min(lowest, floor) / 1.5)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
     return figure

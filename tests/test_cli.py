@@ -461,6 +461,24 @@ def test_auto_fits_its_tables_once_a_checkpoint(work, tmp_path, capsys):
     assert "num_steps=3: fitted are 4 to 50" in capsys.readouterr().err
 
 
+def test_compare_prints_writes_and_recommends(work, tmp_path, capsys):
+    output = tmp_path / "compare.png"
+    compare = ["--mode=compare", "--num_samples=10", "--device=cpu"]
+    assert main([*compare, "--workdir=runs/toy", f"--output={output}"]) == 0
+    said = capsys.readouterr()
+    assert "recommended: --sampler" in said.out
+    assert "truth" in said.err
+    assert output.exists()
+    found = json.loads(output.with_suffix(".json").read_text())
+    assert found["evaluations"] == [5, 6, 8, 10, 15, 20, 35, 50]
+    assert {"auto", "trigonometric", "unipc", "heun"} <= found["errors"].keys()
+    assert found["errors"]["heun"][1] is None  # takes an odd number of evaluations
+    assert found["errors"]["ddim"][0] > found["errors"]["ddim"][-1] > 0
+    for wrong, shown in (("--sampler=pc", "sampler=pc: compare runs many"), ("--num_samples=3", "need at least 10")):
+        assert main([*compare, "--workdir=runs/toy", wrong]) == 2
+        assert shown in capsys.readouterr().err
+
+
 def test_thresholds_keep_the_samples_within_the_datas_range(work, tmp_path):
     for kind in ("static", "dynamic"):
         chosen = [f"--config.sampling.threshold={kind}", f"--output={tmp_path / 'a.png'}"]

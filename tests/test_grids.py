@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from samplers import karras, quadratic_time, uniform_log_snr, uniform_time
+from samplers import karras, quadratic_time, uniform_log_snr, uniform_time, vp_quadratic
 from samplers.grids import check_grid
 from scoresde import EDMSDE, VPSDE, DiscreteVPSDE, UsageError
 
@@ -35,6 +35,18 @@ def test_a_grid_goes_from_t_max_by_t_end_to_zero(sde, grid_of, num_steps):
 def test_a_grid_is_even_in_its_variable(sde, grid_of, variable):
     steps = variable(sde, grid_of(sde, 30)[:-1]).diff()
     torch.testing.assert_close(steps, steps.mean().expand(29), rtol=1e-6, atol=0)
+
+
+def test_vp_quadratic_has_the_same_noise_levels_under_every_sde(sde):
+    grid, vp = check_grid(sde, vp_quadratic(sde, 20)), VPSDE()
+    assert grid[0] == sde.t_max
+    assert grid[-1] == 0
+    levels = sde.log_snr(grid[1:-1])
+    steps = vp.time(levels).sqrt().diff()
+    inside = (levels > vp.log_snr(torch.tensor(1.0))) & (levels < vp.log_snr(torch.tensor(1e-3)))  # at ends it is cut
+    kept = steps[inside[1:] & inside[:-1]]
+    torch.testing.assert_close(kept, kept.mean().expand(len(kept)), rtol=1e-5, atol=0)
+    torch.testing.assert_close(vp_quadratic(vp, 20), quadratic_time(vp, 20), rtol=1e-9, atol=1e-12)
 
 
 def test_karras_grid_is_the_published_formula():

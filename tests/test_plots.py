@@ -126,3 +126,16 @@ def test_score_arrows_point_along_the_field():
     (arrows,) = [c for c in axes.collections if hasattr(c, "U")]
     np.testing.assert_allclose(arrows.U, math.sqrt(0.5), rtol=1e-5)
     np.testing.assert_allclose(arrows.V, -math.sqrt(0.5), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "errors", [{"a": [1.0, 0.1], "b": [math.nan, 0.2]}, {"a": [1e-5, 1e-7]}, {"a": [math.nan] * 2}]
+)
+def test_error_curves_show_what_is_there(errors):
+    figure = plots.error_curves([5, 10], errors, 1e-4, ("evaluations", "error"))
+    (axes,) = figure.axes
+    assert [line.get_label() for line in axes.lines] == list(errors)
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("evaluations", "error")
+    shown = [v for values in errors.values() for v in values if v > 0]
+    assert all(axes.get_ylim()[0] <= v <= axes.get_ylim()[1] for v in shown)
+    assert drawn(figure) > 5000

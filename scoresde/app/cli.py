@@ -6,13 +6,18 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from scoresde.errors import UsageError, flag_error, require, unknown_name
 
-MODES = ("train", "sample")
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+    from scoresde.checkpoint import Checkpoint
+
+MODES = ("train", "sample", "compare")
 
 USAGE = """scoresde: score-based generative modelling through SDEs
 
@@ -32,18 +37,18 @@ def _define_flags() -> flags.FlagValues:
     def count(name: str, default: int | None, description: str) -> None:
         flags.DEFINE_integer(name, default, description, flag_values=values)
 
-    text("mode", None, "train or sample")
+    text("mode", None, "train, sample or compare (samplers, for a trained model)")
     text("sde", None, "vp, subvp, ve, cosine, edm, flow or ddpm (train: vp; sample: that of the newest run)")
     text("sampler", "pc", "pc, auto (few steps), ancestral, ddim, unipc, heun, ode, ...: see docs/samplers.md")
     text("config", None, "a recipe of sde_configs, or a .py or .json file; --config.FIELD=VALUE changes a field")
     text("workdir", None, "folder of the run (train: runs/<sde>; sample: the newest run)")
     count("seed", None, "of training, or of the samples (the configuration's, 0)")
     text("device", "auto", "auto, cpu, cuda or cuda:N")
-    text("checkpoint", None, "sample: a file of a run's checkpoints/ (the newest)")
-    count("num_samples", 100, "sample: how many")
+    text("checkpoint", None, "sample, compare: a file of a run's checkpoints/ (the newest)")
+    count("num_samples", 100, "sample, compare: how many")
     count("num_steps", None, "sample: steps of the sampler (its default)")
     text("labels", None, "sample: classes, as in 3 or 3,1,4 (all in turn)")
-    text("output", None, "sample: the picture to write (samples/ in the run's folder)")
+    text("output", None, "sample, compare: the picture to write (samples/ in the run's folder)")
     return values
 
 
@@ -78,10 +83,10 @@ def _dispatch(arguments: list[str]) -> int:
     for name in values:
         require(values[name].value != "", f"{name}='': is empty; give a value, or leave --{name} out")
     mode = values["mode"].value
-    require(mode is not None, "mode: give --mode train or --mode sample")
+    require(mode is not None, f"mode: give --mode {', --mode '.join(MODES)}")
     if mode not in MODES:
         raise unknown_name("mode", mode, MODES)
-    return (_train if mode == "train" else _sample)(values, rest)
+    return {"train": _train, "sample": _sample, "compare": _compare}[mode](values, rest)
 
 
 def _train(values: Any, rest: list[str]) -> int:
@@ -109,9 +114,9 @@ def _train(values: Any, rest: list[str]) -> int:
     return status
 
 
-def _sample(values: Any, rest: list[str]) -> int:
+def _trained(values: Any, rest: list[str]) -> tuple[Checkpoint, ConfigDict, Path]:
+    """The checkpoint that is asked for, its configuration with the settings given here, and where results go."""
     from scoresde import checkpoint
-    from scoresde.app.device import choose_device
     from scoresde.app.run_folder import HOW_TO_TRAIN, RunFolder, newest_run
     from scoresde.app.settings import load_config, of_checkpoint, override_sampling
 
@@ -142,10 +147,23 @@ def _sample(values: Any, rest: list[str]) -> int:
         f"sde={sde!r}: this model was trained under {config.sde.name}; leave --sde out, or choose another run",
     )
     override_sampling(config, rest, values)
+    return loaded, config, folder
+
+
+def _picture(values: Any, default: Path) -> Path:
+    """The picture that is to be written."""
+    output = Path(values["output"].value or default)
+    require(output.suffix in ("", ".png"), f"output={str(output)!r}: need the name of a .png file")
+    return output.with_suffix(".png")
+
+
+def _sample(values: Any, rest: list[str]) -> int:
+    from scoresde.app.device import choose_device
+
+    loaded, config, folder = _trained(values, rest)
     device = choose_device(values["device"].value)
     seed = config.seed if values["seed"].value is None else values["seed"].value
-    output = Path(values["output"].value or folder / f"{values['sampler'].value}-seed{seed}.png")
-    require(output.suffix in ("", ".png"), f"output={str(output)!r}: need the name of a .png file")
+    output = _picture(values, folder / f"{values['sampler'].value}-seed{seed}.png")
 
     from scoresde.app.sample import sample
     from scoresde.training import leave_world
@@ -154,7 +172,7 @@ def _sample(values: Any, rest: list[str]) -> int:
         loaded,
         config,
         values["sampler"].value,
-        output.with_suffix(".png"),
+        output,
         num_samples=values["num_samples"].value,
         num_steps=values["num_steps"].value,
         labels=values["labels"].value,
@@ -163,6 +181,20 @@ def _sample(values: Any, rest: list[str]) -> int:
     )
     leave_world()
     return status
+
+
+def _compare(values: Any, rest: list[str]) -> int:
+    from scoresde.app.device import choose_device
+
+    for name in ("sampler", "num_steps", "labels"):
+        require(not values[name].present, f"{name}={values[name].value}: compare runs many; leave it out")
+    loaded, config, folder = _trained(values, rest)
+    device = choose_device(values["device"].value)
+    output = _picture(values, folder / "compare.png")
+
+    from scoresde.app.compare import compare
+
+    return compare(loaded, config, output, num_samples=values["num_samples"].value, device=device)
 
 
 def _print_help(values: Any) -> None:

@@ -64,7 +64,7 @@ def sample(
     )
     if sampler is None:
         choose_threads(PILOT_SAMPLES * math.prod(model.shape))
-        sampler = _fitted(model, checkpoint, config, world.leader)
+        sampler = fitted_tables(model, checkpoint, config, world.leader)
     grid = sampler.default_grid(model.sde, sampler.default_num_steps if num_steps is None else num_steps)
 
     if isinstance(sampler, PredictorCorrector | AnnealedLangevin) and config.sampling[sampler_name].snr == 0:
@@ -115,7 +115,7 @@ def sample(
     return 0
 
 
-def _fitted(model: ScoreModel, checkpoint: Checkpoint, config: ConfigDict, leader: bool) -> Fitted:
+def fitted_tables(model: ScoreModel, checkpoint: Checkpoint, config: ConfigDict, leader: bool) -> Fitted:
     """The tables that a pilot run fits to the model, kept beside the checkpoint."""
     labels = demo_labels(PILOT_SAMPLES, checkpoint.description["data"]["num_classes"])
 

@@ -1,0 +1,137 @@
+"""`--mode compare`: which sampler, and how many steps, for a trained model."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+
+import torch
+from ml_collections import ConfigDict
+
+from samplers import (
+    DDIM,
+    DPMSolver,
+    Fitted,
+    Heun,
+    Noise,
+    TableSampler,
+    Trigonometric,
+    UniPC,
+    karras,
+    phi_to_clean,
+    uniform_log_snr,
+    vp_quadratic,
+)
+from samplers.fitted import typical_error
+from samplers.pilot_run import pilot_run
+from samplers.table import Loop
+from scoresde import plots
+from scoresde.app.device import choose_threads
+from scoresde.app.pictures import demo_labels
+from scoresde.app.progress import Progress
+from scoresde.app.run_folder import make_folder, write_text
+from scoresde.app.sample import fitted_tables, scaling_of
+from scoresde.checkpoint import Checkpoint
+from scoresde.errors import require
+from sde_configs import build
+
+COUNTS = (5, 6, 8, 10, 15, 20, 35, 50)
+TRUTH = 256  # evaluations of the run that the others are measured against
+GOOD = 0.02  # an error of so much of the samples' deviation is hard to see
+
+
+def solvers(fitted: Fitted, scale: float) -> dict[str, TableSampler]:
+    """The samplers that are compared, for samples of a deviation."""
+    return {
+        "auto": fitted,
+        "trigonometric": Trigonometric(2, scale),
+        "unipc": UniPC(2),
+        "dpm_solver": DPMSolver(2),
+        "ddim": DDIM(),
+        "heun": Heun(),
+    }
+
+
+@torch.no_grad()
+def compare(checkpoint: Checkpoint, config: ConfigDict, output: Path, *, num_samples: int, device: torch.device) -> int:
+    """Prints a table of errors and times over evaluations, writes it as a picture and JSON, and recommends.
+
+    The error is the distance of a sample from where the converged probability flow leads from the same noise, as RMS
+    over its entries, averaged over nine samples of ten.
+    """
+    require(num_samples >= 10, f"num_samples={num_samples}: need at least 10")
+    make_folder(output.parent, "output", output)
+    data = checkpoint.description["data"]
+    model = build.build_sampling_model(
+        config, checkpoint.model().to(device), scaling_of(data), data["low"], data["high"]
+    )
+    choose_threads(num_samples * math.prod(model.shape))
+    fitted, labels = (
+        fitted_tables(model, checkpoint, config, leader=True),
+        demo_labels(num_samples, data["num_classes"]),
+    )
+    sde, grids = model.sde, {"unipc": vp_quadratic, "dpm_solver": uniform_log_snr, "ddim": uniform_log_snr}
+    with Progress("truth", 2 * 12 + TRUTH + TRUTH // 2, unit="evaluation") as progress:
+
+        def advance() -> None:
+            progress.update(progress.count + 1)
+
+        truth = pilot_run(model, labels, num_samples, 1, TRUTH, advance)
+        doubt = typical_error(pilot_run(model, labels, num_samples, 1, TRUTH // 2, advance).end, truth.end)
+    x_T, cond, noise = truth.start, truth.cond, Noise(1, torch.arange(num_samples))
+    names = solvers(fitted, truth.scale)
+    errors: dict[str, list[float]] = {name: [] for name in names}
+    seconds = {name: list(errors[name]) for name in names}
+    with Progress("compare", sum(COUNTS) * len(names), unit="evaluation") as progress, model.evaluating():
+        for count in COUNTS:
+            for name, sampler in names.items():
+                if name == "auto":
+                    grid = fitted.default_grid(sde, count)
+                elif name == "trigonometric":
+                    grid = phi_to_clean(sde, count, 1.5, truth.scale)
+                else:
+                    grid = karras(sde, (count + 1) // 2) if name == "heun" else grids[name](sde, count)
+                table = sampler.table(sde, grid)
+                if len(table) != count:  # Heun takes an odd number
+                    errors[name].append(math.nan)
+                    seconds[name].append(math.nan)
+                    continue
+                began = time.perf_counter()
+                x = Loop(table, model, x_T)(x_T, noise, cond)
+                errors[name].append(typical_error(x, truth.end))
+                seconds[name].append((time.perf_counter() - began) / num_samples)
+                progress.update(progress.count + count)
+    _report(errors, seconds, truth.scale, doubt)
+    figure = plots.error_curves(COUNTS, errors, doubt, ("network evaluations", "error, in units of the model"))
+    figure.savefig(output, dpi=120)
+    record = {
+        "evaluations": COUNTS,
+        "errors": errors,
+        "seconds_a_sample": seconds,
+        "deviation": truth.scale,
+        "truth_good_to": doubt,
+    }
+    write_text(output.with_suffix(".json"), json.dumps(record, indent=1).replace("NaN", "null"))
+    print(f"picture: {output}\nnumbers: {output.with_suffix('.json')}")
+    return 0
+
+
+def _report(errors: dict[str, list[float]], seconds: dict[str, list[float]], scale: float, doubt: float) -> None:
+    """The table and what it recommends."""
+    print(f"error against the converged flow, which is good to {doubt:.1e}; the samples' deviation is {scale:.2g}")
+    print("evaluations".rjust(14) + "".join(f"{count:>10}" for count in COUNTS))
+    for name, values in errors.items():
+        print(name.rjust(14) + "".join(f"{'-' if math.isnan(v) else format(v, '.2g'):>10}" for v in values))
+    print("ms a sample".rjust(14) + "".join(f"{1e3 * s:>10.2g}" for s in seconds["auto"]))
+    if doubt > GOOD * scale:
+        print("the flow of this model did not converge: errors below that of the truth mean nothing; train longer")
+        return
+    for place, count in enumerate(COUNTS):
+        best = min(errors, key=lambda name: math.inf if math.isnan(errors[name][place]) else errors[name][place])
+        if errors[best][place] < GOOD * scale:
+            share = 100 * errors[best][place] / scale
+            print(f"recommended: --sampler {best} --num_steps {count}, with an error of {share:.1f} % of the deviation")
+            return
+    print("recommended: --sampler ode; no number of steps above comes within 2 % of the deviation")
