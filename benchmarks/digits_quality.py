@@ -1,7 +1,8 @@
 """How good the digits of the default recipes are, judged by a classifier of real digits.
 
 For each SDE the recipe is trained as `main.py --mode train --sde SDE` does it (a run that is there already is used),
-then 1,000 samples, 100 of each class, are drawn by each sampler with its defaults. Columns:
+then 1,000 samples, 100 of each class, are drawn by each sampler with its defaults, or with the number of steps after a
+colon. Columns:
 
     confident    share with a class probability above 0.9 (real held-out digits: first row)
     agreement    share that the classifier gives the class asked for
@@ -11,7 +12,7 @@ then 1,000 samples, 100 of each class, are drawn by each sampler with its defaul
 
 About 2 core-minutes a training and 1.5 a sampler of 500 evaluations:
 
-    python benchmarks/digits_quality.py [--sdes vp,subvp,ve] [--samplers pc,ode] [--folder runs/quality]
+    python benchmarks/digits_quality.py [--sdes vp,subvp,ve] [--samplers pc,ode,auto:8] [--folder runs/quality]
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ import torch
 from torch import Tensor
 
 from benchmarks.digits_classifier import judge, train_classifier
-from samplers import sample
+from samplers import pilot, sample
 from scoresde.app.pictures import demo_labels
 from scoresde.app.run_folder import RunFolder
 from scoresde.app.settings import load_config
 from scoresde.app.train import train
 from scoresde.data import load
 from scoresde.metrics import frechet_distance
-from sde_configs.build import build_sampler
+from sde_configs.build import AUTO, build_sampler
 
 NUM_SAMPLES = 1000
 
@@ -71,12 +72,10 @@ def main() -> None:
         assert labels is not None
         for name in options.samplers.split(","):
             start = time.process_time()
-            x, nfe = sample(
-                model,
-                build_sampler(config, name, None),
-                NUM_SAMPLES,
-                cond=labels,
-            )
+            kind, _, steps = name.partition(":")
+            num_steps = int(steps) if steps else None
+            sampler = pilot(model, labels[:32]) if kind == AUTO else build_sampler(config, kind, num_steps)
+            x, nfe = sample(model, sampler, NUM_SAMPLES, num_steps=num_steps, cond=labels)
             seconds = time.process_time() - start
             confident, agreement, features = judge(classifier, x, labels)
             distance = frechet_distance(features, held_features)
