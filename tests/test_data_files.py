@@ -214,10 +214,23 @@ def test_idx_with_its_labels_beside_it(tmp_path, suffix, labels_suffix):
     data = load(path=str(path))
     np.testing.assert_array_equal(data.values.numpy(), values[:, None])
     assert data.labels.tolist() == [0, 1, 2, 3, 4]
+    assert torch.equal(load(path=str(tmp_path)).values, data.values)  # the folder will do
     (tmp_path / "other").write_bytes(idx(np.arange(5)[::-1]))
     assert load(path=str(path), choices=Choices(labels_path=str(tmp_path / "other"))).labels.tolist() == [4, 3, 2, 1, 0]
     with pytest.raises(UsageError, match=r"labels_path='nowhere'.*cannot be read"):
         load(path=str(path), choices=Choices(labels_path="nowhere"))
+
+
+def test_a_folder_of_mnists_four_files_is_its_training_set(tmp_path):
+    for part, count in (("train", 6), ("t10k", 4)):
+        (tmp_path / f"{part}-images-idx3-ubyte").write_bytes(idx(noise(count, 5, 5)))
+        (tmp_path / f"{part}-labels-idx1-ubyte").write_bytes(idx(np.arange(count)))
+    data = load(path=str(tmp_path))
+    assert data.values.shape == (6, 1, 5, 5)
+    assert data.labels.tolist() == list(range(6))
+    (tmp_path / "train-images-idx3-ubyte").rename(tmp_path / "more-images-idx3-ubyte")
+    with pytest.raises(UsageError, match="holds 0 images"):  # which of the two is meant?
+        load(path=str(tmp_path))
 
 
 @pytest.mark.parametrize(("code", "kind"), [(9, ">i1"), (11, ">i2"), (12, ">i4"), (13, ">f4"), (14, ">f8")])

@@ -33,6 +33,14 @@ def is_idx(path: Path) -> bool:
     return path.name.endswith(".gz") or "idx" in name or name.endswith("ubyte")
 
 
+def idx_images(folder: Path) -> Path | None:
+    """The file of images in a folder of IDX files: the one there is, or the one for training as in MNIST's folder."""
+    named = (path for path in folder.iterdir() if path.name.removesuffix(".gz").endswith("ubyte"))
+    found = [path for path in sorted(named) if "images" in path.name and path.is_file()]
+    chosen = found if len(found) == 1 else [path for path in found if "train" in path.name]
+    return chosen[0] if len(chosen) == 1 else None
+
+
 def read_idx(path: Path, choices: Choices, source: str) -> ArrayData:
     """Images, or other samples, and their labels: those that are given, or those that lie beside them."""
     values = read_idx_array(path, choices, source)

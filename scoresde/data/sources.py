@@ -17,7 +17,7 @@ import torch
 from scoresde.data.arrays import ArrayData, Scaling
 from scoresde.data.choices import Choices, reading
 from scoresde.data.folders import read_folder
-from scoresde.data.idx import is_idx, read_idx
+from scoresde.data.idx import idx_images, is_idx, read_idx
 from scoresde.data.images import refitted
 from scoresde.data.numbers import read_numpy
 from scoresde.data.tables import read_hugging_face, read_parquet
@@ -69,6 +69,8 @@ def load(name: str = "", path: str = "", choices: Choices | None = None) -> Arra
 def read_path(path: Path, choices: Choices, source: str) -> ArrayData:
     """Data of the user's own, by the kind of file or folder."""
     require(path.exists(), f"{source}: cannot be read: there is no such file or folder")
+    if path.is_dir():
+        path = idx_images(path) or path
     require(
         not choices.labels_path or is_idx(path),
         f"data.labels_path={choices.labels_path!r}: only IDX files have their labels elsewhere, and {source} is none",
