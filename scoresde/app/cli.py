@@ -23,6 +23,7 @@ USAGE = """scoresde: score-based generative modelling through SDEs
 
   python main.py --mode train --sde vp              trains on handwritten digits, in runs/vp
   python main.py --mode sample --sampler pc         samples from the newest run
+  python main.py --mode compare                     which sampler, and how many steps, for the newest run
   python main.py --mode train --sde ve --config toy --config.training.num_steps=2000
 
 flags:"""

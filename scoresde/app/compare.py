@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from ml_collections import ConfigDict
+from torch import Tensor
 
 from samplers import (
     DDIM,
@@ -25,7 +27,7 @@ from samplers import (
     vp_quadratic,
 )
 from samplers.fitted import typical_error
-from samplers.pilot_run import pilot_run
+from samplers.pilot_run import COARSE, PilotRun, pilot_run
 from samplers.table import Loop
 from scoresde import plots
 from scoresde.app.device import choose_threads
@@ -35,6 +37,8 @@ from scoresde.app.run_folder import make_folder, write_text
 from scoresde.app.sample import fitted_tables, scaling_of
 from scoresde.checkpoint import Checkpoint
 from scoresde.errors import require
+from scoresde.score_model import ScoreModel
+from scoresde.sde import SDE
 from sde_configs import build
 
 COUNTS = (5, 6, 8, 10, 15, 20, 35, 50)
@@ -42,15 +46,15 @@ TRUTH = 256  # evaluations of the run that the others are measured against
 GOOD = 0.02  # an error of so much of the samples' deviation is hard to see
 
 
-def solvers(fitted: Fitted, scale: float) -> dict[str, TableSampler]:
-    """The samplers that are compared, for samples of a deviation."""
+def solvers(fitted: Fitted, scale: float) -> dict[str, tuple[TableSampler, Callable[[SDE, int], Tensor]]]:
+    """The samplers that are compared, for samples of a deviation, each with its grid of some evaluations."""
     return {
-        "auto": fitted,
-        "trigonometric": Trigonometric(2, scale),
-        "unipc": UniPC(2),
-        "dpm_solver": DPMSolver(2),
-        "ddim": DDIM(),
-        "heun": Heun(),
+        "auto": (fitted, fitted.default_grid),
+        "trigonometric": (Trigonometric(2, scale), lambda sde, count: phi_to_clean(sde, count, 1.5, scale)),
+        "unipc": (UniPC(2), vp_quadratic),
+        "dpm_solver": (DPMSolver(2), uniform_log_snr),
+        "ddim": (DDIM(), uniform_log_snr),
+        "heun": (Heun(), lambda sde, count: karras(sde, (count + 1) // 2)),
     }
 
 
@@ -68,41 +72,16 @@ def compare(checkpoint: Checkpoint, config: ConfigDict, output: Path, *, num_sam
         config, checkpoint.model().to(device), scaling_of(data), data["low"], data["high"]
     )
     choose_threads(num_samples * math.prod(model.shape))
-    fitted, labels = (
-        fitted_tables(model, checkpoint, config, leader=True),
-        demo_labels(num_samples, data["num_classes"]),
-    )
-    sde, grids = model.sde, {"unipc": vp_quadratic, "dpm_solver": uniform_log_snr, "ddim": uniform_log_snr}
-    with Progress("truth", 2 * 12 + TRUTH + TRUTH // 2, unit="evaluation") as progress:
+    fitted = fitted_tables(model, checkpoint, config, leader=True)
+    labels = demo_labels(num_samples, data["num_classes"])
+    with Progress("truth", 2 * COARSE + TRUTH + TRUTH // 2, unit="evaluation") as progress:
 
         def advance() -> None:
             progress.update(progress.count + 1)
 
         truth = pilot_run(model, labels, num_samples, 1, TRUTH, advance)
         doubt = typical_error(pilot_run(model, labels, num_samples, 1, TRUTH // 2, advance).end, truth.end)
-    x_T, cond, noise = truth.start, truth.cond, Noise(1, torch.arange(num_samples))
-    names = solvers(fitted, truth.scale)
-    errors: dict[str, list[float]] = {name: [] for name in names}
-    seconds = {name: list(errors[name]) for name in names}
-    with Progress("compare", sum(COUNTS) * len(names), unit="evaluation") as progress, model.evaluating():
-        for count in COUNTS:
-            for name, sampler in names.items():
-                if name == "auto":
-                    grid = fitted.default_grid(sde, count)
-                elif name == "trigonometric":
-                    grid = phi_to_clean(sde, count, 1.5, truth.scale)
-                else:
-                    grid = karras(sde, (count + 1) // 2) if name == "heun" else grids[name](sde, count)
-                table = sampler.table(sde, grid)
-                if len(table) != count:  # Heun takes an odd number
-                    errors[name].append(math.nan)
-                    seconds[name].append(math.nan)
-                    continue
-                began = time.perf_counter()
-                x = Loop(table, model, x_T)(x_T, noise, cond)
-                errors[name].append(typical_error(x, truth.end))
-                seconds[name].append((time.perf_counter() - began) / num_samples)
-                progress.update(progress.count + count)
+    errors, seconds = _measure(model, truth, solvers(fitted, truth.scale))
     _report(errors, seconds, truth.scale, doubt)
     figure = plots.error_curves(COUNTS, errors, doubt, ("network evaluations", "error, in units of the model"))
     figure.savefig(output, dpi=120)
@@ -116,6 +95,29 @@ def compare(checkpoint: Checkpoint, config: ConfigDict, output: Path, *, num_sam
     write_text(output.with_suffix(".json"), json.dumps(record, indent=1).replace("NaN", "null"))
     print(f"picture: {output}\nnumbers: {output.with_suffix('.json')}")
     return 0
+
+
+def _measure(
+    model: ScoreModel, truth: PilotRun, compared: Mapping[str, tuple[TableSampler, Callable[[SDE, int], Tensor]]]
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """For each sampler its errors and its seconds a sample; NaN where it takes no such number of evaluations."""
+    noise = Noise(1, torch.arange(len(truth.start)))  # none of them draws any
+    errors: dict[str, list[float]] = {name: [] for name in compared}
+    seconds: dict[str, list[float]] = {name: [] for name in compared}
+    with Progress("compare", sum(COUNTS) * len(compared), unit="evaluation") as progress, model.evaluating():
+        for count in COUNTS:
+            for name, (sampler, grid) in compared.items():
+                table = sampler.table(model.sde, grid(model.sde, count))
+                error = taken = math.nan
+                if len(table) == count:  # Heun takes an odd number
+                    began = time.perf_counter()
+                    x = Loop(table, model, truth.start)(truth.start, noise, truth.cond)
+                    error = typical_error(x, truth.end)  # waits for the device
+                    taken = (time.perf_counter() - began) / len(x)
+                errors[name].append(error)
+                seconds[name].append(taken)
+                progress.update(progress.count + count)
+    return errors, seconds
 
 
 def _report(errors: dict[str, list[float]], seconds: dict[str, list[float]], scale: float, doubt: float) -> None:
