@@ -5,13 +5,15 @@ gives the RMS over samples without the worst in a hundred. Peers are run from th
 solver and its nodes on the same denoiser and from the same noise; at every number of evaluations the best of them is
 compared with
 
-    piloted       `samplers.fitted`: tables fitted by one pilot run of 32 samples on other noise
+    piloted       `samplers.pilot_tables`: tables fitted by one pilot run of 32 samples on other noise
+    calibrated    `samplers.calibrate`, from there: up to 20 evaluations, again on other noises
     trigonometric `Trigonometric` with two values, the data's deviation for its scale, and power 1.5
 
 Problems: two mixtures with exact scores (in the plane; in 64 dimensions, low-rank components fitted to the digits), and
 networks that are trained here if the folder does not hold them (12 core-minutes in all; MNIST with --mnist FILE):
 
     python -m benchmarks.samplers_nfe [--problems mix2d,...] [--folder runs/nfe] [--mnist t10k-images-idx3-ubyte.gz]
+        [--noises 640]
 
 k-diffusion is compared if its `k_diffusion` can be imported.
 """
@@ -30,6 +32,8 @@ import torch
 from torch import Tensor
 
 from samplers import Noise, RungeKutta4, Trigonometric, phi_to_clean, pilot
+from samplers.calibrate import calibrate
+from samplers.pilot_run import converged
 from samplers.views import level_at
 from scoresde import EDMSDE, VPSDE, ExactScoreModel, GaussianMixture, ScoreModel
 from scoresde.app.cli import main as command_line
@@ -37,6 +41,7 @@ from scoresde.app.run_folder import RunFolder
 from scoresde.data import load
 
 COUNTS = (5, 6, 8, 10, 15, 20, 35, 50)
+MOST_CALIBRATED = 20
 SAMPLES = {"mix2d": 1000, "mix64": 1000, "plane": 500, "mnist": 32}
 TRAINING = {
     "digits_edm": ["--sde=edm", "--config.training.num_steps=5000"],
@@ -263,6 +268,7 @@ def main() -> None:
     parser.add_argument("--problems", default="mix2d,mix64,plane,digits_edm,digits_vp")
     parser.add_argument("--folder", type=Path, default=Path("runs/nfe"))
     parser.add_argument("--mnist", default="")
+    parser.add_argument("--noises", type=int, default=640, help="of the calibration")
     parser.add_argument("--counts", default=",".join(map(str, COUNTS)))
     options = parser.parse_args()
     for name in options.problems.split(","):
@@ -276,23 +282,34 @@ def main() -> None:
         classes = 0 if p.cond is None else int(p.cond.max()) + 1
         piloted = pilot(p.model, torch.arange(32) % classes if classes else None, count)
         print(f"{name}: pilot of {calls} evaluations, {time.process_time() - began:.1f} core-s", flush=True)
+        began = time.process_time()
+        labels = torch.arange(options.noises) % classes if classes else None
+        truth = converged(p.model, piloted.fits[8].sd, labels, options.noises, seed=50)
+        print(f"{name}: {options.noises} noises to calibrate on, {time.process_time() - began:.1f} core-s", flush=True)
         scale = p.end.std().item()
         x_T = p.start * p.model.sde.alpha(torch.tensor(p.model.sde.t_max, dtype=torch.float64)).item()
-        print(
-            f"{'evaluations':>12}{'piloted':>10}{'trigonom.':>10}{'best peer':>10}{'ratio':>7}  best peer of how many"
-        )
+        columns = "".join(f"{c:>11}" for c in ("piloted", "calibrated", "trigonom.", "best peer"))
+        print(f"{'evaluations':>12}{columns}   ratios    core-s  best peer of how many")
         for n in map(int, options.counts.split(",")):
+            began = time.process_time()
+            calibrated = calibrate(p.model, piloted, n, truth).sampler if n <= MOST_CALIBRATED else None
+            seconds = time.process_time() - began
             errors = []
             with p.model.evaluating():
                 for sampler, grid in (
                     (piloted, piloted.default_grid(p.model.sde, n)),
+                    (calibrated, None if calibrated is None else calibrated.default_grid(p.model.sde, n)),
                     (Trigonometric(2, scale), phi_to_clean(p.model.sde, n, 1.5, scale)),
                 ):
+                    if sampler is None or grid is None:
+                        errors.append(math.nan)
+                        continue
                     x = sampler.run(p.model, x_T, grid, Noise(0, torch.arange(len(x_T))), p.cond)
                     errors.append(trimmed(x - p.end))
                 peer, label, tried = best_peer(p, n)
-            numbers = f"{n:>12}{errors[0]:>10.2g}{errors[1]:>10.2g}{peer:>10.2g}{errors[0] / peer:>7.2f}"
-            print(f"{numbers}  {label} ({tried})", flush=True)
+            numbers = f"{n:>12}" + "".join(f"{e:>11.2g}" for e in (*errors, peer))
+            ratios = f"{errors[0] / peer:>7.2f}{errors[1] / peer:>6.2f}{seconds:>7.0f}"
+            print(f"{numbers}{ratios}  {label} ({tried})".replace("nan", "  -"), flush=True)
 
 
 if __name__ == "__main__":

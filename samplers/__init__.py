@@ -4,7 +4,7 @@ from samplers.ancestral import DDIM, Ancestral
 from samplers.base import Sampler, StepSampler, TableSampler
 from samplers.dpm_solver import DPMSolver, DPMSolverSingle, SDEDPMSolverSingle
 from samplers.euler_maruyama import EulerMaruyama
-from samplers.fitted import Fitted, pilot
+from samplers.fitted import Fitted
 from samplers.generate import Samples, Trajectory, prior, sample
 from samplers.grids import (
     chain,
@@ -21,6 +21,7 @@ from samplers.multistep import DEIS, Adams, SDEDPMSolver, UniPC
 from samplers.noise import Noise
 from samplers.norm_langevin import NormPredictorCorrector
 from samplers.pilot_snr import choose_snr
+from samplers.pilot_tables import pilot
 from samplers.predictor_corrector import PredictorCorrector
 from samplers.probability_flow import ProbabilityFlow
 from samplers.reverse_diffusion import ReverseDiffusion

@@ -102,12 +102,16 @@ def predictor_corrector_table(
         predict: `(num_steps, k)` weights of the step's values, newest first.
         correct: `(num_steps, k + 1)` weights of the same step with the value at its end in front, or None.
     """
-    if correct is None:
-        return sum_table(view, start, end, predict, view.noise(start, end))
+    weights = predict if correct is None else corrected(predict, correct)
+    return sum_table(view, start, end, weights, view.noise(start, end))
+
+
+def corrected(predict: Tensor, correct: Tensor) -> Tensor:
+    """The weights `(num_steps, k + 1)` of steps that also put right the step before them."""
     total = torch.nn.functional.pad(predict, (0, 1))
     total[1:] += correct[:-1]
     total[1:, 1:] -= predict[:-1]
-    return sum_table(view, start, end, total, view.noise(start, end))
+    return total
 
 
 def _half_weights(view: View, start: Tensor, end: Tensor, back: Tensor, half: Half) -> Tensor:

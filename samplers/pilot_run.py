@@ -2,7 +2,7 @@ r"""A pilot run: a few samples followed along the probability flow with many eva
 
 The dense nodes are even in asinh(noise level / width): in the logarithm of the noise level above the width, a small
 part of the data's scale, and in the noise level itself below. There the flows of all networks that were tried converge
-with 140 evaluations to one part in ten thousand of the data's scale, also where errors of the network make F rough
+with 136 evaluations to one part in ten thousand of the data's scale, also where errors of the network make F rough
 at large noise.
 """
 
@@ -30,7 +30,7 @@ from scoresde.score_model import ScoreModel
 from scoresde.sde import SDE, Level
 
 ENTRIES = 4096  # of all samples, that are kept
-COARSE, DENSE = 12, 140  # evaluations of the two runs
+COARSE, DENSE = 12, 136  # evaluations of the two runs
 
 
 @final
@@ -43,6 +43,8 @@ class PilotRun:
         noise_level: `(M,)`, falling.
         u, denoised: `(M, N)` x / alpha and the denoiser's output at each level, some entries of all samples, float64.
         scale: standard deviation of `end`.
+        spread: geometric mean of its entries' deviation and that along its first principal direction; where samples are
+            far apart as wholes, what they become is decided at larger noise than `scale`.
     """
 
     start: Tensor
@@ -52,6 +54,13 @@ class PilotRun:
     u: Tensor
     denoised: Tensor
     scale: float
+
+    @cached_property
+    def spread(self) -> float:
+        centred = self.end.double().flatten(1)
+        centred = centred - centred.mean(0)
+        along_first = torch.linalg.matrix_norm(centred, 2) / max(1, len(centred) - 1) ** 0.5
+        return (centred.std(0).mean() * along_first).sqrt().item()
 
     @cached_property
     def _spline(self) -> Callable[[Any], Any]:
@@ -78,7 +87,6 @@ def pilot_run(
     cond: Tensor | None = None,
     num_samples: int = 32,
     seed: int = 0,
-    dense: int = DENSE,
     tell: Callable[[], None] = lambda: None,
 ) -> PilotRun:
     """Follows samples along the probability flow: a coarse run for the data's scale, and a dense one.
@@ -86,13 +94,10 @@ def pilot_run(
     Args:
         model, cond: what is run, with one condition a sample or None.
         num_samples, seed: how many samples, of which noise.
-        dense: evaluations of the dense run.
         tell: called after each evaluation.
     """
-    like = model.like()
-    noise = Noise(seed, torch.arange(num_samples, device=like.device))
-    cond = None if cond is None else cond.to(like.device)
-    x_T = prior(model, grids.uniform_log_snr(model.sde, 2), noise, like.dtype)
+    x_T, cond = start_of(model, num_samples, seed), None if cond is None else cond.to(model.like().device)
+    noise = Noise(seed, torch.arange(num_samples))  # nothing is drawn
     coarse = Trigonometric()
     rows: list[tuple[Tensor, Tensor]] = []
 
@@ -105,25 +110,79 @@ def pilot_run(
         scale = Loop(first, model, x_T)(x_T, noise, cond, watch).std().item()
         require(0 < scale < math.inf, f"model: its samples have a standard deviation of {scale}; has it been trained?")
         rows.clear()
-        level = level_at(model.sde, _asinh_nodes(model.sde, dense, _softening(scale)))
-        view = VelocityView(scale)
-        inner = multistep_table(Scheme(view, Phi(scale), 3, True), level.at(slice(None, -1)), level.at(slice(1, None)))
-        end = Loop(concatenate([inner, _last_row(level)]), model, x_T)(x_T, noise, cond, watch)
+        table = dense_table(model.sde, scale)
+        end = Loop(table, model, x_T)(x_T, noise, cond, watch)
     every = max(1, end.numel() // ENTRIES)
     u, denoised = (
         torch.stack([parts[i].flatten()[::every] for parts in rows]).to("cpu", torch.float64) for i in (0, 1)
     )
-    return PilotRun(x_T, cond, end, level.noise_level, u, denoised, scale)
+    return PilotRun(x_T, cond, end, table.level.noise_level, u, denoised, scale)
 
 
-def _last_row(level: Level) -> Table:
-    """The denoiser at the last of some levels."""
-    last = level.at(slice(-1, None))
-    zero = torch.zeros_like(last.t)
-    return denoiser_table(last, zero, torch.ones_like(zero), zero)
+@final
+@dataclass(frozen=True)
+class Truth:
+    """Where the converged probability flow leads: `start` and `end` `(B, *shape)`, and the conditions `(B, ...)`."""
+
+    start: Tensor
+    end: Tensor
+    cond: Tensor | None
+
+    def part(self, index: slice | Tensor) -> Truth:
+        """Some of the samples."""
+        return Truth(self.start[index], self.end[index], None if self.cond is None else self.cond[index])
 
 
-def _asinh_nodes(sde: SDE, num_steps: int, width: float) -> Tensor:
-    """Noise levels from t_max to t_min, even in asinh(noise level / width)."""
-    first, last = torch.asinh(sde.noise_level(torch.tensor([sde.t_max, sde.t_min], dtype=torch.float64)) / width)
-    return width * torch.sinh(first + torch.linspace(0, 1, num_steps, dtype=torch.float64) * (last - first))
+@torch.no_grad()
+def converged(
+    model: ScoreModel,
+    scale: float,
+    cond: Tensor | None = None,
+    num_samples: int = 100,
+    seed: int = 1,
+    num_evaluations: int = DENSE,
+    batch_size: int = 64,
+    tell: Callable[[], None] = lambda: None,
+) -> Truth:
+    """The ends of the probability flow from some noises, as good as `num_evaluations` reach.
+
+    Args:
+        model, scale, cond: what is run, on data of a scale (`PilotRun.scale`), with one condition a sample or None.
+        num_samples, seed: how many samples, of which noise.
+        num_evaluations, batch_size: of each batch.
+        tell: called after each evaluation of a batch.
+    """
+    x_T, cond = start_of(model, num_samples, seed), None if cond is None else cond.to(model.like().device)
+    loop = Loop(dense_table(model.sde, scale, num_evaluations), model, x_T[:1])
+    noise, ends = Noise(seed, torch.arange(num_samples)), []
+    with model.evaluating():
+        for first in range(0, num_samples, batch_size):
+            part = slice(first, first + batch_size)
+            ends.append(loop(x_T[part], noise, None if cond is None else cond[part], lambda *_: tell()))
+    return Truth(x_T, torch.cat(ends), cond)
+
+
+def start_of(model: ScoreModel, num_samples: int, seed: int) -> Tensor:
+    """Samples of the prior at t_max, of a seed."""
+    like = model.like()
+    noise = Noise(seed, torch.arange(num_samples, device=like.device))
+    return prior(model, grids.uniform_log_snr(model.sde, 2), noise, like.dtype)
+
+
+def dense_table(sde: SDE, scale: float, num_evaluations: int = DENSE) -> Table:
+    """The table of a dense run, for data of a scale; its last row is the denoiser."""
+    width = _softening(scale)
+    ends = sde.noise_level(torch.tensor([sde.t_max, sde.t_min], dtype=torch.float64))
+    first, last = torch.asinh(ends / width)
+    u = torch.linspace(0, 1, num_evaluations, dtype=torch.float64)
+    level = level_at(sde, width * torch.sinh(first + u * (last - first)))
+    scheme = Scheme(VelocityView(scale), Phi(scale), 3, True)
+    inner = multistep_table(scheme, level.at(slice(None, -1)), level.at(slice(1, None)))
+    zero = torch.zeros(1, dtype=torch.float64)
+    return concatenate([inner, denoiser_table(level.at(slice(-1, None)), zero, zero + 1, zero)])
+
+
+def trimmed_error(x: Tensor, end: Tensor) -> float:
+    """RMS over entries and samples without the worst 3 samples of 100: those are left to flips of a basin."""
+    squares = (x - end).double().flatten(1).square().mean(1).sort().values
+    return squares[: max(1, len(squares) * 97 // 100)].mean().sqrt().item()

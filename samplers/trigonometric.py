@@ -9,7 +9,7 @@ evaluation, may step to phi = 0 itself; there x = y is clean data, and no trunca
 
 are finer towards the data: with power 1 the last step is one of Euler's whatever the order, with power p the last nodes
 are n^-p apart. On exact scores order 4 with power 2 is best, on trained networks 2 or 3 with 1.5, whose errors are
-rougher; `samplers.fitted` finds out for a model.
+rougher; `samplers.pilot_tables` finds out for a model.
 """
 
 from __future__ import annotations

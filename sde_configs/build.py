@@ -43,7 +43,7 @@ from scoresde.sde import SDE
 from scoresde.threshold import ThresholdedModel
 from scoresde.training import TrainingSettings
 
-AUTO = "auto"  # tables fitted to the model that is sampled from: see `samplers.fitted`
+AUTO = "auto"  # tables fitted to the model that is sampled from: see `samplers.pilot_tables`
 SAMPLERS: dict[str, type[Sampler]] = {
     "pc": PredictorCorrector,
     "langevin": AnnealedLangevin,

@@ -11,8 +11,8 @@ from analytic import mixture
 from conftest import SDES
 
 from samplers import Adams, Fitted, Noise, Trigonometric, phi_to_clean, pilot, sample
-from samplers.fitted import NUM_EVALUATIONS, Form, Plan, fit, nodes
 from samplers.pilot_run import pilot_run
+from samplers.pilot_tables import NUM_EVALUATIONS, Form, Plan, fit, nodes
 from samplers.views import level_at
 from scoresde import (
     EDMSDE,
@@ -22,6 +22,7 @@ from scoresde import (
     DenoisedParametrization,
     ExactScoreModel,
     Gaussian,
+    GaussianMixture,
     UsageError,
 )
 from scoresde.data import nine_modes
@@ -143,6 +144,15 @@ def test_the_pilots_path_is_the_converged_flow(model):
     torch.testing.assert_close(model.denoise(u[1].view(32, 2), 0.2).flatten(), denoised[1], rtol=1e-3, atol=1e-3)
 
 
+def test_the_spread_is_between_the_entries_deviation_and_that_of_the_first_direction():
+    """Two points (1, ..., 1) and (-1, ..., -1) of 64 entries, and noise of 0.1."""
+    corners = torch.stack([torch.ones(64), -torch.ones(64)])
+    target = GaussianMixture(torch.tensor([0.5, 0.5]), corners, (0.01 * torch.eye(64)).expand(2, 64, 64))
+    run = pilot_run(ExactScoreModel(target.to(dtype=torch.float64), EDMSDE()), num_samples=200)
+    assert run.scale == pytest.approx(1, abs=0.02)
+    assert run.spread == pytest.approx(math.sqrt(8), rel=0.02)
+
+
 def test_tables_go_through_json(model, piloted):
     again = Fitted.from_json(json.loads(json.dumps(piloted.to_json())))
     for n in (4, 8, 50):
@@ -157,11 +167,11 @@ def test_tables_go_through_json(model, piloted):
         [],
         {},
         {"8": {}},
-        {"8": {"sd": 1.0, "noise_level": [2.0, 1.0], "predict": [[1.0]] * 2, "correct": [[1.0, 1.0]] * 2}},  # not 8
-        {"2": {"sd": 1.0, "noise_level": [1.0, 2.0], "predict": [[1.0]] * 2, "correct": [[1.0, 1.0]] * 2}},  # rising
-        {"2": {"sd": 0.0, "noise_level": [2.0, 1.0], "predict": [[1.0]] * 2, "correct": [[1.0, 1.0]] * 2}},
-        {"2": {"sd": 1.0, "noise_level": [2.0, 1.0], "predict": [[1.0]] * 2, "correct": [[1.0]] * 2}},
-        {"2": {"sd": 1.0, "noise_level": [2.0, 1.0], "predict": [["a"]] * 2, "correct": [[1.0, 1.0]] * 2}},
+        {"8": {"sd": 1.0, "noise_level": [2.0, 1.0], "weights": [[1.0]] * 2}},  # not 8
+        {"2": {"sd": 1.0, "noise_level": [1.0, 2.0], "weights": [[1.0]] * 2}},  # rising
+        {"2": {"sd": 0.0, "noise_level": [2.0, 1.0], "weights": [[1.0]] * 2}},
+        {"2": {"sd": 1.0, "noise_level": [2.0, 1.0], "weights": [[1.0]] * 3}},
+        {"2": {"sd": 1.0, "noise_level": [2.0, 1.0], "weights": [["a"]] * 2}},
     ],
 )
 def test_damaged_tables_are_no_tables(damage):
@@ -175,6 +185,12 @@ def test_other_steps_and_grids_are_named(model, piloted):
             sample(model, piloted, 2, num_steps=num_steps)
     with pytest.raises(UsageError, match="grid: fitted tables have their own"):
         sample(model, piloted, 2, grid=phi_to_clean(model.sde, 8, 1.7))
+
+
+def test_tables_of_another_sde_are_named(piloted):
+    other = ExactScoreModel(nine_modes().to(dtype=torch.float64), VPSDE())
+    with pytest.raises(UsageError, match=r"fitted under another SDE, from noise level 80 to .* has 152"):
+        sample(other, piloted, 2, num_steps=8)
 
 
 @pytest.mark.parametrize("sde", [VPSDE(), VESDE(), SDES["subvp"], SDES["flow"]], ids=["vp", "ve", "subvp", "flow"])

@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 
     from scoresde.checkpoint import Checkpoint
 
-MODES = ("train", "sample", "compare")
+MODES = ("train", "sample", "compare", "calibrate")
 
 USAGE = """scoresde: score-based generative modelling through SDEs
 
   python main.py --mode train --sde vp              trains on handwritten digits, in runs/vp
   python main.py --mode sample --sampler pc         samples from the newest run
   python main.py --mode compare                     which sampler, and how many steps, for the newest run
+  python main.py --mode calibrate --num_steps 8     makes --sampler auto better at 8 evaluations
   python main.py --mode train --sde ve --config toy --config.training.num_steps=2000
 
 flags:"""
@@ -38,18 +39,19 @@ def _define_flags() -> flags.FlagValues:
     def count(name: str, default: int | None, description: str) -> None:
         flags.DEFINE_integer(name, default, description, flag_values=values)
 
-    text("mode", None, "train, sample or compare (samplers, for a trained model)")
+    text("mode", None, "train, sample, compare (samplers, for a trained model) or calibrate (tables of few steps)")
     text("sde", None, "vp, subvp, ve, cosine, edm, flow or ddpm (train: vp; sample: that of the newest run)")
     text("sampler", "pc", "pc, auto (few steps), ancestral, ddim, unipc, heun, ode, ...: see docs/samplers.md")
     text("config", None, "a recipe of sde_configs, or a .py or .json file; --config.FIELD=VALUE changes a field")
     text("workdir", None, "folder of the run (train: runs/<sde>; sample: the newest run)")
     count("seed", None, "of training, or of the samples (the configuration's, 0)")
     text("device", "auto", "auto, cpu, cuda or cuda:N")
-    text("checkpoint", None, "sample, compare: a file of a run's checkpoints/ (the newest)")
-    count("num_samples", 100, "sample, compare: how many")
-    count("num_steps", None, "sample: steps of the sampler (its default)")
+    text("checkpoint", None, "otherwise: a file of a run's checkpoints/ (the newest)")
+    count("num_samples", 100, "sample, compare: how many; calibrate: noises that are learned from (640)")
+    count("num_steps", None, "sample: steps of the sampler (its default); calibrate: of the table (5, 6, 8 and 10)")
     text("labels", None, "sample: classes, as in 3 or 3,1,4 (all in turn)")
     text("output", None, "sample, compare: the picture to write (samples/ in the run's folder)")
+    text("calibrated", "on", "sample, compare: whether auto takes the tables that calibrate made: on or off")
     return values
 
 
@@ -87,7 +89,8 @@ def _dispatch(arguments: list[str]) -> int:
     require(mode is not None, f"mode: give --mode {', --mode '.join(MODES)}")
     if mode not in MODES:
         raise unknown_name("mode", mode, MODES)
-    return {"train": _train, "sample": _sample, "compare": _compare}[mode](values, rest)
+    modes = {"train": _train, "sample": _sample, "compare": _compare, "calibrate": _calibrate}
+    return modes[mode](values, rest)
 
 
 def _train(values: Any, rest: list[str]) -> int:
@@ -95,7 +98,7 @@ def _train(values: Any, rest: list[str]) -> int:
     from scoresde.app.run_folder import RunFolder
     from scoresde.app.settings import load_config, override
 
-    for name in ("checkpoint", "sampler", "num_samples", "num_steps", "labels", "output"):
+    for name in ("checkpoint", "sampler", "num_samples", "num_steps", "labels", "output", "calibrated"):
         remedy = "training has --config.training.num_steps" if name == "num_steps" else "leave it out"
         require(not values[name].present, f"{name}={values[name].value}: belongs to --mode sample; {remedy}")
     config = load_config(values["sde"].value, values["config"].value)
@@ -158,9 +161,16 @@ def _picture(values: Any, default: Path) -> Path:
     return output.with_suffix(".png")
 
 
+def _takes_calibrated(values: Any) -> bool:
+    text = values["calibrated"].value
+    require(text in ("on", "off"), f"calibrated={text!r}: need on or off")
+    return bool(text == "on")
+
+
 def _sample(values: Any, rest: list[str]) -> int:
     from scoresde.app.device import choose_device
 
+    calibrated = _takes_calibrated(values)
     loaded, config, folder = _trained(values, rest)
     device = choose_device(values["device"].value)
     seed = config.seed if values["seed"].value is None else values["seed"].value
@@ -179,6 +189,7 @@ def _sample(values: Any, rest: list[str]) -> int:
         labels=values["labels"].value,
         seed=seed,
         device=device,
+        calibrated=calibrated,
     )
     leave_world()
     return status
@@ -189,13 +200,36 @@ def _compare(values: Any, rest: list[str]) -> int:
 
     for name in ("sampler", "num_steps", "labels"):
         require(not values[name].present, f"{name}={values[name].value}: compare runs many; leave it out")
+    calibrated = _takes_calibrated(values)
     loaded, config, folder = _trained(values, rest)
     device = choose_device(values["device"].value)
     output = _picture(values, folder / "compare.png")
 
     from scoresde.app.compare import compare
 
-    return compare(loaded, config, output, num_samples=values["num_samples"].value, device=device)
+    num_samples = values["num_samples"].value
+    return compare(loaded, config, output, num_samples=num_samples, device=device, calibrated=calibrated)
+
+
+def _calibrate(values: Any, rest: list[str]) -> int:
+    from scoresde.app.device import choose_device
+
+    for name in ("labels", "output", "calibrated"):
+        require(not values[name].present, f"{name}={values[name].value}: does nothing in calibration; leave it out")
+    sampler = values["sampler"]
+    require(
+        not sampler.present or sampler.value == "auto",
+        f"sampler={sampler.value!r}: calibration is for --sampler auto, which takes the tables; leave it out",
+    )
+    loaded, config, _ = _trained(values, rest)
+    device = choose_device(values["device"].value)
+
+    from scoresde.app.calibrate import COUNTS, NUM_NOISES, calibrate
+
+    counts = COUNTS if values["num_steps"].value is None else (values["num_steps"].value,)
+    num_noises = values["num_samples"].value if values["num_samples"].present else NUM_NOISES
+    seed = config.seed if values["seed"].value is None else values["seed"].value
+    return calibrate(loaded, config, counts, num_noises=num_noises, seed=seed, device=device)
 
 
 def _print_help(values: Any) -> None:

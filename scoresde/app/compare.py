@@ -26,15 +26,15 @@ from samplers import (
     uniform_log_snr,
     vp_quadratic,
 )
-from samplers.fitted import typical_error
-from samplers.pilot_run import COARSE, PilotRun, pilot_run
+from samplers.pilot_run import Truth, converged, trimmed_error
 from samplers.table import Loop
 from scoresde import plots
 from scoresde.app.device import choose_threads
+from scoresde.app.fitted_tables import fitted_tables
 from scoresde.app.pictures import demo_labels
 from scoresde.app.progress import Progress
 from scoresde.app.run_folder import make_folder, write_text
-from scoresde.app.sample import fitted_tables, scaling_of
+from scoresde.app.sample import scaling_of
 from scoresde.checkpoint import Checkpoint
 from scoresde.errors import require
 from scoresde.score_model import ScoreModel
@@ -42,7 +42,7 @@ from scoresde.sde import SDE
 from sde_configs import build
 
 COUNTS = (5, 6, 8, 10, 15, 20, 35, 50)
-TRUTH = 256  # evaluations of the run that the others are measured against
+TRUTH, BATCH = 256, 64  # evaluations of the run that the others are measured against, and the size of its batches
 GOOD = 0.02  # an error of so much of the samples' deviation is hard to see
 
 
@@ -59,11 +59,19 @@ def solvers(fitted: Fitted, scale: float) -> dict[str, tuple[TableSampler, Calla
 
 
 @torch.no_grad()
-def compare(checkpoint: Checkpoint, config: ConfigDict, output: Path, *, num_samples: int, device: torch.device) -> int:
+def compare(
+    checkpoint: Checkpoint,
+    config: ConfigDict,
+    output: Path,
+    *,
+    num_samples: int,
+    device: torch.device,
+    calibrated: bool = True,
+) -> int:
     """Prints a table of errors and times over evaluations, writes it as a picture and JSON, and recommends.
 
     The error is the distance of a sample from where the converged probability flow leads from the same noise, as RMS
-    over its entries, averaged over nine samples of ten.
+    over its entries and over all samples without the worst 3 of 100.
     """
     require(num_samples >= 10, f"num_samples={num_samples}: need at least 10")
     make_folder(output.parent, "output", output)
@@ -72,24 +80,25 @@ def compare(checkpoint: Checkpoint, config: ConfigDict, output: Path, *, num_sam
         config, checkpoint.model().to(device), scaling_of(data), data["low"], data["high"]
     )
     choose_threads(num_samples * math.prod(model.shape))
-    fitted = fitted_tables(model, checkpoint, config, leader=True)
-    labels = demo_labels(num_samples, data["num_classes"])
-    with Progress("truth", 2 * COARSE + TRUTH + TRUTH // 2, unit="evaluation") as progress:
-
-        def advance() -> None:
-            progress.update(progress.count + 1)
-
-        truth = pilot_run(model, labels, num_samples, 1, TRUTH, advance)
-        doubt = typical_error(pilot_run(model, labels, num_samples, 1, TRUTH // 2, advance).end, truth.end)
-    errors, seconds = _measure(model, truth, solvers(fitted, truth.scale))
-    _report(errors, seconds, truth.scale, doubt)
+    fitted, counts = fitted_tables(model, checkpoint, config, True, calibrated)
+    if counts:
+        print(f"auto: calibrated at {', '.join(map(str, counts))} (--calibrated=off takes the pilot's tables)")
+    labels, scale = demo_labels(num_samples, data["num_classes"]), next(iter(fitted.fits.values())).sd
+    with Progress("truth", -(-num_samples // BATCH) * (TRUTH + TRUTH // 2), unit="evaluation") as progress:
+        truth, rough = (
+            converged(model, scale, labels, num_samples, 1, evaluations, BATCH, progress.advance)
+            for evaluations in (TRUTH, TRUTH // 2)
+        )
+    doubt = trimmed_error(rough.end, truth.end)
+    errors, seconds = _measure(model, truth, solvers(fitted, scale))
+    _report(errors, seconds, scale, doubt)
     figure = plots.error_curves(COUNTS, errors, doubt, ("network evaluations", "error, in units of the model"))
     figure.savefig(output, dpi=120)
     record = {
         "evaluations": COUNTS,
         "errors": errors,
         "seconds_a_sample": seconds,
-        "deviation": truth.scale,
+        "deviation": scale,
         "truth_good_to": doubt,
     }
     write_text(output.with_suffix(".json"), json.dumps(record, indent=1).replace("NaN", "null"))
@@ -98,7 +107,7 @@ def compare(checkpoint: Checkpoint, config: ConfigDict, output: Path, *, num_sam
 
 
 def _measure(
-    model: ScoreModel, truth: PilotRun, compared: Mapping[str, tuple[TableSampler, Callable[[SDE, int], Tensor]]]
+    model: ScoreModel, truth: Truth, compared: Mapping[str, tuple[TableSampler, Callable[[SDE, int], Tensor]]]
 ) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
     """For each sampler its errors and its seconds a sample; NaN where it takes no such number of evaluations."""
     noise = Noise(1, torch.arange(len(truth.start)))  # none of them draws any
@@ -112,7 +121,7 @@ def _measure(
                 if len(table) == count:  # Heun takes an odd number
                     began = time.perf_counter()
                     x = Loop(table, model, truth.start)(truth.start, noise, truth.cond)
-                    error = typical_error(x, truth.end)  # waits for the device
+                    error = trimmed_error(x, truth.end)  # waits for the device
                     taken = (time.perf_counter() - began) / len(x)
                 errors[name].append(error)
                 seconds[name].append(taken)

@@ -18,6 +18,11 @@ def pilots_path(checkpoint: Path) -> Path:
     return checkpoint.with_suffix(".pilots.json")
 
 
+def calibrated_path(checkpoint: Path) -> Path:
+    """The file of a checkpoint's calibrated tables (`scoresde.app.fitted_tables`)."""
+    return checkpoint.with_suffix(".calibrated.json")
+
+
 @final
 class Pilots:
     """The findings of pilot runs for a checkpoint, by a name and the settings that they depend on.

@@ -34,6 +34,10 @@ class Progress:
         if self.bar is None and self.shown and time.monotonic() - self.last_line >= SECONDS_BETWEEN_LINES:
             self._line()
 
+    def advance(self) -> None:
+        """One more."""
+        self.update(self.count + 1)
+
     def _line(self) -> None:
         self.last_line = time.monotonic()
         seconds = max(self.last_line - self.start, 1e-9)

@@ -12,7 +12,7 @@ from typing import Any, final
 
 from scoresde import checkpoint
 from scoresde._json import parse_json
-from scoresde.app.pilots import pilots_path
+from scoresde.app.pilots import calibrated_path, pilots_path
 from scoresde.errors import UsageError, require
 from sde_configs import default
 
@@ -107,6 +107,7 @@ class RunFolder:
             if step not in (best, written):
                 here[step].unlink()
                 pilots_path(here[step]).unlink(missing_ok=True)
+                calibrated_path(here[step]).unlink(missing_ok=True)
 
     def newest_checkpoint(self, set_aside: bool = False) -> checkpoint.Checkpoint | None:
         """The last checkpoint that can be read, None if there is none; damaged ones are named and passed over.

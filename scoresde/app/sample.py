@@ -12,10 +12,10 @@ import torch
 from ml_collections import ConfigDict
 from torch import Tensor
 
-from samplers import AnnealedLangevin, Fitted, PredictorCorrector, TableSampler, choose_snr, pilot
+from samplers import AnnealedLangevin, PredictorCorrector, TableSampler, choose_snr
 from samplers import sample as draw
-from samplers.fitted import NUM_EVALUATIONS
 from scoresde.app.device import choose_threads
+from scoresde.app.fitted_tables import fitted_tables
 from scoresde.app.parts import Parts
 from scoresde.app.pictures import demo_labels, save_numbers, save_picture
 from scoresde.app.pilots import Pilots
@@ -29,8 +29,6 @@ from scoresde.sde import Level
 from scoresde.training import join_world
 from sde_configs import build
 
-PILOT_SAMPLES = 32
-
 
 def sample(
     checkpoint: Checkpoint,
@@ -43,6 +41,7 @@ def sample(
     labels: str | None,
     seed: int,
     device: torch.device,
+    calibrated: bool = True,
 ) -> int:
     """Draws samples from a checkpoint, and writes `output` (PNG) and an .npz beside it; returns the exit status.
 
@@ -63,8 +62,9 @@ def sample(
         config, checkpoint.model().to(device), scaling_of(data), data["low"], data["high"]
     )
     if sampler is None:
-        choose_threads(PILOT_SAMPLES * math.prod(model.shape))
-        sampler = fitted_tables(model, checkpoint, config, world.leader)
+        sampler, counts = fitted_tables(model, checkpoint, config, world.leader, calibrated)
+        if world.leader and (sampler.default_num_steps if num_steps is None else num_steps) in counts:
+            print("the table of this number is calibrated (--calibrated=off takes the pilot's)", flush=True)
     grid = sampler.default_grid(model.sde, sampler.default_num_steps if num_steps is None else num_steps)
 
     if isinstance(sampler, PredictorCorrector | AnnealedLangevin) and config.sampling[sampler_name].snr == 0:
@@ -113,28 +113,6 @@ def sample(
         print(f"{num_samples} samples by {sampler_name}, {nfe} network evaluations each")
         print(f"picture: {output}\nnumbers: {output.with_suffix('.npz')}")
     return 0
-
-
-def fitted_tables(model: ScoreModel, checkpoint: Checkpoint, config: ConfigDict, leader: bool) -> Fitted:
-    """The tables that a pilot run fits to the model, kept beside the checkpoint."""
-    labels = demo_labels(PILOT_SAMPLES, checkpoint.description["data"]["num_classes"])
-
-    def search() -> Any:
-        with Progress("pilot", NUM_EVALUATIONS, unit="evaluation", shown=leader) as progress:
-            return pilot(model, labels, lambda done: progress.update(done)).to_json()
-
-    def valid(found: Any) -> bool:
-        try:
-            Fitted.from_json(found)
-        except ValueError:
-            return False
-        return True
-
-    settings = {"threshold": config.sampling.threshold, "quantile": config.sampling.quantile}
-    found = Pilots(checkpoint).find("tables", settings, search, valid, write=leader)
-    if leader:
-        print("auto: tables fitted to this model by a pilot run", flush=True)
-    return Fitted.from_json(found)
 
 
 def _with_piloted_snr(

@@ -1,0 +1,222 @@
+r"""Calibration: the table of one number of evaluations, fitted to a model against its own converged flow.
+
+With n evaluations at noise levels r_0 > ... > r_{n-1}, every explicit linear solver of the probability flow is, in the
+velocity view (`samplers.views`), with phi = atan(r / sd),
+
+    y_{k+1} = y_k + (phi_{k+1} - phi_k) sum_{j<=k} w_kj h_j,        theta = (w_kj, log r_1, ..., log r_{n-1}),
+
+n (n + 1) / 2 + n - 1 numbers, and the best of them for a model is found by least squares: with e(theta) the difference
+between the table's end and where the converged flow leads from the same noise,
+
+    min_theta  sum_samples rho(|e|),    rho growing as the square to 4 times the median, and linearly from there.
+
+**Gauss and Newton's method, by random projections.** The change d of theta solves min |J d + e|^2 with J = de/dtheta.
+J has a row for each entry of each sample, but a projection of it costs one backward pass: for v of independent random
+signs, E (v . (J d + e))^2 = |J d + e|^2. As the parameters enter each sample by itself, one pass yields the rows v . J
+of a whole batch: thousands of equations for some fifty unknowns after a few passes, and a second-order method where
+gradient descent on the same problem needs hundreds. Levenberg and Marquardt's damping is chosen in every iteration from
+six by the error on noises that are held out; what is best there is kept, and nothing else.
+
+It starts from the table of a pilot run. Tables do not carry over to other models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from samplers.fitted import Fit, Fitted
+from samplers.noise import Noise
+from samplers.pilot_run import Truth, trimmed_error
+from samplers.table import Loop
+from samplers.views import VelocityView
+from scoresde.errors import require
+from scoresde.score_model import ScoreModel
+from scoresde.sde import SDE, Level
+
+ITERATIONS, PROJECTIONS = 10, 3
+SAMPLES = 256  # of an iteration
+DAMPINGS = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2)  # as shares of the diagonal
+HELD_OUT = 5  # one noise of so many
+LEAST_NOISES = 64
+
+
+class Calibration(NamedTuple):
+    """A sampler with the calibrated table in it, and the errors on the noises held out, before and after."""
+
+    sampler: Fitted
+    before: float
+    after: float
+
+
+@torch.no_grad()
+def calibrate(
+    model: ScoreModel,
+    sampler: Fitted,
+    num_steps: int,
+    truth: Truth,
+    *,
+    seed: int = 0,
+    batch_size: int = 64,
+    tell: Callable[[int, float], None] = lambda iteration, error: None,
+) -> Calibration:
+    """Fits the table of `num_steps` evaluations to a model; where nothing is gained, the table is as it was.
+
+    Args:
+        model: what will be sampled from; differentiable in x_t and t.
+        sampler: whose table it starts from (`pilot(model)`).
+        num_steps: which table.
+        truth: ends of the model's flow, from 64 noises or more (`samplers.pilot_run.converged`); one in five is held
+            out.
+        seed, batch_size: of the projections and the order of the samples; how many are differentiated at once.
+        tell: called with the iteration, up to `ITERATIONS`, and the least error so far.
+
+    Example:
+        sampler = pilot(model)
+        truth = converged(model, sampler.fits[8].sd, num_samples=640)
+        sampler, before, after = calibrate(model, sampler, 8, truth)
+    """
+    count = len(truth.start)
+    require(count >= LEAST_NOISES, f"num_samples={count}: calibration needs at least {LEAST_NOISES} noises")
+    require(num_steps in sampler.fits, f"num_steps={num_steps}: need one of {min(sampler.fits)} to {max(sampler.fits)}")
+    held_out = truth.part(slice(count // HELD_OUT))
+    seen = truth.part(slice(count // HELD_OUT, None))
+    solver = _Solver.of(sampler.fits[num_steps], model)
+    theta = solver.theta_of(sampler.fits[num_steps])
+    generator = torch.Generator().manual_seed(seed)
+    with model.evaluating():
+        before = after = solver.error(theta, held_out)
+        for iteration in range(ITERATIONS):
+            batch = seen.part(torch.randperm(len(seen.start), generator=generator)[:SAMPLES])
+            normal, gradient = solver.equations(theta, batch, batch_size, generator)
+            for change in _steps(normal, gradient):
+                if solver.allows(theta + change):
+                    error = solver.error(theta + change, held_out)
+                    if error < after:
+                        after, best = error, theta + change
+            theta = best if after < before else theta
+            tell(iteration + 1, after)
+    if after < before:
+        sampler = Fitted({**sampler.fits, num_steps: solver.fit(theta)})
+    return Calibration(sampler, before, after)
+
+
+def _steps(normal: Tensor, gradient: Tensor) -> list[Tensor]:
+    """Solutions of the normal equations, each with another damping."""
+    size = (normal.diagonal() + 1e-12 * normal.diagonal().max()).sqrt()  # where nothing depends on it, it stays
+    matrix, eye = normal / size[:, None] / size, torch.eye(len(size), dtype=normal.dtype)
+    return [-torch.linalg.solve(matrix + damping * eye, gradient / size) / size for damping in DAMPINGS]
+
+
+@final
+@dataclass(frozen=True)
+class _Solver:
+    """What is fixed of a table: the model, the view, the first noise level, and the number of evaluations."""
+
+    model: ScoreModel
+    view: VelocityView
+    first: Tensor
+    num_steps: int
+
+    @classmethod
+    def of(cls, fit: Fit, model: ScoreModel) -> _Solver:
+        return cls(model, VelocityView(fit.sd), fit.noise_level[:1], len(fit.noise_level))
+
+    def theta_of(self, fit: Fit) -> Tensor:
+        """The parameters of a table: w_kj row by row, then log r_1, ..., log r_{n-1}."""
+        n = self.num_steps
+        w = torch.zeros(n, n, dtype=torch.float64)
+        for k in range(n):
+            known = min(k + 1, fit.weights.shape[1])
+            w[k, k + 1 - known : k + 1] = fit.weights[k, :known].flip(0)
+        row, column = torch.tril_indices(n, n)
+        return torch.cat([(w / self._step(fit.noise_level)[:, None])[row, column], fit.noise_level[1:].log()])
+
+    def fit(self, theta: Tensor) -> Fit:
+        """The table of some parameters."""
+        level, w = self._parts(theta)
+        n = self.num_steps
+        newest_first = torch.zeros_like(w)
+        for k in range(n):
+            newest_first[k, : k + 1] = w[k, : k + 1].flip(0)
+        return Fit(level, self.view.sd, newest_first)
+
+    def _step(self, noise_level: Tensor) -> Tensor:
+        """The steps in phi between noise levels `(..., n)`, the last to 0."""
+        phi = self.view.measure(noise_level)
+        return torch.cat([phi[..., 1:], torch.zeros_like(phi[..., :1])], -1) - phi
+
+    def _parts(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Noise levels `(..., n)` and weights `(..., n, n)` of parameters `(..., P)`."""
+        n = self.num_steps
+        row, column = torch.tril_indices(n, n)
+        level = torch.cat([self.first.expand(*theta.shape[:-1], 1), theta[..., len(row) :].exp()], -1)
+        w = theta.new_zeros(*theta.shape[:-1], n, n)
+        w[..., row, column] = theta[..., : len(row)]
+        return level, self._step(level)[..., None] * w
+
+    def allows(self, theta: Tensor) -> bool:
+        """Whether the noise levels fall strictly, within the SDE's range."""
+        level = self._parts(theta)[0]
+        least = self.model.sde.noise_level(torch.tensor(self.model.sde.t_min, dtype=torch.float64))
+        return bool(theta.isfinite().all() and (level.diff() < 0).all() and level[-1] >= least)
+
+    def error(self, theta: Tensor, truth: Truth) -> float:
+        """The trimmed RMS of the table's error."""
+        table = self.fit(theta).table(self.model.sde)
+        x = Loop(table, self.model, truth.start)(truth.start, Noise(0, torch.arange(0)), truth.cond)
+        return trimmed_error(x, truth.end)
+
+    def end(self, theta: Tensor, x_T: Tensor, cond: Tensor | None) -> Tensor:
+        """Where the table leads, with parameters `(B, P)` of each sample's own: `Table`'s loop, differentiable."""
+        noise_level, weights = self._parts(theta)
+        level = _level(self.model.sde, noise_level)
+        p, q = (part.to(x_T.dtype) for part in self.view.factors(level))
+        scale = self.view.scale(level).to(x_T.dtype)
+        level, weights = Level(*(part.to(x_T.dtype) for part in level)), weights.to(x_T.dtype)
+        shape = (-1, *[1] * (x_T.ndim - 1))
+        y, h = x_T / scale[:, 0].view(shape), x_T.new_zeros(len(x_T), 0, x_T[0].numel())
+        for k in range(self.num_steps):
+            x = y * scale[:, k].view(shape)
+            denoised = self.model.denoise_at(x, Level(*(part[:, k] for part in level)), cond)
+            new = denoised * p[:, k].view(shape) + x * q[:, k].view(shape)
+            h = torch.cat([h, new.flatten(1)[:, None]], 1)
+            y = y + torch.einsum("bk,bkn->bn", weights[:, k, : k + 1], h).view_as(y)
+        return y
+
+    def equations(
+        self, theta: Tensor, truth: Truth, batch_size: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Gauss and Newton's normal matrix J^T J and gradient J^T e, by random projections of the errors."""
+        normal, gradient = torch.zeros(len(theta), len(theta), dtype=torch.float64), torch.zeros_like(theta)
+        for first in range(0, len(truth.start), batch_size):
+            part = truth.part(slice(first, first + batch_size))
+            own = theta.to(part.start.device).repeat(len(part.start), 1).requires_grad_()
+            with torch.enable_grad():
+                end = self.end(own, part.start, part.cond)
+            error = (end - part.end).detach()
+            size = error.double().flatten(1).square().mean(1).sqrt()
+            share = (1 / torch.maximum(size, 4 * size.median())).nan_to_num(posinf=0)[:, None]  # of the linear part
+            for left in reversed(range(PROJECTIONS)):
+                signs = (2 * torch.randint(0, 2, end.shape, generator=generator) - 1).to(end)
+                (rows,) = torch.autograd.grad(end, own, signs, retain_graph=left > 0)
+                projected = (error * signs).double().flatten(1).sum(1)
+                normal += ((rows * share).T @ rows).cpu()
+                gradient += ((rows * share).T @ projected).cpu()
+        return normal, gradient
+
+
+def _level(sde: SDE, noise_level: Tensor) -> Level:
+    """The level of an SDE at noise levels, with its derivative, whether or not `sde.time` has one.
+
+    d(log-SNR)/dt = -g^2 / sigma^2.
+    """
+    log_snr = -2 * noise_level.log()
+    with torch.no_grad():
+        t = sde.time(log_snr).clamp(sde.t_min, sde.t_max)
+        rate = -((sde.sigma(t) / sde.diffusion(t)) ** 2)
+    return sde.level(t + rate * (log_snr - log_snr.detach()))
