@@ -6,7 +6,7 @@ solver and its nodes on the same denoiser and from the same noise; at every numb
 compared with
 
     piloted       `samplers.pilot_tables`: tables fitted by one pilot run of 32 samples on other noise
-    calibrated    `samplers.calibrate`, from there: up to 20 evaluations, again on other noises
+    calibrated    `samplers.calibrate`, from there: up to 10 evaluations, again on other noises
     trigonometric `Trigonometric` with two values, the data's deviation for its scale, and power 1.5
 
 Problems: two mixtures with exact scores (in the plane; in 64 dimensions, low-rank components fitted to the digits), and
@@ -41,8 +41,8 @@ from scoresde.app.run_folder import RunFolder
 from scoresde.data import load
 
 COUNTS = (5, 6, 8, 10, 15, 20, 35, 50)
-MOST_CALIBRATED = 20
-SAMPLES = {"mix2d": 1000, "mix64": 1000, "plane": 500, "mnist": 32}
+MOST_CALIBRATED = 10
+SAMPLES = {"mix2d": 1000, "mix64": 1000, "plane": 500, "mnist": 48}
 TRAINING = {
     "digits_edm": ["--sde=edm", "--config.training.num_steps=5000"],
     "digits_vp": ["--sde=vp", "--config.parametrization.name=NoiseParametrization", "--config.training.num_steps=5000"],

@@ -74,7 +74,7 @@ def power_phi(sde: SDE, num_steps: int, power: float = 2.0, sd: float = 1.0) -> 
     return _times(sde, num_steps, sde.time(-2 * torch.log(sd * torch.tan(phi))))
 
 
-def phi_to_clean(sde: SDE, num_steps: int, power: float = 1.5, sd: float = 0.5) -> Tensor:
+def phi_to_clean(sde: SDE, num_steps: int, power: float = 1.5, sd: float = 0.7) -> Tensor:
     """phi_max (1 - k / num_steps)^power: the steps of `power_phi` with the last one to clean data itself.
 
     Where that would leave the SDE's range, the last node is at t_min.

@@ -253,7 +253,7 @@ class SDEDPMSolver(Multistep):
     eta: float = 1.0
 
     order = 1
-    default_grid = staticmethod(grids.uniform_log_snr)
+    default_grid = staticmethod(grids.phi_to_clean)
     default_num_steps = 50
 
     def __post_init__(self) -> None:

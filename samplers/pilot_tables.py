@@ -70,7 +70,7 @@ def form_of(num_steps: int) -> Form:
     """Large steps are fitted best from Adams's second order, small ones from his fourth and closer to it."""
     if num_steps < 20:
         return Form(3, 2, 1e-4)
-    return Form(3, 3, 1e-4) if num_steps < 30 else Form(4, 4, 1e-3)
+    return Form(3, 3, 1e-4) if num_steps < 30 else Form(5, 4, 1e-3)
 
 
 def nodes(plan: Plan, sde: SDE, num_steps: int) -> Tensor:

@@ -53,7 +53,7 @@ class Trigonometric(TableSampler):
     """
 
     num_values: int = 2
-    sd: float = 0.5
+    sd: float = 0.7
 
     noise = "none"
     default_grid = staticmethod(grids.phi_to_clean)

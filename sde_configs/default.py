@@ -106,7 +106,7 @@ def get_config() -> ConfigDict:
     config.sampling.rk4.view = "velocity"  # what is integrated: noise, denoised or velocity
     config.sampling.trigonometric = ConfigDict()
     config.sampling.trigonometric.num_values = 2  # values that a step knows, 1 to 4; the order is one more
-    config.sampling.trigonometric.sd = 0.5  # scale of the data
+    config.sampling.trigonometric.sd = 0.7  # scale of the data
     config.sampling.adams = ConfigDict()
     config.sampling.adams.num_values = 3  # values that a step knows: the order, 1 to 4
     config.sampling.adams.corrector = True  # correct each step at the next one: one order more

@@ -19,10 +19,12 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from samplers import DDIM, sample
+from samplers.calibrate import Calibration
 from scoresde import checkpoint
+from scoresde.app import calibrate as calibrate_module
 from scoresde.app import sample as sample_module
 from scoresde.app.cli import main
-from scoresde.app.pilots import pilots_path
+from scoresde.app.pilots import calibrated_path, pilots_path
 from scoresde.app.run_folder import RunFolder
 from sde_configs import build
 
@@ -477,6 +479,90 @@ def test_compare_prints_writes_and_recommends(work, tmp_path, capsys):
     for wrong, shown in (("--sampler=pc", "sampler=pc: compare runs many"), ("--num_samples=3", "need at least 10")):
         assert main([*compare, "--workdir=runs/toy", wrong]) == 2
         assert shown in capsys.readouterr().err
+
+
+@pytest.fixture
+def calibrated(work, capsys):
+    """The toy run with the table of 5 evaluations calibrated; its file is removed in the end."""
+    path = calibrated_path(RunFolder(Path("runs/toy")).all_checkpoints()[-1])
+    path.unlink(missing_ok=True)
+    assert main([*CALIBRATE, "--num_samples=200", "--num_steps=5"]) == 0
+    said = capsys.readouterr()
+    assert "truth: the flow from 200 noises" in said.out
+    assert re.search(r"5 evaluations: error \S+ -> \S+ on noises held out, \d+ s; kept in .*calibrated.json", said.out)
+    assert "calibrate 5 10/10" in said.err
+    yield path
+    path.unlink(missing_ok=True)
+
+
+CALIBRATE = ["--mode=calibrate", "--workdir=runs/toy", "--device=cpu"]
+
+
+def test_auto_takes_calibrated_tables_and_says_so(calibrated, tmp_path, capsys):
+    def drawn(*arguments):
+        samples = samples_of(tmp_path / "a.png", "--sampler=auto", *arguments)[1]
+        return samples, capsys.readouterr().out
+
+    (taken, said), (left, quiet) = drawn(), drawn("--calibrated=off")
+    assert "the table of 5 evaluations is calibrated (--calibrated=off" in said
+    assert "is calibrated" not in quiet
+    assert 0 < np.abs(taken - left).max() < 1
+    assert "is calibrated" not in drawn("--num_steps=6")[1]
+    assert "is calibrated" not in drawn("--config.sampling.threshold=static")[1]  # samples another model
+    assert main([*CALIBRATE, "--num_samples=100", "--num_steps=4"]) == 0
+    assert json.loads(calibrated.read_text())["tables"].keys() == {"4", "5"}  # one does not replace the other
+    capsys.readouterr()
+    assert main(["--mode=compare", "--num_samples=10", "--workdir=runs/toy", f"--output={tmp_path / 'c.png'}"]) == 0
+    assert "auto: calibrated at 4, 5 (--calibrated=off" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("damage", "shown"),
+    [
+        (lambda text: "{", "cannot be read"),
+        (lambda text: "[]", "holds no tables"),
+        (lambda text: text.replace('"digest": "', '"digest": "0'), "was calibrated for another model"),
+        (lambda text: text.replace('"5":', '"6":'), "no fitted tables: lengths do not fit"),
+        (lambda text: text.replace('"sd":', '"se":'), "no fitted tables: 'sd'"),
+    ],
+    ids=["json", "list", "model", "number", "field"],
+)
+def test_calibrated_tables_of_another_model_or_number_are_named(calibrated, capsys, damage, shown):
+    calibrated.write_text(damage(calibrated.read_text()))
+    auto = [*SAMPLE, "--workdir=runs/toy", "--sampler=auto"]
+    assert main(auto) == 2
+    said = capsys.readouterr().err
+    assert shown in said
+    assert "remove it, or run --mode calibrate, or give --calibrated=off" in said
+    assert main([*auto, "--calibrated=off"]) == 0
+    assert main([*CALIBRATE, "--num_samples=100", "--num_steps=5"]) == 0  # writes it anew
+    assert main(auto) == 0
+
+
+def test_what_calibration_cannot_do_is_named(work, capsys, monkeypatch):
+    for wrong, shown in (
+        ("--num_samples=63", "num_samples=63: calibration learns from so many noises, and needs at least 64"),
+        ("--num_steps=51", "num_steps=51: need 4 to 50"),
+        ("--sampler=pc", "sampler='pc': calibration is for --sampler auto"),
+        ("--labels=1", "labels=1: does nothing in calibration"),
+    ):
+        assert main([*CALIBRATE, wrong]) == 2
+        assert shown in capsys.readouterr().err
+    assert main([*SAMPLE, "--workdir=runs/toy", "--sampler=auto", "--calibrated=no"]) == 2
+    assert "calibrated='no': need on or off" in capsys.readouterr().err
+    monkeypatch.setattr(calibrate_module, "GOOD", 1e-9)
+    assert main([*CALIBRATE, "--num_samples=64", "--num_steps=5"]) == 2
+    assert re.search(r"its probability flow did not converge; ends after 68 and 136 .* apart", capsys.readouterr().err)
+
+
+def test_a_calibration_that_gains_nothing_leaves_the_table(work, capsys, monkeypatch):
+    def kept(model, sampler, *_, **__):
+        return Calibration(sampler, 0.1, 0.1)
+
+    monkeypatch.setattr(calibrate_module, "calibrated_table", kept)
+    assert main([*CALIBRATE, "--num_samples=64", "--num_steps=5"]) == 0
+    assert "nothing better was found, the table stays" in capsys.readouterr().out
+    assert not calibrated_path(RunFolder(Path("runs/toy")).all_checkpoints()[-1]).exists()
 
 
 def test_thresholds_keep_the_samples_within_the_datas_range(work, tmp_path):

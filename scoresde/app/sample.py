@@ -63,8 +63,9 @@ def sample(
     )
     if sampler is None:
         sampler, counts = fitted_tables(model, checkpoint, config, world.leader, calibrated)
-        if world.leader and (sampler.default_num_steps if num_steps is None else num_steps) in counts:
-            print("the table of this number is calibrated (--calibrated=off takes the pilot's)", flush=True)
+        count = sampler.default_num_steps if num_steps is None else num_steps
+        if world.leader and count in counts:
+            print(f"the table of {count} evaluations is calibrated (--calibrated=off takes the pilot's)", flush=True)
     grid = sampler.default_grid(model.sde, sampler.default_num_steps if num_steps is None else num_steps)
 
     if isinstance(sampler, PredictorCorrector | AnnealedLangevin) and config.sampling[sampler_name].snr == 0:
