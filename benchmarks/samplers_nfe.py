@@ -287,7 +287,6 @@ def main() -> None:
         truth = converged(p.model, piloted.fits[8].sd, labels, options.noises, seed=50)
         print(f"{name}: {options.noises} noises to calibrate on, {time.process_time() - began:.1f} core-s", flush=True)
         scale = p.end.std().item()
-        x_T = p.start * p.model.sde.alpha(torch.tensor(p.model.sde.t_max, dtype=torch.float64)).item()
         columns = "".join(f"{c:>11}" for c in ("piloted", "calibrated", "trigonom.", "best peer"))
         print(f"{'evaluations':>12}{columns}   ratios    core-s  best peer of how many")
         for n in map(int, options.counts.split(",")):
@@ -304,6 +303,7 @@ def main() -> None:
                     if sampler is None or grid is None:
                         errors.append(math.nan)
                         continue
+                    x_T = p.start / p.ends[0] * p.model.sde.sigma(grid[0]).item()
                     x = sampler.run(p.model, x_T, grid, Noise(0, torch.arange(len(x_T))), p.cond)
                     errors.append(trimmed(x - p.end))
                 peer, label, tried = best_peer(p, n)

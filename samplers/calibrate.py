@@ -1,11 +1,11 @@
 r"""Calibration: the table of one number of evaluations, fitted to a model against its own converged flow.
 
-With n evaluations at noise levels r_0 > ... > r_{n-1}, every explicit linear solver of the probability flow is, in the
-velocity view (`samplers.views`), with phi = atan(r / sd),
+With n evaluations at noise levels r_0 > ... > r_{n-1}, from noise of level r_0, every explicit linear solver of the
+probability flow is, in the velocity view (`samplers.views`), with phi = atan(r / sd),
 
-    y_{k+1} = y_k + (phi_{k+1} - phi_k) sum_{j<=k} w_kj h_j,        theta = (w_kj, log r_1, ..., log r_{n-1}),
+    y_{k+1} = y_k + (phi_{k+1} - phi_k) sum_{j<=k} w_kj h_j,        theta = (w_kj, log r_0, ..., log r_{n-1}),
 
-n (n + 1) / 2 + n - 1 numbers, and the best of them for a model is found by least squares: with e(theta) the difference
+n (n + 1) / 2 + n numbers, and the best of them for a model is found by least squares: with e(theta) the difference
 between the table's end and where the converged flow leads from the same noise,
 
     min_theta  sum_samples rho(|e|),    rho growing as the square to 4 times the median, and linearly from there.
@@ -17,7 +17,8 @@ of a whole batch: thousands of equations for some fifty unknowns after a few pas
 gradient descent on the same problem needs hundreds. Levenberg and Marquardt's damping is chosen in every iteration from
 six by the error on noises that are held out; what is best there is kept, and nothing else.
 
-It starts from the table of a pilot run. Tables do not carry over to other models.
+It starts from the table of a pilot run. That begins at t_max; a calibrated one may begin at less noise, where the first
+of few evaluations sees more of the data than their mean. Tables do not carry over to other models.
 """
 
 from __future__ import annotations
@@ -119,22 +120,21 @@ class _Solver:
 
     model: ScoreModel
     view: VelocityView
-    first: Tensor
     num_steps: int
 
     @classmethod
     def of(cls, fit: Fit, model: ScoreModel) -> _Solver:
-        return cls(model, VelocityView(fit.sd), fit.noise_level[:1], len(fit.noise_level))
+        return cls(model, VelocityView(fit.sd), len(fit.noise_level))
 
     def theta_of(self, fit: Fit) -> Tensor:
-        """The parameters of a table: w_kj row by row, then log r_1, ..., log r_{n-1}."""
+        """The parameters of a table: w_kj row by row, then log r_0, ..., log r_{n-1}."""
         n = self.num_steps
         w = torch.zeros(n, n, dtype=torch.float64)
         for k in range(n):
             known = min(k + 1, fit.weights.shape[1])
             w[k, k + 1 - known : k + 1] = fit.weights[k, :known].flip(0)
         row, column = torch.tril_indices(n, n)
-        return torch.cat([(w / self._step(fit.noise_level)[:, None])[row, column], fit.noise_level[1:].log()])
+        return torch.cat([(w / self._step(fit.noise_level)[:, None])[row, column], fit.noise_level.log()])
 
     def fit(self, theta: Tensor) -> Fit:
         """The table of some parameters."""
@@ -154,7 +154,7 @@ class _Solver:
         """Noise levels `(..., n)` and weights `(..., n, n)` of parameters `(..., P)`."""
         n = self.num_steps
         row, column = torch.tril_indices(n, n)
-        level = torch.cat([self.first.expand(*theta.shape[:-1], 1), theta[..., len(row) :].exp()], -1)
+        level = theta[..., len(row) :].exp()
         w = theta.new_zeros(*theta.shape[:-1], n, n)
         w[..., row, column] = theta[..., : len(row)]
         return level, self._step(level)[..., None] * w
@@ -162,24 +162,27 @@ class _Solver:
     def allows(self, theta: Tensor) -> bool:
         """Whether the noise levels fall strictly, within the SDE's range."""
         level = self._parts(theta)[0]
-        least = self.model.sde.noise_level(torch.tensor(self.model.sde.t_min, dtype=torch.float64))
-        return bool(theta.isfinite().all() and (level.diff() < 0).all() and level[-1] >= least)
+        sde = self.model.sde
+        most, least = sde.noise_level(torch.tensor([sde.t_max, sde.t_min], dtype=torch.float64)) * (1 + 1e-12)
+        return bool(theta.isfinite().all() and level[0] <= most and (level.diff() < 0).all() and level[-1] >= least)
 
     def error(self, theta: Tensor, truth: Truth) -> float:
         """The trimmed RMS of the table's error."""
         table = self.fit(theta).table(self.model.sde)
-        x = Loop(table, self.model, truth.start)(truth.start, Noise(0, torch.arange(0)), truth.cond)
+        x_T = truth.start_of(table, self.model.sde)
+        x = Loop(table, self.model, x_T)(x_T, Noise(0, torch.arange(0)), truth.cond)
         return trimmed_error(x, truth.end)
 
     def end(self, theta: Tensor, x_T: Tensor, cond: Tensor | None) -> Tensor:
         """Where the table leads, with parameters `(B, P)` of each sample's own: `Table`'s loop, differentiable."""
-        noise_level, weights = self._parts(theta)
-        level = _level(self.model.sde, noise_level)
+        (noise_level, weights), sde = self._parts(theta), self.model.sde
+        level, largest = _level(sde, noise_level), sde.sigma(torch.tensor(sde.t_max)).item()
         p, q = (part.to(x_T.dtype) for part in self.view.factors(level))
         scale = self.view.scale(level).to(x_T.dtype)
         level, weights = Level(*(part.to(x_T.dtype) for part in level)), weights.to(x_T.dtype)
         shape = (-1, *[1] * (x_T.ndim - 1))
-        y, h = x_T / scale[:, 0].view(shape), x_T.new_zeros(len(x_T), 0, x_T[0].numel())
+        y = x_T * (level.sigma[:, 0] / largest / scale[:, 0]).view(shape)
+        h = x_T.new_zeros(len(x_T), 0, x_T[0].numel())
         for k in range(self.num_steps):
             x = y * scale[:, k].view(shape)
             denoised = self.model.denoise_at(x, Level(*(part[:, k] for part in level)), cond)

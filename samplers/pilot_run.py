@@ -96,7 +96,7 @@ def pilot_run(
         num_samples, seed: how many samples, of which noise.
         tell: called after each evaluation.
     """
-    x_T, cond = start_of(model, num_samples, seed), None if cond is None else cond.to(model.like().device)
+    x_T, cond = noise_of(model, num_samples, seed), None if cond is None else cond.to(model.like().device)
     noise = Noise(seed, torch.arange(num_samples))  # nothing is drawn
     coarse = Trigonometric()
     rows: list[tuple[Tensor, Tensor]] = []
@@ -132,6 +132,10 @@ class Truth:
         """Some of the samples."""
         return Truth(self.start[index], self.end[index], None if self.cond is None else self.cond[index])
 
+    def start_of(self, table: Table, sde: SDE) -> Tensor:
+        """The same noises as samples of the prior where a table starts, which may be below t_max."""
+        return self.start * (table.level.sigma[0] / sde.sigma(torch.tensor(sde.t_max, dtype=torch.float64))).item()
+
 
 @torch.no_grad()
 def converged(
@@ -152,7 +156,7 @@ def converged(
         num_evaluations, batch_size: of each batch.
         tell: called after each evaluation of a batch.
     """
-    x_T, cond = start_of(model, num_samples, seed), None if cond is None else cond.to(model.like().device)
+    x_T, cond = noise_of(model, num_samples, seed), None if cond is None else cond.to(model.like().device)
     loop = Loop(dense_table(model.sde, scale, num_evaluations), model, x_T[:1])
     noise, ends = Noise(seed, torch.arange(num_samples)), []
     with model.evaluating():
@@ -162,7 +166,7 @@ def converged(
     return Truth(x_T, torch.cat(ends), cond)
 
 
-def start_of(model: ScoreModel, num_samples: int, seed: int) -> Tensor:
+def noise_of(model: ScoreModel, num_samples: int, seed: int) -> Tensor:
     """Samples of the prior at t_max, of a seed."""
     like = model.like()
     noise = Noise(seed, torch.arange(num_samples, device=like.device))

@@ -8,9 +8,9 @@ import pytest
 import torch
 from conftest import SDES
 
-from samplers import Fitted, Noise, pilot
+from samplers import Fitted, Noise, pilot, sample
 from samplers.calibrate import HELD_OUT, ITERATIONS, _level, _Solver, calibrate
-from samplers.pilot_run import Truth, converged, trimmed_error
+from samplers.pilot_run import Truth, converged, noise_of, trimmed_error
 from samplers.views import level_at
 from scoresde import EDMSDE, CallableScoreModel, DenoisedParametrization, ExactScoreModel, Gaussian, GaussianPathSDE
 from scoresde.data import nine_modes
@@ -46,20 +46,23 @@ def test_a_table_goes_through_its_parameters(model, piloted):
         theta = solver.theta_of(fit)
         again = solver.fit(theta)
         torch.testing.assert_close(again.noise_level, fit.noise_level)
-        x_T = 80 * torch.randn(6, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        x_T = noise_of(model, 6, seed=0)
         ends = [end_of(model, Fitted({num_steps: each}), num_steps, x_T) for each in (fit, again)]
         torch.testing.assert_close(ends[0], ends[1])
         torch.testing.assert_close(solver.end(theta.repeat(6, 1), x_T, None), ends[0])
 
 
 def end_of(model, sampler, num_steps, x_T, cond=None):
-    return sampler.run(model, x_T, sampler.default_grid(model.sde, num_steps), Noise(0, torch.arange(0)), cond)
+    """From noise at t_max; a table that starts below takes the same noise there."""
+    grid = sampler.default_grid(model.sde, num_steps)
+    x_T = Truth(x_T, x_T, None).start_of(sampler.table(model.sde, grid), model.sde)
+    return sampler.run(model, x_T, grid, Noise(0, torch.arange(0)), cond)
 
 
 def _one_step(model, piloted):
     solver = _Solver.of(piloted.fits[4], model)
-    one = _Solver(model, solver.view, solver.first, 1)
-    return one.fit(torch.ones(1, dtype=torch.float64))
+    theta = torch.tensor([1.0, math.log(20.0)], dtype=torch.float64)
+    return _Solver(model, solver.view, 1).fit(theta)
 
 
 @pytest.mark.parametrize("sde", SDES.values(), ids=SDES.keys())
@@ -69,6 +72,7 @@ def test_derivatives_are_those_of_the_table(sde):
     fit = pilot(model).fits[5]
     solver = _Solver.of(fit, model)
     theta = solver.theta_of(fit)
+    theta[-5] -= 0.1  # within the SDE's range, on both sides
     x_T = model.sde.prior_std() * torch.randn(3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     own = theta.repeat(3, 1).requires_grad_()
     v = torch.tensor([[1.0, -1], [1, 1], [-1, 1]], dtype=torch.float64)
@@ -127,6 +131,14 @@ def test_a_flow_that_stands_still_is_calibrated():
     sampler = pilot(model)
     after = calibrate(model, sampler, 5, converged(model, 1.0, num_samples=64)).after
     assert math.isfinite(after)
+
+
+def test_a_calibrated_table_is_drawn_from_where_it_starts(model, piloted, truth):
+    """`sample` draws the prior at the grid's start: the same samples as from the noise at t_max, scaled."""
+    calibrated = calibrate(model, piloted, 5, truth).sampler
+    assert calibrated.fits[5].noise_level[0] < 0.9 * piloted.fits[5].noise_level[0]
+    noise = noise_of(model, 7, seed=3)
+    torch.testing.assert_close(sample(model, calibrated, 7, num_steps=5, seed=3).x, end_of(model, calibrated, 5, noise))
 
 
 def test_too_few_noises_and_other_numbers_are_named(model, piloted, truth):

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from samplers import DDIM, sample
+from samplers import DDIM, Fitted, sample
 from samplers.calibrate import Calibration
 from scoresde import checkpoint
 from scoresde.app import calibrate as calibrate_module
@@ -482,8 +483,15 @@ def test_compare_prints_writes_and_recommends(work, tmp_path, capsys):
 
 
 @pytest.fixture
-def calibrated(work, capsys):
-    """The toy run with the table of 5 evaluations calibrated; its file is removed in the end."""
+def calibrated(work, capsys, monkeypatch):
+    """The toy run with another table of 5 evaluations: this one is trained too little for a calibration to gain."""
+
+    def other(model, sampler, num_steps, truth, *, tell, **_):
+        fit = sampler.fits[num_steps]
+        tell(10, 0.1)
+        return Calibration(Fitted({num_steps: replace(fit, weights=1.1 * fit.weights)}), 0.2, 0.1)
+
+    monkeypatch.setattr(calibrate_module, "calibrated_table", other)
     path = calibrated_path(RunFolder(Path("runs/toy")).all_checkpoints()[-1])
     path.unlink(missing_ok=True)
     assert main([*CALIBRATE, "--num_samples=200", "--num_steps=5"]) == 0

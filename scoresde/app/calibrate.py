@@ -73,7 +73,8 @@ def calibrate(
             print(f"{count} evaluations: {gain}, {time.monotonic() - began:.0f} s; kept in {path}", flush=True)
         else:
             print(f"{count} evaluations: error {before:.2g}; nothing better was found, the table stays", flush=True)
-    print(f"--sampler auto takes these tables: python main.py --mode sample --sampler auto --num_steps {counts[-1]}")
+    if kept:
+        print("--sampler auto takes the tables that are kept, at their numbers of evaluations: --num_steps N")
     return 0
 
 

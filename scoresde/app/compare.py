@@ -120,7 +120,8 @@ def _measure(
                 error = taken = math.nan
                 if len(table) == count:  # Heun takes an odd number
                     began = time.perf_counter()
-                    x = Loop(table, model, truth.start)(truth.start, noise, truth.cond)
+                    x_T = truth.start_of(table, model.sde)
+                    x = Loop(table, model, x_T)(x_T, noise, truth.cond)
                     error = trimmed_error(x, truth.end)  # waits for the device
                     taken = (time.perf_counter() - began) / len(x)
                 errors[name].append(error)
