@@ -116,15 +116,16 @@ def _steps(normal: Tensor, gradient: Tensor) -> list[Tensor]:
 @final
 @dataclass(frozen=True)
 class _Solver:
-    """What is fixed of a table: the model, the view, the first noise level, and the number of evaluations."""
+    """What is fixed of a table: the model, the view, the number of evaluations, and the noise level at t_max."""
 
     model: ScoreModel
     view: VelocityView
     num_steps: int
+    largest: float
 
     @classmethod
     def of(cls, fit: Fit, model: ScoreModel) -> _Solver:
-        return cls(model, VelocityView(fit.sd), len(fit.noise_level))
+        return cls(model, VelocityView(fit.sd), len(fit.noise_level), fit.largest)
 
     def theta_of(self, fit: Fit) -> Tensor:
         """The parameters of a table: w_kj row by row, then log r_0, ..., log r_{n-1}."""
@@ -143,7 +144,7 @@ class _Solver:
         newest_first = torch.zeros_like(w)
         for k in range(n):
             newest_first[k, : k + 1] = w[k, : k + 1].flip(0)
-        return Fit(level, self.view.sd, newest_first)
+        return Fit(level, self.largest, self.view.sd, newest_first)
 
     def _step(self, noise_level: Tensor) -> Tensor:
         """The steps in phi between noise levels `(..., n)`, the last to 0."""
@@ -162,9 +163,9 @@ class _Solver:
     def allows(self, theta: Tensor) -> bool:
         """Whether the noise levels fall strictly, within the SDE's range."""
         level = self._parts(theta)[0]
-        sde = self.model.sde
-        most, least = sde.noise_level(torch.tensor([sde.t_max, sde.t_min], dtype=torch.float64)) * (1 + 1e-12)
-        return bool(theta.isfinite().all() and level[0] <= most and (level.diff() < 0).all() and level[-1] >= least)
+        least = self.model.sde.noise_level(torch.tensor(self.model.sde.t_min, dtype=torch.float64))
+        inside = level[0] <= self.largest * (1 + 1e-12) and level[-1] >= least
+        return bool(theta.isfinite().all() and (level.diff() < 0).all() and inside)
 
     def error(self, theta: Tensor, truth: Truth) -> float:
         """The trimmed RMS of the table's error."""

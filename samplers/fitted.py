@@ -25,12 +25,14 @@ class Fit:
     """A table of a flow's steps in the velocity view, the last to clean data.
 
     Attributes:
-        noise_level: `(n,)` of its evaluations, falling.
+        noise_level: `(n,)` of its evaluations, falling; it starts from noise of the first.
+        largest: noise level at t_max, under the SDE that it was fitted under.
         sd: of the view.
         weights: `(n, k)` of h_k, h_{k-1}, ... in each step (`samplers.views.sum_table`).
     """
 
     noise_level: Tensor
+    largest: float
     sd: float
     weights: Tensor
 
@@ -59,11 +61,12 @@ class Fitted(TableSampler):
             num_steps in self.fits,
             f"num_steps={num_steps}: fitted are {min(self.fits)} to {max(self.fits)} steps; Trigonometric() takes any",
         )
-        level = self.fits[num_steps].noise_level
+        fit = self.fits[num_steps]
+        level = fit.noise_level
         first, least = sde.noise_level(torch.tensor([sde.t_max, sde.t_min], dtype=torch.float64)).tolist()
         require(
-            level[0] <= first * (1 + 1e-3) and level[-1] >= least * (1 - 1e-3),
-            f"sampler: fitted under another SDE, from noise level {level[0]:.4g} to {level[-1]:.2g}, and {sde} has "
+            math.isclose(fit.largest, first, rel_tol=1e-3) and level[-1] >= least * (1 - 1e-3),
+            f"sampler: fitted under another SDE, with noise levels from {fit.largest:.4g} to {level[-1]:.2g}; {sde} has "
             f"{first:.4g} to {least:.2g}; fit it to this model, as pilot(model)",
         )
         t = level_at(sde, level).t
@@ -78,7 +81,12 @@ class Fitted(TableSampler):
     def to_json(self) -> dict[str, Any]:
         """What JSON can hold."""
         return {
-            str(n): {"sd": fit.sd, "noise_level": fit.noise_level.tolist(), "weights": fit.weights.tolist()}
+            str(n): {
+                "largest": fit.largest,
+                "sd": fit.sd,
+                "noise_level": fit.noise_level.tolist(),
+                "weights": fit.weights.tolist(),
+            }
             for n, fit in self.fits.items()
         }
 
@@ -96,8 +104,11 @@ class Fitted(TableSampler):
 
 def _fit_of(part: Mapping[str, Any]) -> Fit:
     level, weights = (torch.tensor(part[name], dtype=torch.float64) for name in ("noise_level", "weights"))
+    largest, sd = float(part["largest"]), float(part["sd"])
     fits = weights.ndim == 2 and level.shape == weights.shape[:1]
-    finite = bool(level.isfinite().all() and weights.isfinite().all()) and 0 < float(part["sd"]) < math.inf
-    if not (fits and finite and bool((level > 0).all() and (level.diff() < 0).all())):
+    finite = bool(level.isfinite().all() and weights.isfinite().all()) and all(0 < x < math.inf for x in (largest, sd))
+    if not (
+        fits and finite and bool((level > 0).all() and (level.diff() < 0).all() and level[0] <= largest * (1 + 1e-6))
+    ):
         raise ValueError("no fitted tables: damaged")
-    return Fit(level, float(part["sd"]), weights)
+    return Fit(level, largest, sd, weights)

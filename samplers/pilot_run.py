@@ -35,29 +35,47 @@ COARSE, DENSE = 12, 136  # evaluations of the two runs
 
 @final
 @dataclass(frozen=True)
+class Truth:
+    """Where the converged probability flow leads: `start` and `end` `(B, *shape)`, and the conditions `(B, ...)`."""
+
+    start: Tensor
+    end: Tensor
+    cond: Tensor | None
+
+    def part(self, index: slice | Tensor) -> Truth:
+        """Some of the samples."""
+        return Truth(self.start[index], self.end[index], None if self.cond is None else self.cond[index])
+
+    def start_of(self, table: Table, sde: SDE) -> Tensor:
+        """The same noises as samples of the prior where a table starts, which may be below t_max."""
+        return self.start * (table.level.sigma[0] / sde.sigma(torch.tensor(sde.t_max, dtype=torch.float64))).item()
+
+
+@final
+@dataclass(frozen=True)
 class PilotRun:
     """What a dense run along the probability flow saw.
 
     Attributes:
-        start, cond, end: `(B, *shape)` where it began, its conditions, and where it ended.
+        truth: where it began and ended.
         noise_level: `(M,)`, falling.
         u, denoised: `(M, N)` x / alpha and the denoiser's output at each level, some entries of all samples, float64.
-        scale: standard deviation of `end`.
+        noise: `(N,)` the same entries of the noise that it began from.
+        scale: standard deviation of the ends.
         spread: geometric mean of its entries' deviation and that along its first principal direction; where samples are
             far apart as wholes, what they become is decided at larger noise than `scale`.
     """
 
-    start: Tensor
-    cond: Tensor | None
-    end: Tensor
+    truth: Truth
     noise_level: Tensor
     u: Tensor
     denoised: Tensor
+    noise: Tensor
     scale: float
 
     @cached_property
     def spread(self) -> float:
-        centred = self.end.double().flatten(1)
+        centred = self.truth.end.double().flatten(1)
         centred = centred - centred.mean(0)
         along_first = torch.linalg.matrix_norm(centred, 2) / max(1, len(centred) - 1) ** 0.5
         return (centred.std(0).mean() * along_first).sqrt().item()
@@ -113,28 +131,14 @@ def pilot_run(
         table = dense_table(model.sde, scale)
         end = Loop(table, model, x_T)(x_T, noise, cond, watch)
     every = max(1, end.numel() // ENTRIES)
-    u, denoised = (
-        torch.stack([parts[i].flatten()[::every] for parts in rows]).to("cpu", torch.float64) for i in (0, 1)
-    )
-    return PilotRun(x_T, cond, end, table.level.noise_level, u, denoised, scale)
 
+    def entries(parts: list[Tensor]) -> Tensor:
+        return torch.stack([part.flatten()[::every] for part in parts]).to("cpu", torch.float64)
 
-@final
-@dataclass(frozen=True)
-class Truth:
-    """Where the converged probability flow leads: `start` and `end` `(B, *shape)`, and the conditions `(B, ...)`."""
-
-    start: Tensor
-    end: Tensor
-    cond: Tensor | None
-
-    def part(self, index: slice | Tensor) -> Truth:
-        """Some of the samples."""
-        return Truth(self.start[index], self.end[index], None if self.cond is None else self.cond[index])
-
-    def start_of(self, table: Table, sde: SDE) -> Tensor:
-        """The same noises as samples of the prior where a table starts, which may be below t_max."""
-        return self.start * (table.level.sigma[0] / sde.sigma(torch.tensor(sde.t_max, dtype=torch.float64))).item()
+    u, denoised = (entries([row[i] for row in rows]) for i in (0, 1))
+    level = table.level
+    truth = Truth(x_T, end, cond)
+    return PilotRun(truth, level.noise_level, u, denoised, entries([x_T])[0] / level.sigma[0], scale)
 
 
 @torch.no_grad()

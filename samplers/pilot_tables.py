@@ -15,9 +15,10 @@ tables carry over to other samples, and the ridge returns to Adams where the equ
 
 **Nodes.** The errors that a table on some nodes would make along the pilot's path are known too. For a few numbers of
 evaluations, those of some twenty sets of nodes that promise most are run on the pilot's samples, and judged by the
-error against the pilot's end; in between, the choice of the nearest number holds. With many evaluations the promise is
-kept so well that nothing needs to be run. Networks differ: one with exact scores is
-served best by powers of phi, one that predicts noise by nodes that are dense at large noise, where its errors are.
+error against the pilot's end; in between, the choice of the nearest number holds. With few evaluations they
+start at less noise than t_max, where the first of them sees more than the data's mean. Networks differ: one with exact
+scores is served best by powers of phi, one that predicts noise by nodes that are dense at large noise, where its errors
+are.
 
 The sets of nodes, the score that ranks them and the ridges were chosen by trial on the problems of
 `benchmarks/samplers_nfe.py`, which reports what they reach there.
@@ -47,15 +48,21 @@ from scoresde.sde import SDE
 NUM_STEPS = range(4, 51)  # for which tables are fitted
 ANCHORS = {5: 5, 7: 5, 10: 4, 14: 3, 20: 2, 35: 2}  # where candidates are run, and how many
 
+FEW, START = 12, 30.0  # up to so many steps they start at most at so many times the spread
+
 NUM_EVALUATIONS = COARSE + DENSE + sum(n * count for n, count in ANCHORS.items())  # of a pilot, at most
 
 
 class Plan(NamedTuple):
-    """Nodes: "phi" (power and sd), "asinh" (last level as a share of the width, and width) or "time" (power)."""
+    """Nodes: "phi" (power and sd), "asinh" (last level as a share of the width, and width) or "time" (power).
+
+    The first is at t_max, and with few steps at most at a noise level of `start`.
+    """
 
     family: str
     shape: float
     spread: float = 1.0
+    start: float = math.inf
 
 
 class Form(NamedTuple):
@@ -74,9 +81,12 @@ def form_of(num_steps: int) -> Form:
 
 
 def nodes(plan: Plan, sde: SDE, num_steps: int) -> Tensor:
-    """The noise levels of a plan's evaluations, `(num_steps,)`, falling from that of t_max."""
+    """The noise levels of a plan's evaluations, `(num_steps,)`, falling."""
     if plan.family == "phi":
-        return sde.noise_level(grids.phi_to_clean(sde, num_steps, plan.shape, plan.spread)[:-1])
+        level = sde.noise_level(grids.phi_to_clean(sde, num_steps, plan.shape, plan.spread)[:-1])
+        if num_steps <= FEW:
+            level[0] = min(level[0].item(), max(plan.start, 1.1 * level[1].item()))
+        return level
     if plan.family == "time":
         return sde.noise_level(grids.vp_quadratic(sde, num_steps, plan.shape)[:-1])
     first, least = sde.noise_level(torch.tensor([sde.t_max, sde.t_min], dtype=torch.float64)).tolist()
@@ -89,7 +99,12 @@ def nodes(plan: Plan, sde: SDE, num_steps: int) -> Tensor:
 
 def candidates(run: PilotRun) -> list[Plan]:
     """The plans that are compared, for what a pilot run found."""
-    phi = [Plan("phi", power, share * run.spread) for power in (1.0, 1.5, 2.0, 3.0) for share in (0.5, 1.0, 2.0, 4.0)]
+    start = START * run.spread
+    phi = [
+        Plan("phi", power, share * run.spread, start)
+        for power in (1.0, 1.5, 2.0, 3.0)
+        for share in (0.5, 1.0, 2.0, 4.0)
+    ]
     return [
         *phi,
         *(Plan("asinh", 0.1, width * run.scale) for width in (0.005, 0.015, 0.04, 0.15)),
@@ -108,6 +123,7 @@ def fit(run: PilotRun, sde: SDE, plan: Plan, num_steps: int, form: Form | None =
     predict, correct = multistep_weights(scheme, level, to_clean(level))
     assert correct is not None
     u, denoised = run.at(r)
+    u[0] = r[0] * run.noise  # what it is where the table starts; D hardly differs there from what it is on the path
     phi = view.measure(r)[:, None]
     h = (torch.cos(phi) ** 2 * u - denoised) / torch.sin(phi)
     y = torch.cat([u * torch.cos(phi), run.denoised[-1:]])  # cos(phi) = (1 + (r / sd)^2)^(-1/2)
@@ -120,7 +136,8 @@ def fit(run: PilotRun, sde: SDE, plan: Plan, num_steps: int, form: Form | None =
         _least_squares(predict[k, : len(past)], gram, moments[:, k], past, form.ridge)
         if k + 1 < num_steps:
             _least_squares(correct[k, : len(past) + 1], gram, moments[:, k], [k + 1, *past], form.ridge)
-    return Fit(r, run.scale, corrected(predict, correct)), _score(predict, correct, h, step)
+    largest = run.noise_level[0].item()
+    return Fit(r, largest, run.scale, corrected(predict, correct)), _score(predict, correct, h, step)
 
 
 def _score(predict: Tensor, correct: Tensor, h: Tensor, step: Tensor) -> float:
@@ -175,6 +192,7 @@ def pilot(
         tell(done)
 
     run, sde = pilot_run(model, cond, tell=evaluated), model.sde
+    truth = run.truth
     chosen: dict[int, Plan] = {}
     for anchor, count in ANCHORS.items():
         scored = ((*fit(run, sde, plan, anchor), plan) for plan in candidates(run))
@@ -182,10 +200,10 @@ def pilot(
         best, least = ranked[0][2], math.inf
         for fitted, _, plan in ranked[:count]:
             with model.evaluating():
-                x = Loop(fitted.table(sde), model, run.start)(
-                    run.start, Noise(0, torch.arange(0)), run.cond, lambda *_: evaluated()
-                )
-            error = trimmed_error(x, run.end)
+                table = fitted.table(sde)
+                x_T = truth.start_of(table, sde)
+                x = Loop(table, model, x_T)(x_T, Noise(0, torch.arange(0)), truth.cond, lambda *_: evaluated())
+            error = trimmed_error(x, truth.end)
             if error < least:
                 best, least = plan, error
         chosen[anchor] = best

@@ -62,7 +62,7 @@ def end_of(model, sampler, num_steps, x_T, cond=None):
 def _one_step(model, piloted):
     solver = _Solver.of(piloted.fits[4], model)
     theta = torch.tensor([1.0, math.log(20.0)], dtype=torch.float64)
-    return _Solver(model, solver.view, 1).fit(theta)
+    return _Solver(model, solver.view, 1, solver.largest).fit(theta)
 
 
 @pytest.mark.parametrize("sde", SDES.values(), ids=SDES.keys())

@@ -101,8 +101,8 @@ def typical(model, sampler, num_steps, grid=None):
     """Median distance to the end of the converged flow, from noise that no pilot saw."""
     grid = sampler.default_grid(model.sde, num_steps) if grid is None else grid
     fine = phi_to_clean(model.sde, 800, 2.0, 0.5)
-    x_T = start_of(model, grid, 200)
-    ends = [s.run(model, x_T, g, Noise(0, torch.arange(200))) for s, g in ((sampler, grid), (Trigonometric(3), fine))]
+    both = ((sampler, grid), (Trigonometric(3), fine))
+    ends = [s.run(model, start_of(model, g, 200), g, Noise(0, torch.arange(200))) for s, g in both]
     return (ends[0] - ends[1]).square().mean(1).sqrt().median().item()
 
 
@@ -137,8 +137,8 @@ def test_a_fit_promises_less_error_on_the_pilots_own_path(model):
 def test_the_pilots_path_is_the_converged_flow(model):
     run = pilot_run(model)
     fine = phi_to_clean(model.sde, 800, 2.0, 0.5)
-    end = Trigonometric(3).run(model, run.start, fine, Noise(0, torch.arange(32)))
-    assert (run.end - end).square().mean(1).sqrt().median() < 3e-4
+    end = Trigonometric(3).run(model, run.truth.start, fine, Noise(0, torch.arange(32)))
+    assert (run.truth.end - end).square().mean(1).sqrt().median() < 3e-4
     u, denoised = run.at(torch.tensor([3.0, 0.2], dtype=torch.float64))
     assert u.shape == denoised.shape == (2, 64)
     torch.testing.assert_close(model.denoise(u[1].view(32, 2), 0.2).flatten(), denoised[1], rtol=1e-3, atol=1e-3)
@@ -167,11 +167,12 @@ def test_tables_go_through_json(model, piloted):
         [],
         {},
         {"8": {}},
-        {"8": {"sd": 1.0, "noise_level": [2.0, 1.0], "weights": [[1.0]] * 2}},  # not 8
-        {"2": {"sd": 1.0, "noise_level": [1.0, 2.0], "weights": [[1.0]] * 2}},  # rising
-        {"2": {"sd": 0.0, "noise_level": [2.0, 1.0], "weights": [[1.0]] * 2}},
-        {"2": {"sd": 1.0, "noise_level": [2.0, 1.0], "weights": [[1.0]] * 3}},
-        {"2": {"sd": 1.0, "noise_level": [2.0, 1.0], "weights": [["a"]] * 2}},
+        {"8": {"largest": 3.0, "sd": 1.0, "noise_level": [2.0, 1.0], "weights": [[1.0]] * 2}},  # not 8
+        {"2": {"largest": 3.0, "sd": 1.0, "noise_level": [1.0, 2.0], "weights": [[1.0]] * 2}},  # rising
+        {"2": {"largest": 1.0, "sd": 1.0, "noise_level": [2.0, 1.0], "weights": [[1.0]] * 2}},
+        {"2": {"largest": 3.0, "sd": 0.0, "noise_level": [2.0, 1.0], "weights": [[1.0]] * 2}},
+        {"2": {"largest": 3.0, "sd": 1.0, "noise_level": [2.0, 1.0], "weights": [[1.0]] * 3}},
+        {"2": {"largest": 3.0, "sd": 1.0, "noise_level": [2.0, 1.0], "weights": [["a"]] * 2}},
     ],
 )
 def test_damaged_tables_are_no_tables(damage):
@@ -189,7 +190,7 @@ def test_other_steps_and_grids_are_named(model, piloted):
 
 def test_tables_of_another_sde_are_named(piloted):
     other = ExactScoreModel(nine_modes().to(dtype=torch.float64), VPSDE())
-    with pytest.raises(UsageError, match=r"fitted under another SDE, from noise level 80 to .* has 152"):
+    with pytest.raises(UsageError, match=r"fitted under another SDE, with noise levels from 80 to .* has 152"):
         sample(other, piloted, 2, num_steps=8)
 
 
