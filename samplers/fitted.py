@@ -66,8 +66,8 @@ class Fitted(TableSampler):
         first, least = sde.noise_level(torch.tensor([sde.t_max, sde.t_min], dtype=torch.float64)).tolist()
         require(
             math.isclose(fit.largest, first, rel_tol=1e-3) and level[-1] >= least * (1 - 1e-3),
-            f"sampler: fitted under another SDE, with noise levels from {fit.largest:.4g} to {level[-1]:.2g}; {sde} has "
-            f"{first:.4g} to {least:.2g}; fit it to this model, as pilot(model)",
+            f"sampler: fitted under another SDE, with noise levels from {fit.largest:.4g} to {level[-1]:.2g}; "
+            f"{sde} has {first:.4g} to {least:.2g}; fit it to this model, as pilot(model)",
         )
         t = level_at(sde, level).t
         return torch.cat([t, t.new_zeros(1)])
@@ -107,8 +107,7 @@ def _fit_of(part: Mapping[str, Any]) -> Fit:
     largest, sd = float(part["largest"]), float(part["sd"])
     fits = weights.ndim == 2 and level.shape == weights.shape[:1]
     finite = bool(level.isfinite().all() and weights.isfinite().all()) and all(0 < x < math.inf for x in (largest, sd))
-    if not (
-        fits and finite and bool((level > 0).all() and (level.diff() < 0).all() and level[0] <= largest * (1 + 1e-6))
-    ):
+    falls = bool((level > 0).all() and (level.diff() < 0).all() and (level <= largest * (1 + 1e-6)).all())
+    if not (fits and finite and falls):
         raise ValueError("no fitted tables: damaged")
     return Fit(level, largest, sd, weights)
