@@ -42,7 +42,7 @@ from scoresde.data import load
 
 COUNTS = (5, 6, 8, 10, 15, 20, 35, 50)
 MOST_CALIBRATED = 10
-SAMPLES = {"mix2d": 1000, "mix64": 1000, "plane": 500, "mnist": 48}
+SAMPLES = {"mix2d": 1000, "mix64": 1000, "plane": 500, "mnist": 32}
 TRAINING = {
     "digits_edm": ["--sde=edm", "--config.training.num_steps=5000"],
     "digits_vp": ["--sde=vp", "--config.parametrization.name=NoiseParametrization", "--config.training.num_steps=5000"],
