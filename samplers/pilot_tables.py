@@ -15,10 +15,10 @@ tables carry over to other samples, and the ridge returns to Adams where the equ
 
 **Nodes.** The errors that a table on some nodes would make along the pilot's path are known too. For a few numbers of
 evaluations, those of some twenty sets of nodes that promise most are run on the pilot's samples, and judged by the
-error against the pilot's end times the root of what they promised, as few samples say little of rare flips; in between, the choice of the nearest number holds. With few evaluations they
-start at less noise than t_max, where the first of them sees more than the data's mean. Networks differ: one with exact
-scores is served best by powers of phi, one that predicts noise by nodes that are dense at large noise, where its errors
-are.
+error against the pilot's end times the root of what they promised, as few samples say little of rare flips of a basin;
+in between, the choice of the nearest number holds. With few evaluations they start at less noise than t_max, where the
+first of them sees more than the data's mean. Networks differ: one with exact scores is served best by powers of phi,
+one that predicts noise by nodes that are dense at large noise, where its errors are.
 
 The sets of nodes, the score that ranks them and the ridges were chosen by trial on the problems of
 `benchmarks/samplers_nfe.py`, which reports what they reach there.
@@ -197,16 +197,15 @@ def pilot(
     for anchor, count in ANCHORS.items():
         scored = ((*fit(run, sde, plan, anchor), plan) for plan in candidates(run))
         ranked = sorted(scored, key=lambda candidate: candidate[1])  # by what they promise
-        best, least = ranked[0][2], math.inf
+        chosen[anchor], least = ranked[0][2], math.inf
         for fitted, score, plan in ranked[:count]:
             with model.evaluating():
                 table = fitted.table(sde)
                 x_T = truth.start_of(table, sde)
                 x = Loop(table, model, x_T)(x_T, Noise(0, torch.arange(0)), truth.cond, lambda *_: evaluated())
-            error = trimmed_error(x, truth.end) * math.sqrt(score)
-            if error < least:
-                best, least = plan, error
-        chosen[anchor] = best
+            merit = trimmed_error(x, truth.end) * math.sqrt(score)
+            if merit < least:
+                chosen[anchor], least = plan, merit
     fits = {}
     for n in NUM_STEPS:
         nearest = min(chosen, key=lambda anchor: abs(math.log(anchor / n)))
