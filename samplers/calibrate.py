@@ -177,7 +177,8 @@ class _Solver:
     def end(self, theta: Tensor, x_T: Tensor, cond: Tensor | None) -> Tensor:
         """Where the table leads, with parameters `(B, P)` of each sample's own: `Table`'s loop, differentiable."""
         (noise_level, weights), sde = self._parts(theta), self.model.sde
-        level, largest = _level(sde, noise_level), sde.sigma(torch.tensor(sde.t_max)).item()
+        level = _level(sde, noise_level)
+        largest = sde.sigma(torch.tensor(sde.t_max, dtype=torch.float64)).item()
         p, q = (part.to(x_T.dtype) for part in self.view.factors(level))
         scale = self.view.scale(level).to(x_T.dtype)
         level, weights = Level(*(part.to(x_T.dtype) for part in level)), weights.to(x_T.dtype)

@@ -558,6 +558,10 @@ def test_what_calibration_cannot_do_is_named(work, capsys, monkeypatch):
         assert shown in capsys.readouterr().err
     assert main([*SAMPLE, "--workdir=runs/toy", "--sampler=auto", "--calibrated=no"]) == 2
     assert "calibrated='no': need on or off" in capsys.readouterr().err
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "access", lambda *_: False)
+        assert main([*CALIBRATE, "--num_steps=5"]) == 2
+        assert re.search(r"kept in runs/toy/checkpoints, which cannot be written to", capsys.readouterr().err)
     monkeypatch.setattr(calibrate_module, "GOOD", 1e-9)
     assert main([*CALIBRATE, "--num_samples=64", "--num_steps=5"]) == 2
     assert re.search(r"its probability flow did not converge; ends after 68 and 136 .* apart", capsys.readouterr().err)

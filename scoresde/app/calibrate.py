@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Sequence
 
@@ -45,6 +46,8 @@ def calibrate(
     )
     for count in counts:
         require(count in NUM_STEPS, f"num_steps={count}: need {NUM_STEPS[0]} to {NUM_STEPS[-1]}")
+    folder = checkpoint.path.parent
+    require(os.access(folder, os.W_OK), f"checkpoint: the tables are kept in {folder}, which cannot be written to")
     data = checkpoint.description["data"]
     model = build.build_sampling_model(
         config, checkpoint.model().to(device), scaling_of(data), data["low"], data["high"]

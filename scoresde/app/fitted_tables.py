@@ -94,5 +94,8 @@ def write_calibrated(checkpoint: Checkpoint, config: ConfigDict, fits: dict[int,
     """Keeps calibrated fits beside the checkpoint, and returns where."""
     path = calibrated_path(checkpoint.path)
     record = {"digest": checkpoint.description["digest"], "settings": _settings(config)}
-    write_text(path, json.dumps(record | {"tables": Fitted(fits).to_json()}, indent=1))
+    try:
+        write_text(path, json.dumps(record | {"tables": Fitted(fits).to_json()}, indent=1))
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written ({error}); copy the checkpoint to a folder of yours") from error
     return path
