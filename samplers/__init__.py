@@ -2,7 +2,9 @@
 
 from samplers.ancestral import DDIM, Ancestral
 from samplers.base import Sampler, StepSampler, TableSampler
+from samplers.divergence import Exact, Probes
 from samplers.dpm_solver import DPMSolver, DPMSolverSingle, SDEDPMSolverSingle
+from samplers.encoding import decode, encode, slerp
 from samplers.euler_maruyama import EulerMaruyama
 from samplers.fitted import Fitted
 from samplers.generate import Samples, Trajectory, prior, sample
@@ -17,6 +19,7 @@ from samplers.grids import (
     vp_quadratic,
 )
 from samplers.langevin import AnnealedLangevin
+from samplers.likelihood import Likelihood, adaptive_log_prob, log_prob
 from samplers.multistep import DEIS, Adams, SDEDPMSolver, UniPC
 from samplers.noise import Noise
 from samplers.norm_langevin import NormPredictorCorrector
@@ -39,13 +42,16 @@ __all__ = [
     "DPMSolver",
     "DPMSolverSingle",
     "EulerMaruyama",
+    "Exact",
     "Fitted",
     "Heun",
+    "Likelihood",
     "Midpoint",
     "Noise",
     "NormPredictorCorrector",
     "PredictorCorrector",
     "ProbabilityFlow",
+    "Probes",
     "ReverseDiffusion",
     "RungeKutta4",
     "SDEDPMSolver",
@@ -59,9 +65,13 @@ __all__ = [
     "Trajectory",
     "Trigonometric",
     "UniPC",
+    "adaptive_log_prob",
     "chain",
     "choose_snr",
+    "decode",
+    "encode",
     "karras",
+    "log_prob",
     "phi_to_clean",
     "pilot",
     "power_phi",
@@ -69,6 +79,7 @@ __all__ = [
     "quadratic_time",
     "run",
     "sample",
+    "slerp",
     "uniform_log_snr",
     "uniform_time",
     "vp_quadratic",

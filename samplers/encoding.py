@@ -1,0 +1,192 @@
+r"""Data to noise along the probability flow, and back.
+
+In the velocity view (`samplers.views`) the flow is dy = h dphi, phi = atan(noise level / sd), with y = x_0 at phi = 0.
+It depends on the noise level through its square alone (it is the heat equation's characteristic), so that y is an even
+and h an odd function of phi: h(0) = 0 is known without an evaluation, and so is h(-phi) = -h(phi). The values on both
+sides of 0 start the multistep method at its full order, and integrate over the noise levels below the model's least,
+where it cannot be asked; from there on it is Adams and Bashforth's method with Adams and Moulton's correction, as in
+`samplers.trigonometric`, on the same nodes phi_max (k / n)^2.
+
+The first node is evaluated three times, at the values that the last correction gave: where the least noise level is not
+small against the details of the data (a VE SDE's 0.01), one step to it would be the largest error of the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from samplers import grids
+from samplers.noise import Noise
+from samplers.quadrature import Phi, weights
+from samplers.table import Loop, Table
+from samplers.trigonometric import Trigonometric
+from samplers.views import VelocityView, sum_table
+from scoresde.errors import require
+from scoresde.score_model import ScoreModel
+from scoresde.sde import SDE, Level
+
+NUM_VALUES = 3  # that a step knows; corrected, the order is 4
+FIRST_EVALUATIONS = 3  # of the first node
+FEWEST = FIRST_EVALUATIONS + 2
+
+
+@final
+@dataclass(frozen=True)
+class Encoding:
+    """The flow from clean data to t_max in some evaluations.
+
+    Attributes:
+        table: its rows; the first starts from `scale[0]` x_0.
+        scale: `(n + 1,)` x / y at the level of each row, and where the last arrives.
+        totals: `(n,)` weights of all h in y(t_max) - x_0, the integral over phi.
+        truncation: `(n,)` weights of all h in the integral below the first node alone.
+    """
+
+    table: Table
+    scale: Tensor
+    totals: Tensor
+    truncation: Tensor
+
+
+def nodes(sde: SDE, num_nodes: int, sd: float) -> Level:
+    """phi_max (k / num_nodes)^2, k = 1 .. num_nodes, rising; none below t_min."""
+    return sde.level(grids.phi_to_clean(sde, num_nodes, 2.0, sd)[:-1].flip(0))
+
+
+def encoding(sde: SDE, num_evaluations: int, sd: float) -> Encoding:
+    """The rows of `num_evaluations` evaluations, for data of scale `sd`."""
+    require(num_evaluations >= FEWEST, f"num_evaluations={num_evaluations}: need at least {FEWEST}")
+    return encoding_at(nodes(sde, num_evaluations - FIRST_EVALUATIONS + 1, sd), sd)
+
+
+def encoding_at(level: Level, sd: float) -> Encoding:
+    """The rows along rising levels, of which the first is evaluated `FIRST_EVALUATIONS` times."""
+    view, variable, count = VelocityView(sd), Phi(sd), len(level.t)
+    phi = torch.cat([torch.zeros(1, dtype=torch.float64), view.measure(level.noise_level)])
+    visits = [1] * FIRST_EVALUATIONS + list(range(2, count + 1))  # the node of each row
+    rows = len(visits)
+    newest: dict[int, int] = {}  # the row that has a node's best value
+
+    def integral(known: Iterable[int], first: int, last: int) -> Tensor:
+        """Weights `(rows,)` of the integral between two nodes through values at nodes, -k for the image of node k."""
+        known = list(known)
+        places = torch.stack([phi[abs(k)] * (1 if k > 0 else -1) for k in known])[None]
+        on_rows = torch.zeros(rows, dtype=torch.float64)
+        for k, weight in zip(known, weights(view, variable, places, phi[first, None], phi[last, None])[0], strict=True):
+            if k:
+                on_rows[newest[abs(k)]] += weight if k > 0 else -weight
+        return on_rows
+
+    totals, here = [], torch.zeros(rows, dtype=torch.float64)
+    for row, k in enumerate(visits):
+        newest[k] = row
+        before = here
+        if k <= NUM_VALUES:
+            here = integral(range(-k, k + 1), 0, k)
+        else:
+            here = before + integral(range(k - NUM_VALUES, k + 1), k - 1, k)
+        after = visits[min(row + 1, rows - 1)]
+        past = range(max(k - NUM_VALUES + 1, -k), k + 1)
+        totals.append(here if after == k else here + integral(past, k, after))
+    start = Level(*(part[torch.tensor(visits) - 1] for part in level))
+    end = Level(*(torch.cat([part[1:], part[-1:]]) for part in start))
+    table = sum_table(view, start, end, _newest_first(torch.stack(totals).diff(dim=0, prepend=torch.zeros(1, rows))))
+    few = min(NUM_VALUES, count)
+    below = integral(range(-few, few + 1), 0, 1)
+    return Encoding(table, torch.cat([view.scale(start), view.scale(end)[-1:]]), totals[-1], below)
+
+
+def _newest_first(on_rows: Tensor) -> Tensor:
+    """Weights of the row itself, the one before, ..., from weights of all rows `(n, n)`, lower triangular."""
+    rows = len(on_rows)
+    width = max((k - int(row.nonzero()[0]) + 1 for k, row in enumerate(on_rows) if bool(row.any())), default=1)
+    back = torch.arange(rows)[:, None] - torch.arange(width)
+    return torch.where(back >= 0, on_rows.gather(1, back.clamp(min=0)), 0.0)
+
+
+def check_data(model: ScoreModel, x_0: Tensor, cond: Tensor | None) -> None:
+    """Raises `UsageError` for data or conditions that a model cannot take."""
+    require(
+        x_0.shape[1:] == model.shape and len(x_0) > 0 and x_0.is_floating_point(),
+        f"x_0 of shape {tuple(x_0.shape)} and type {x_0.dtype}: this model takes floats "
+        f"(batch, {', '.join(map(str, model.shape))})",
+    )
+    bad = int((~x_0.isfinite()).flatten(1).any(1).sum())
+    require(bad == 0, f"x_0: {bad} of {len(x_0)} samples hold NaN or infinity; remove or repair them")
+    if cond is not None:
+        require(len(cond) == len(x_0), f"cond of {len(cond)} conditions: need {len(x_0)}, one a sample")
+        model.check_cond(cond)
+
+
+@torch.no_grad()
+def encode(
+    model: ScoreModel,
+    x_0: Tensor,
+    cond: Tensor | None = None,
+    *,
+    num_evaluations: int = 64,
+    sd: float = 0.7,
+    batch_size: int = 500,
+    tell: Callable[[], None] = lambda: None,
+) -> Tensor:
+    """The noise x_T `(B, *shape)` that the probability flow leads to data x_0 `(B, *shape)`. Strong order 4.
+
+    Args:
+        model, x_0, cond: whose flow, from which data in the model's units, under which conditions.
+        num_evaluations: of each batch.
+        sd: the scale of the data.
+        batch_size: samples at a time.
+        tell: called after each evaluation.
+    """
+    check_data(model, x_0, cond)
+    way, ends = encoding(model.sde, num_evaluations, sd), []
+    start, loop = way.scale[0].item(), Loop(way.table, model, x_0[:1])
+    noise = Noise(0, torch.arange(1))  # nothing is drawn
+    with model.evaluating():
+        for first in range(0, len(x_0), batch_size):
+            part = slice(first, first + batch_size)
+            ends.append(loop(start * x_0[part], noise, None if cond is None else cond[part], lambda *_: tell()))
+    return torch.cat(ends)
+
+
+@torch.no_grad()
+def decode(
+    model: ScoreModel,
+    x_T: Tensor,
+    cond: Tensor | None = None,
+    *,
+    num_evaluations: int = 64,
+    sd: float = 0.7,
+    batch_size: int = 500,
+    tell: Callable[[], None] = lambda: None,
+) -> Tensor:
+    """The data `(B, *shape)` to which the probability flow leads noise x_T; the inverse of `encode`. Strong order 4."""
+    sampler, grid = Trigonometric(NUM_VALUES, sd), grids.phi_to_clean(model.sde, num_evaluations, 2.0, sd)
+    loop, noise, ends = Loop(sampler.table(model.sde, grid), model, x_T[:1]), Noise(0, torch.arange(1)), []
+    with model.evaluating():
+        for first in range(0, len(x_T), batch_size):
+            part = slice(first, first + batch_size)
+            ends.append(loop(x_T[part], noise, None if cond is None else cond[part], lambda *_: tell()))
+    return torch.cat(ends)
+
+
+def slerp(first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
+    r"""Points between two noises on the great circle through them: `(W, B, *)` of `(B, *)` twice and weights `(W,)`.
+
+    sin((1 - w) omega) / sin(omega) first + sin(w omega) / sin(omega) second, omega the angle between them (Shoemake
+    1985): the length of a noise, which a straight line would shrink, is kept. Parallel noises are joined by a line.
+    """
+    one, two = first.flatten(1).double(), second.flatten(1).double()
+    cosine = (one * two).sum(1) / (one.norm(dim=1) * two.norm(dim=1))
+    omega = torch.acos(cosine.clamp(-1, 1))[:, None]
+    w = weights.double().reshape(-1, 1, 1)
+    straight = torch.sin(omega) < 1e-6
+    sine = torch.where(straight, 1.0, torch.sin(omega))
+    on_one = torch.where(straight, 1 - w, torch.sin((1 - w) * omega) / sine)
+    on_two = torch.where(straight, w, torch.sin(w * omega) / sine)
+    return (on_one * one + on_two * two).reshape(len(weights), *first.shape).to(first.dtype)
