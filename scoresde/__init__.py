@@ -1,7 +1,9 @@
 """Score-based generative modelling through stochastic differential equations."""
 
+from scoresde.bounds import ddpm_bound, elbo
 from scoresde.checkpoint import load_model, save_model
 from scoresde.errors import UsageError
+from scoresde.learned_sde import LearnedVPSDE
 from scoresde.named_sdes import EDMSDE, VESDE, VPSDE, CosineSDE, DiscreteVPSDE, RectifiedFlowSDE, SubVPSDE
 from scoresde.networks import MLP, UNet
 from scoresde.objective import (
@@ -16,6 +18,7 @@ from scoresde.objective import (
     MinSNRWeighting,
     NoiseWeighting,
     UniformTimes,
+    VariationalObjective,
     VelocityWeighting,
 )
 from scoresde.parametrization import (
@@ -53,6 +56,7 @@ __all__ = [
     "GaussianMixture",
     "GaussianPathSDE",
     "LadderTimes",
+    "LearnedVPSDE",
     "LikelihoodWeighting",
     "LogNormalNoiseLevels",
     "MinSNRWeighting",
@@ -68,8 +72,11 @@ __all__ = [
     "UNet",
     "UniformTimes",
     "UsageError",
+    "VariationalObjective",
     "VelocityParametrization",
     "VelocityWeighting",
+    "ddpm_bound",
+    "elbo",
     "fit",
     "load_model",
     "save_model",

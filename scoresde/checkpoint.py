@@ -24,7 +24,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from scoresde import named_sdes, networks, objective, parametrization
+from scoresde import learned_sde, named_sdes, networks, objective, parametrization
 from scoresde._json import parse_json
 from scoresde.errors import UsageError, require, unknown_name
 from scoresde.score_model import NetworkScoreModel
@@ -43,6 +43,7 @@ CLASSES: Mapping[str, type] = types.MappingProxyType(
             named_sdes.EDMSDE,
             named_sdes.RectifiedFlowSDE,
             named_sdes.DiscreteVPSDE,
+            learned_sde.LearnedVPSDE,
             parametrization.NoiseParametrization,
             parametrization.DenoisedParametrization,
             parametrization.ScoreParametrization,
@@ -66,6 +67,13 @@ CLASSES: Mapping[str, type] = types.MappingProxyType(
 )
 
 
+def classes(kind: type) -> dict[str, type]:
+    """The `CLASSES` of a kind. An SDE with weights is a module, and no network."""
+    return {
+        n: cls for n, cls in CLASSES.items() if issubclass(cls, kind) and issubclass(cls, SDE) <= issubclass(kind, SDE)
+    }
+
+
 def describe(thing: Any) -> dict[str, Any]:
     """The class and the arguments of an object of one of the `CLASSES`, as JSON can hold them."""
     name = type(thing).__name__
@@ -82,10 +90,10 @@ def construct(description: Mapping[str, Any], kind: type, path: str) -> Any:
     """The object of a description; it must be of class `kind`. `path` says where the description stands, for errors."""
     arguments = dict(description)
     name = arguments.pop("name", None)
-    known = [n for n, cls in CLASSES.items() if issubclass(cls, kind)]
-    if name not in known:
+    known = classes(kind)
+    if str(name) not in known:
         raise unknown_name(f"{path}.name", str(name), known)
-    cls = CLASSES[name]
+    cls = known[str(name)]
     parameters = inspect.signature(cls).parameters
     for key, value in arguments.items():
         if key not in parameters:
@@ -264,7 +272,9 @@ def save_model(model: NetworkScoreModel, path: Path | str) -> None:
         **{part: describe(getattr(model, part)) for part in ("sde", "parametrization")},
         "shape": list(model.shape),
     }
-    tensors = {f"ema.network.{name}": value.detach().cpu().clone() for name, value in network.state_dict().items()}
+    state = {name: value for name, value in model.state_dict().items() if not name.startswith("network.")}
+    state |= {f"network.{name}": value for name, value in network.state_dict().items()}
+    tensors = {f"ema.{name}": value.detach().cpu().clone() for name, value in state.items()}
     save(path, 0, {"model": description}, tensors)
 
 

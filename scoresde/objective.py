@@ -28,6 +28,8 @@ weight decides where a network of limited capacity and time is accurate.
 The last one: u_hat puts D for x_0 and (x_t - alpha D) / sigma for eps, so that u_hat - u is
 (alpha' - sigma' alpha / sigma) (D - x_0). There f cancels: alpha' = f alpha, and sigma' = f sigma + g^2 / (2 sigma).
 
+`VariationalObjective` is the same error with the weight and the constants that make its mean a bound of -log p(x_0).
+
 SMLD's discrete loss (Song and Ermon 2019, equation 6, with lambda = sigma^2) is LadderTimes under the VE SDE with
 NoiseWeighting, and DDPM's L_simple is DiscreteTimes under a DDPM chain with it.
 """
@@ -42,7 +44,9 @@ from typing import final
 import torch
 from torch import Tensor
 
+from scoresde.bounds import prior_cost, reconstruction_cost
 from scoresde.errors import require
+from scoresde.learned_sde import shape_gradient
 from scoresde.score_model import NetworkScoreModel
 from scoresde.sde import SDE, Level
 
@@ -208,17 +212,20 @@ class FlowWeighting(Weighting):
         return (0.5 * (sde.diffusion(level.t) / level.sigma) ** 2 * level.alpha) ** 2
 
 
-@final
-@dataclass(frozen=True)
-class DenoisingObjective:
-    """Denoising score matching: times, weight, and the network's own target.
+class Objective(ABC):
+    """What a step of training minimises. Calling it returns one loss a sample, `(B,)`; average it for a step."""
 
-    Calling it returns one loss a sample, `(B,)`; average it for a step.
-    """
+    @abstractmethod
+    def draw(
+        self, sde: SDE, shape: tuple[int, ...], device: torch.device, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Times `(B,)` and noise `(B, *)` for a batch of `shape`, float32."""
 
-    times: TrainingTimes = field(default_factory=UniformTimes)
-    weighting: Weighting = field(default_factory=NoiseWeighting)
+    @abstractmethod
+    def at(self, model: NetworkScoreModel, x_0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None = None) -> Tensor:
+        """The loss of each sample at given t `(B,)` and eps `(B, *shape)`."""
 
+    @final
     def __call__(
         self,
         model: NetworkScoreModel,
@@ -226,7 +233,7 @@ class DenoisingObjective:
         cond: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Draws t and eps and returns the weighted error of each sample.
+        """Draws t and eps and returns the loss of each sample.
 
         Args:
             model: the model in training.
@@ -237,18 +244,66 @@ class DenoisingObjective:
         t, eps = self.draw(model.sde, tuple(x_0.shape), x_0.device, generator)
         return self.at(model, x_0, t.to(x_0.dtype), eps.to(x_0.dtype), cond)
 
+
+@final
+@dataclass(frozen=True)
+class DenoisingObjective(Objective):
+    """Denoising score matching: times, weight, and the network's own target. A learned path is taken as it is."""
+
+    times: TrainingTimes = field(default_factory=UniformTimes)
+    weighting: Weighting = field(default_factory=NoiseWeighting)
+
     def draw(
         self, sde: SDE, shape: tuple[int, ...], device: torch.device, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Times `(B,)` and noise `(B, *)` for a batch of `shape`, float32."""
         t = self.times.sample(sde, shape[0], device, generator)
         return t, torch.randn(shape, device=device, generator=generator)
 
     def at(self, model: NetworkScoreModel, x_0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None = None) -> Tensor:
         """The loss of each sample at given t `(B,)` and eps `(B, *shape)`: w(t) |D - x_0|^2 / dim."""
-        level = model.sde.level(t)
-        wide = level.match_rank(x_0)
-        x_t = wide.alpha * x_0 + wide.sigma * eps
-        error = model.output(x_t, level, cond) - model.parametrization.target(wide, x_0, eps)
-        weight = self.weighting(model.sde, level) * model.parametrization.c_out(level) ** 2
-        return weight * error.flatten(1).square().mean(1)
+        with torch.no_grad():  # a path with weights would lower this loss by going where it is low
+            level = model.sde.level(t)
+            weight = self.weighting(model.sde, level) * model.parametrization.c_out(level) ** 2
+        return weight * _squared_error(model, x_0, level, eps, cond)
+
+
+@final
+@dataclass(frozen=True)
+class VariationalObjective(Objective):
+    """An upper bound of -log p(x_0) / dim in nats, at one uniform time a sample (`scoresde.bounds`).
+
+    Prior and reconstruction at the ends, and gamma = -log_snr between them,
+
+        (|alpha_T x_0|^2 / (2 sigma_T^2)  +  dim/2 log(2 pi e (sigma/alpha)^2 at t_min)
+         +  (t_max - t_min)/2 gamma'(t) |eps - eps_hat|^2) / dim,
+
+    the continuous-time loss of Kingma et al. 2021, section 5; gamma' = (g / sigma)^2. On a fixed path the first two do
+    not depend on the model, and the third is half of `LikelihoodWeighting`'s loss times t_max - t_min. The ends of a
+    `LearnedVPSDE` are trained with it, and its shape so that the third varies least.
+    """
+
+    def draw(
+        self, sde: SDE, shape: tuple[int, ...], device: torch.device, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        t = UniformTimes().sample(sde, shape[0], device, generator)
+        return t, torch.randn(shape, device=device, generator=generator)
+
+    def at(self, model: NetworkScoreModel, x_0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None = None) -> Tensor:
+        """The bound for each sample, in nats a dimension, at given t `(B,)` and eps `(B, *shape)`."""
+        sde, dim = model.sde, x_0[0].numel()
+        with shape_gradient() as losses:  # see `scoresde.learned_sde`
+            level = sde.level(t)
+            slope = (sde.diffusion(t) / level.sigma) ** 2
+        weight = slope * (model.parametrization.c_out(level) / level.noise_level) ** 2
+        diffusion = 0.5 * (sde.t_max - sde.t_min) * weight * _squared_error(model, x_0, level, eps, cond)
+        losses.append(diffusion.detach())
+        first, last = (sde.level(torch.full_like(t[0], end)) for end in (sde.t_min, sde.t_max))
+        return (prior_cost(x_0, last) + reconstruction_cost(dim, first)) / dim + diffusion
+
+
+def _squared_error(model: NetworkScoreModel, x_0: Tensor, level: Level, eps: Tensor, cond: Tensor | None) -> Tensor:
+    """|F - F*|^2 / dim of each sample `(B,)` at a level `(B,)`."""
+    wide = level.match_rank(x_0)
+    x_t = wide.alpha * x_0 + wide.sigma * eps
+    error = model.output(x_t, level, cond) - model.parametrization.target(wide, x_0, eps)
+    return error.flatten(1).square().mean(1)

@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import nn
 
 from scoresde.app.settings import documented_fields, recipes
-from scoresde.checkpoint import CLASSES
+from scoresde.checkpoint import classes
 from scoresde.objective import TrainingTimes, Weighting
 from scoresde.parametrization import Parametrization
 from scoresde.sde import SDE
@@ -46,9 +46,8 @@ def page() -> str:
     for section, kind in KINDS.items():
         text += f"\n## Classes for `{section}.name`, with the fields that stand beside it\n\n"
         text += "| class | fields |\n|---|---|\n"
-        for name, cls in CLASSES.items():
-            if issubclass(cls, kind):
-                text += f"| `{name}` | {', '.join(fields(cls)) or 'none'} |\n"
+        for name, cls in classes(kind).items():
+            text += f"| `{name}` | {', '.join(fields(cls)) or 'none'} |\n"
     return text
 
 

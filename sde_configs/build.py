@@ -36,7 +36,7 @@ from scoresde import data
 from scoresde.checkpoint import construct
 from scoresde.data import ArrayData, Choices, Scaling
 from scoresde.errors import UsageError, require, unknown_name
-from scoresde.objective import DenoisingObjective, TrainingTimes, Weighting
+from scoresde.objective import DenoisingObjective, Objective, TrainingTimes, VariationalObjective, Weighting
 from scoresde.parametrization import Parametrization
 from scoresde.score_model import NetworkScoreModel, ScoreModel
 from scoresde.sde import SDE
@@ -109,8 +109,13 @@ def build_model(config: ConfigDict, train: ArrayData) -> NetworkScoreModel:
     )
 
 
-def build_objective(config: ConfigDict, model: NetworkScoreModel) -> DenoisingObjective:
+def build_objective(config: ConfigDict, model: NetworkScoreModel) -> Objective:
     """The objective; EDM's weight takes the model's `sigma_data`, and discrete times the chain's number of levels."""
+    name = config.objective.get("name", "DenoisingObjective")  # what it is in configurations older than the field
+    if name == "VariationalObjective":
+        return VariationalObjective()
+    if name != "DenoisingObjective":
+        raise unknown_name("config.objective.name", str(name), ["DenoisingObjective", "VariationalObjective"])
     times: dict[str, Any] = dict(config.objective.times)
     if times["name"] == "DiscreteTimes" and "num_levels" in config.sde:
         times.setdefault("num_levels", config.sde.num_levels)

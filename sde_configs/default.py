@@ -46,6 +46,7 @@ def get_config() -> ConfigDict:
     config.parametrization.sigma_data = 0.0  # deviation of the data; 0: measured
 
     config.objective = ConfigDict()
+    config.objective.name = "DenoisingObjective"  # or VariationalObjective, which has its own times and weighting
     config.objective.times = ConfigDict({"name": "UniformTimes"})  # or Discrete-, Ladder-, LogNormalNoiseLevels
     config.objective.weighting = ConfigDict({"name": "NoiseWeighting"})  # class of scoresde.objective, Likelihood- too
 
@@ -61,6 +62,7 @@ def get_config() -> ConfigDict:
     config.training.accumulate = 1  # parts that a batch is computed in, to save memory
     config.training.precision = "float32"  # of the network's arithmetic: float32 or bfloat16
     config.training.flip = False  # mirror half of the images of each batch
+    config.training.dequantize = False  # spread whole numbers evenly over their unit intervals: for likelihoods
     config.training.max_bad_steps = 20  # steps in a row without a finite gradient that count as divergence
     config.training.on_divergence = "stop"  # or rollback: to the last checkpoint, with half the learning rate
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import scoresde
-from scoresde import checkpoint, named_sdes, networks, objective, parametrization
+from scoresde import checkpoint, learned_sde, named_sdes, networks, objective, parametrization
 from scoresde.errors import UsageError
 from scoresde.score_model import NetworkScoreModel
 
@@ -23,6 +23,7 @@ EXAMPLES = [
     named_sdes.EDMSDE(t_min=0.01, t_max=40.0),
     named_sdes.RectifiedFlowSDE(t_min=1e-2, t_max=0.9),
     named_sdes.DiscreteVPSDE(beta_start=2e-4, beta_end=0.03, num_levels=100),
+    learned_sde.LearnedVPSDE(gamma_min=-9.0, gamma_max=4.0, num_knots=7, t_min=1e-3, t_max=0.9, t_end=1e-2),
     parametrization.NoiseParametrization(sigma_data=0.7),
     parametrization.DenoisedParametrization(sigma_data=0.7),
     parametrization.ScoreParametrization(sigma_data=0.7),

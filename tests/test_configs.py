@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from samplers import DDIM, Heun
-from scoresde import UsageError, checkpoint
+from scoresde import UsageError, VariationalObjective, checkpoint
 from scoresde.app.run_folder import flat
 from scoresde.app.settings import (
     SDES,
@@ -61,7 +61,7 @@ def test_every_sde_goes_with_another_recipe(sde):
 
 
 def test_the_sdes_of_the_command_line_are_different_classes():
-    assert len({load_config(sde, None).sde.name for sde in SDES}) == len(SDES) == 7
+    assert len({load_config(sde, None).sde.name for sde in SDES}) == len(SDES) == 8
 
 
 def test_without_sde_and_config_it_is_vp():
@@ -154,6 +154,40 @@ def test_a_configuration_comes_back_from_json():
 def test_a_configuration_with_missing_or_strange_fields_is_named(change, message):
     with pytest.raises(UsageError, match=message):
         from_json({**json.loads(default.get_config().to_json_best_effort()), **change}, "config='x.json'")
+
+
+def test_a_configuration_may_be_older_than_the_name_of_its_objective():
+    values = json.loads(load_config("edm", "toy").to_json_best_effort())
+    del values["objective"]["name"]
+    config = tiny(from_json(values, "test"))
+    model = build.build_model(config, build.build_data(config)[0])
+    assert build.build_objective(config, model) == build.build_objective(load_config("edm", None), model)
+    del values["objective"]["times"]
+    with pytest.raises(UsageError, match=r"lacks the field objective\.times\.name"):
+        from_json(values, "test")
+
+
+def test_the_objective_is_chosen_by_name():
+    config = tiny(load_config("vdm", "toy"))
+    assert from_json(json.loads(config.to_json_best_effort()), "test").to_dict() == config.to_dict()
+    model = build.build_model(config, build.build_data(config)[0])
+    assert build.build_objective(config, model) == VariationalObjective()
+    fixed = load_config(None, "toy")
+    override(fixed, ["--config.objective.name=VariationalObjective"], ())
+    assert build.build_objective(fixed, model) == VariationalObjective()
+    with pytest.raises(UsageError, match=r"unknown field --config\.objective\.weighting\.name"):
+        override(config, ["--config.objective.weighting.name=NoiseWeighting"], ())
+    fixed.objective.name = "VariationalObjectiv"
+    with pytest.raises(UsageError, match=r"config\.objective\.name 'VariationalObjectiv': did you mean"):
+        build.build_objective(fixed, model)
+
+
+def test_the_schedule_of_a_recipe_is_a_part_of_its_model():
+    config = tiny(load_config("vdm", None))
+    override(config, ["--config.sde.gamma_min=-8.0", "--config.sde.num_knots=5"], ())
+    model = build.build_model(config, build.build_data(config)[0])
+    assert model.state_dict()["sde.weights"].shape == (5,)
+    assert model.sde.log_snr(torch.tensor(model.sde.t_min)).item() == pytest.approx(8)
 
 
 def test_a_checkpoint_may_be_older_than_a_field():

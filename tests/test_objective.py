@@ -31,9 +31,10 @@ from scoresde import (
     ScoreParametrization,
     UniformTimes,
     UsageError,
+    VariationalObjective,
     VelocityWeighting,
 )
-from scoresde.objective import TrainingTimes, Weighting
+from scoresde.objective import Objective, TrainingTimes, Weighting
 
 WEIGHTINGS = {  # with w of |D - x_0|^2 as the papers write it
     "noise": (NoiseWeighting(), lambda a, s: a**2 / s**2),
@@ -326,6 +327,93 @@ def test_smld_s_discrete_loss(device):
     torch.testing.assert_close(DenoisingObjective(LadderTimes()).at(model, x_0, t, eps), smld, rtol=1e-3, atol=1e-4)
 
 
+# three parametrisations, one objective
+
+
+def test_predicting_data_noise_or_score_is_one_objective_under_the_matching_weights(sde, device):
+    """(alpha/sigma)^2 |D - x_0|^2 = |eps_hat - eps|^2 = sigma^2 |score + eps / sigma|^2, and so their gradients in D.
+
+    A denoiser moved by a network of two weights: the loss and its gradient are the same, whatever the network emits.
+    """
+    target = gaussian(device)
+    x_0, t, eps = draws(target, sde, device, 64)
+    t = t.clamp(0.05 * sde.t_max, sde.t_max)
+    weights = torch.tensor([0.7, -0.4], dtype=torch.float64, device=device, requires_grad=True)
+
+    def moved(x0_hat, x_t):
+        return x0_hat + weights[0] * torch.sin(x_t) + weights[1]
+
+    def loss_and_gradient(losses):
+        return losses.detach(), torch.autograd.grad(losses.mean(), weights)[0]
+
+    found = [
+        loss_and_gradient(DenoisingObjective().at(network_model(target, sde, emitted, moved), x_0, t, eps))
+        for emitted in PARAMETRIZATIONS.values()
+    ]
+    model, x_t, level = (
+        network_model(target, sde, EDMParametrization(0.7), moved),
+        sde.diffuse(x_0, t, eps),
+        sde.level(t),
+    )
+    wide = level.match_rank(x_0)
+    written = [
+        level.log_snr.exp() * (model.denoise(x_t, t) - x_0).square().mean(1),
+        (model.noise(x_t, t) - eps).square().mean(1),
+        level.sigma**2 * (model.score(x_t, t) + eps / wide.sigma).square().mean(1),
+    ]
+    for loss, gradient in [*found, *map(loss_and_gradient, written)]:
+        torch.testing.assert_close(loss, found[0][0], rtol=1e-7, atol=0)
+        torch.testing.assert_close(gradient, found[0][1], rtol=1e-7, atol=1e-12)
+
+
+# the variational bound; more of it in test_bounds and test_learned_sde
+
+
+@parametrizations
+def test_the_variational_objective_is_the_bound(parametrization, sde, device):
+    """Prior, reconstruction, and (t_max - t_min)/2 gamma' |eps_hat - eps|^2 with gamma' by differentiation."""
+    model = random_model(sde, parametrization, (3,), device)
+    x_0, t, eps = draws(gaussian(device), sde, device, 16)
+    t = t.clamp(0.05 * sde.t_max, sde.t_max)
+    first, last = sde.log_snr(torch.tensor([sde.t_min, sde.t_max], dtype=torch.float64, device=device))
+    loss = VariationalObjective().at(model, x_0, t, eps)
+    error = (model.noise(sde.diffuse(x_0, t, eps), t) - eps).square().mean(1)
+    diffusion = -0.5 * (sde.t_max - sde.t_min) * slope(sde.log_snr, t) * error
+    ends = 0.5 * last.exp() * x_0.square().mean(1) + 0.5 * (math.log(2 * math.pi * math.e) - first)
+    assert loss.shape == (16,)
+    torch.testing.assert_close(loss, ends + diffusion, rtol=1e-7, atol=1e-9)
+
+
+@parametrizations
+def test_on_a_fixed_path_it_trains_as_likelihood_weighting_does(parametrization, sde, device):
+    model = random_model(sde, parametrization, (3,), device)
+    drawn = draws(gaussian(device), sde, device, 16)
+    weights = [p for p in model.network.parameters() if p.requires_grad]
+    bound, weighted = (
+        torch.autograd.grad(objective.at(model, *drawn).sum(), weights)
+        for objective in (VariationalObjective(), DenoisingObjective(weighting=LikelihoodWeighting()))
+    )
+    for one, other in zip(bound, weighted, strict=True):
+        torch.testing.assert_close(one, 0.5 * (sde.t_max - sde.t_min) * other, rtol=1e-9, atol=1e-9 * other.abs().max())
+
+
+@parametrizations
+def test_the_bound_keeps_its_digits_at_small_noise(parametrization, sde, device):
+    """As above, next to t_min: there gamma' of a DDPM chain jumps."""
+    model = random_model(sde, parametrization, (3,), device)
+    x_0, t, eps = (part.float() for part in draws(gaussian(device), sde, device, 16, shared_t=1.01 * sde.t_min))
+    exact = VariationalObjective().at(model, x_0.double(), t.double(), eps.double())
+    loss = VariationalObjective().at(model.float(), x_0, t, eps)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss.double(), exact, rtol=1e-4, atol=1e-4)
+
+
+def test_the_variational_objective_draws_uniform_times(device):
+    t, eps = VariationalObjective().draw(VPSDE(), (100, 3), device, torch.Generator(device).manual_seed(0))
+    assert torch.equal(t, sampled(UniformTimes(), VPSDE(), 100, device))
+    assert eps.shape == (100, 3)
+
+
 MISTAKES = {
     "sigma_data": (lambda: EDMWeighting(0.0), "sigma_data=0.0"),
     "infinite sigma_data": (lambda: EDMWeighting(float("inf")), "sigma_data=inf"),
@@ -341,7 +429,7 @@ def test_a_mistake_is_named(make, message):
         make()
 
 
-@pytest.mark.parametrize("concept", [TrainingTimes, Weighting])
+@pytest.mark.parametrize("concept", [Objective, TrainingTimes, Weighting])
 def test_concepts_are_abstract(concept):
     with pytest.raises(TypeError, match="abstract"):
         concept()

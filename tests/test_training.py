@@ -11,6 +11,7 @@ import torch
 from scoresde import (
     MLP,
     VPSDE,
+    EDMParametrization,
     NetworkScoreModel,
     NoiseParametrization,
     TrainingSettings,
@@ -19,8 +20,8 @@ from scoresde import (
     checkpoint,
     fit,
 )
-from scoresde.data import ArrayData
-from scoresde.objective import DenoisingObjective
+from scoresde.data import ArrayData, Scaling
+from scoresde.objective import DenoisingObjective, Objective
 from scoresde.training import DivergedError, Trainer
 
 STD = 0.5  # of the Gaussian that is learned
@@ -486,3 +487,31 @@ def test_steps_never_wait_for_the_device(device):
         advance(trainer, 5)  # two steps an epoch
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_whole_numbers_are_spread_over_their_unit_intervals(device):
+    """The network sees x + u with |u| < 1/2 in raw units, as many as there are samples in a batch."""
+    raw = torch.randint(0, 4, (64, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    data, seen = ArrayData(raw, None, Scaling(center=2.0, scale=4.0)), []
+
+    class Watching(Objective):
+        def draw(self, sde, shape, device, generator=None):
+            return DenoisingObjective().draw(sde, shape, device, generator)
+
+        def at(self, model, x_0, t, eps, cond=None):
+            seen.append(data.scaling.to_raw(x_0).cpu())
+            return DenoisingObjective().at(model, x_0, t, eps, cond)
+
+    model = NetworkScoreModel(MLP(3, width=8, depth=1), VPSDE(), EDMParametrization(1.0), (3,)).to(device)
+    settings = TrainingSettings(num_steps=4, batch_size=64, dequantize=True)
+    trainer = Trainer(model, data, Watching(), settings)
+    for _ in range(2):
+        trainer.step()
+    first, second = (x - x.round() for x in seen)
+    for u in (first, second):
+        assert u.abs().max() <= 0.5
+        assert abs(u.var().item() - 1 / 12) < 0.015  # 192 numbers: a standard error of 0.0054
+    assert not torch.equal(first, second)
+    assert trainer.held_out_loss(data) == trainer.held_out_loss(data)
+    with pytest.raises(UsageError, match="data are floats, no whole numbers"):
+        Trainer(model, ArrayData(torch.randn(64, 3)), Watching(), settings)

@@ -19,7 +19,7 @@ from scoresde.app.run_folder import flat
 from scoresde.errors import UsageError, flag_error, require, unknown_name
 from sde_configs import default
 
-SDES = ("vp", "subvp", "ve", "cosine", "edm", "flow", "ddpm")
+SDES = ("vp", "subvp", "ve", "cosine", "edm", "flow", "ddpm", "vdm")
 
 
 def recipes() -> list[str]:
@@ -109,15 +109,18 @@ def _check_fields(config: ConfigDict, source: str, checked: tuple[str, ...] = ("
     """Raises `UsageError` for a field that is missing, unknown or of another type than the default's.
 
     The fields of the network, SDE, parametrisation and objective are those of the class that is named there, and a
-    field of a sampler that is missing has its class's default.
+    field of a sampler that is missing has its class's default. An objective without a name is the denoising one, and
+    the variational one needs no parts.
     """
     fields = {k: v for k, v in flat(config.to_dict()).items() if k.startswith(checked)}
     known = {k: v for k, v in flat(default.get_config().to_dict()).items() if k.startswith(checked)}
     free = ("network.", "sde.", "parametrization.", "objective.")
+    variational = fields.get("objective.name") == "VariationalObjective"
     for field, value in known.items():
         of_class = field.startswith(free) and not field.endswith((".name", ".sigma_data"))
         of_sampler = field.startswith("sampling.") and field.count(".") == 2
-        if of_class or (of_sampler and field not in fields):
+        of_objective = field == "objective.name" or (variational and field.startswith("objective."))
+        if of_class or ((of_sampler or of_objective) and field not in fields):
             continue
         require(field in fields, f"{source}: lacks the field {field}; start from sde_configs/default.py")
         kind = (int, float) if isinstance(value, float) else type(value)

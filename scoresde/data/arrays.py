@@ -28,6 +28,10 @@ class Scaling:
         raw = raw.to(dtype)
         return (raw - _factor(self.center, raw)) / _factor(self.scale, raw)
 
+    def change_to_model(self, change: Tensor) -> Tensor:
+        """A change of raw values in the model's units."""
+        return change / _factor(self.scale, change)
+
     def to_raw(self, x: Tensor) -> Tensor:
         """The model's units to raw values."""
         return x * _factor(self.scale, x) + _factor(self.center, x)

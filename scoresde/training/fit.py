@@ -10,7 +10,7 @@ from torch import Tensor
 
 from scoresde.data.arrays import ArrayData
 from scoresde.errors import UsageError, require
-from scoresde.objective import DenoisingObjective
+from scoresde.objective import DenoisingObjective, Objective
 from scoresde.score_model import NetworkScoreModel
 from scoresde.training.trainer import Trainer, TrainingSettings
 
@@ -25,7 +25,7 @@ def fit(
     x_0: ArrayLike,
     labels: ArrayLike | None = None,
     *,
-    objective: DenoisingObjective | None = None,
+    objective: Objective | None = None,
     settings: TrainingSettings | None = None,
     seed: int = 0,
     progress: bool = True,

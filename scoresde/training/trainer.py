@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from scoresde._shape import match_rank
 from scoresde.data.arrays import ArrayData
 from scoresde.errors import UsageError, require
-from scoresde.objective import DenoisingObjective
+from scoresde.objective import Objective
 from scoresde.score_model import NetworkScoreModel
 from scoresde.training.world import ALONE, World, share
 
@@ -47,6 +47,7 @@ class TrainingSettings:
     accumulate: int = 1  # parts that a batch is computed in, one after the other
     precision: Literal["float32", "bfloat16"] = "float32"  # of the network's arithmetic; weights stay float32
     flip: bool = False  # mirror half of the images of each batch
+    dequantize: bool = False  # spread whole numbers evenly over their unit intervals, as densities need it
     max_bad_steps: int = 20  # steps in a row without a finite gradient before training counts as diverged
     on_divergence: Literal["stop", "rollback"] = "stop"  # to a checkpoint with half the learning rate (by the app)
 
@@ -106,7 +107,7 @@ class Trainer:
         self,
         model: NetworkScoreModel,
         data: ArrayData,
-        objective: DenoisingObjective,
+        objective: Objective,
         settings: TrainingSettings,
         seed: int = 0,
         world: World = ALONE,
@@ -116,6 +117,10 @@ class Trainer:
             settings.batch_size % (world.size * settings.accumulate) == 0,
             f"training.batch_size={settings.batch_size}: must be a multiple of training.accumulate="
             f"{settings.accumulate} times the number of processes, {world.size}",
+        )
+        require(
+            not (settings.dequantize and data.values.is_floating_point()),
+            "training.dequantize=True: the data are floats, no whole numbers; set it to False",
         )
         _check_labels(data, model.network)
         if not any(p.requires_grad for p in model.parameters()):  # as of a model that was trained before
@@ -133,6 +138,8 @@ class Trainer:
         if world.size > 1:
             network = DistributedDataParallel(model.network)
             self._shared = NetworkScoreModel(network, model.sde, model.parametrization, model.shape)
+        named = model.named_parameters()
+        self._outside = [p for name, p in named if p.requires_grad and not name.startswith("network.")]  # of the path
         self._generator = torch.Generator(self.device)
         self._epoch, self._order = -1, torch.empty(0)
         self._record: list[Tensor] = []
@@ -169,8 +176,8 @@ class Trainer:
     def _backward(self, step: int) -> Tensor:
         """Adds up the gradients of this process's share of the batch, part by part; returns its mean loss.
 
-        Times, noises, flips and hidden labels are drawn for the whole batch, in this order: they are the same however
-        the batch is divided, and whatever comes after them.
+        Times, noises, flips, hidden labels and dequantisation are drawn for the whole batch, in this order: they are
+        the same however the batch is divided, and whatever comes after them.
         """
         settings, mine = self.settings, self.world.share(self.settings.batch_size)
         generator = self._generator.manual_seed(_seed(self.seed, "step", step))
@@ -186,6 +193,8 @@ class Trainer:
         if cond is not None and label_dropout > 0:
             hidden = torch.rand(settings.batch_size, device=self.device, generator=generator) < label_dropout
             cond = cond.masked_fill(hidden[mine], network.num_classes)
+        if settings.dequantize:
+            x_0 = x_0 + self._dequantization(settings.batch_size, generator)[mine]
         total = torch.zeros((), device=self.device)
         parts = [share(len(x_0), k, settings.accumulate) for k in range(settings.accumulate)]
         for part in parts:
@@ -197,7 +206,14 @@ class Trainer:
                 loss = losses.sum() / len(x_0)
                 loss.backward()
             total += loss.detach()
+        for p in self._outside:  # the network's are averaged by DistributedDataParallel
+            p.grad = self.world.mean(torch.zeros_like(p) if p.grad is None else p.grad)
         return total
+
+    def _dequantization(self, count: int, generator: torch.Generator) -> Tensor:
+        """Uniform numbers of plus or minus half a level, in the model's units, `(count, *shape)`."""
+        u = torch.rand((count, *self.data.shape), device=self.device, generator=generator) - 0.5
+        return self.data.scaling.change_to_model(u.to(self.dtype))
 
     def _without_exchange(self) -> contextlib.AbstractContextManager[None]:
         """While entered, gradients stay in this process."""
@@ -233,6 +249,8 @@ class Trainer:
                 torch.arange(first, min(first + batch_size, len(data)), device=self.device), self.dtype
             )
             generator = torch.Generator(self.device).manual_seed(_seed("held out", first))
+            if self.settings.dequantize:
+                x_0 = x_0 + self._dequantization(len(x_0), generator)
             total += self.objective(self.ema_model, x_0, cond, generator).sum().item()
         return total / len(data)
 
