@@ -24,14 +24,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.digits_classifier import judge, train_classifier
 from samplers import pilot, sample
 from scoresde.app.pictures import demo_labels
 from scoresde.app.run_folder import RunFolder
 from scoresde.app.settings import load_config
 from scoresde.app.train import train
 from scoresde.data import load
-from scoresde.metrics import frechet_distance
+from scoresde.metrics import frechet_distance, judge, train_classifier
 from sde_configs.build import AUTO, build_sampler
 
 NUM_SAMPLES = 1000

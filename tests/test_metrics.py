@@ -1,12 +1,25 @@
 """Metrics against closed forms."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from scipy.linalg import sqrtm
 
 from scoresde import UsageError
-from scoresde.metrics import frechet_distance
+from scoresde.data import Scaling, load
+from scoresde.metrics import (
+    DEQUANTIZATIONS,
+    TruncatedNormalDequantization,
+    UniformDequantization,
+    bits_per_dim,
+    dequantize,
+    frechet_distance,
+    judge,
+    sliced_wasserstein,
+    train_classifier,
+)
 
 
 def features(num, dim, seed, device, shift=0.0):
@@ -89,3 +102,61 @@ def test_float32_features_are_summed_in_float64(device):
 def test_bad_shapes_are_refused(first, second, message):
     with pytest.raises(UsageError, match=message):
         frechet_distance(torch.zeros(first), torch.zeros(second))
+
+
+def test_sliced_wasserstein_of_a_shift_is_its_share_along_a_line(device):
+    x = torch.randn(500, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(device)
+    shift = torch.tensor([0.3, -0.1, 0.7], dtype=torch.float64, device=device)
+    expected = (shift.square().sum() / 3).sqrt().item()  # the mean of (shift . direction)^2
+    assert sliced_wasserstein(x, x + shift, 20_000) == pytest.approx(expected, rel=0.02)
+    assert sliced_wasserstein(x, x.flip(0)) < 1e-12
+
+
+def test_sliced_wasserstein_of_unequal_numbers_is_that_of_the_quantile_functions(device):
+    x, y = torch.tensor([[0.0], [1.0]], device=device), torch.tensor([[0.0], [0.5], [1.0]], device=device)
+    # on [0, 1/3] both 0; [1/3, 1/2] 0 and 1/2; [1/2, 2/3] 1 and 1/2; then both 1
+    assert sliced_wasserstein(x, y) == pytest.approx((1 / 3 * 0.25) ** 0.5, rel=1e-6)
+
+
+def test_bits_of_a_uniform_model_are_the_logarithm_of_the_levels(device):
+    scaling = Scaling(center=8.0, scale=8.0)
+    raw = torch.randint(0, 17, (50, 1, 4, 4), generator=torch.Generator().manual_seed(1)).to(device)
+    x = scaling.to_model(raw, torch.float64)
+    for how in DEQUANTIZATIONS.values():
+        spread, log_q = dequantize(x, scaling, how, torch.Generator(device).manual_seed(2))
+        change = scaling.to_raw(spread) - raw
+        assert change.abs().max() <= 0.5
+        assert abs(change.mean().item()) < 4 * 0.29 / 800**0.5
+        log_p = torch.full((50,), -16 * math.log(17 / 8), dtype=torch.float64, device=device)  # even on 17/8
+        bits = bits_per_dim(log_p, log_q, 16).mean().item()
+        exact = math.log2(17)
+        assert bits >= exact - 1e-9  # a bound
+        assert bits < exact + (1e-9 if isinstance(how, UniformDequantization) else 0.5)
+
+
+def test_the_density_of_a_truncated_normal_is_one_over_its_interval(device):
+    how = TruncatedNormalDequantization(0.3)
+    u, log_q = how.draw(
+        torch.zeros(200_000, 1, dtype=torch.float64, device=device), torch.Generator(device).manual_seed(0)
+    )
+    # E_q[1 / q] is the length of the interval
+    assert (-log_q).exp().mean().item() == pytest.approx(1, rel=0.01)
+    assert u.abs().max() <= 0.5
+    with pytest.raises(UsageError, match="std=0"):
+        TruncatedNormalDequantization(0)
+
+
+def test_a_classifier_learns_digits_and_judges_them(device):
+    train, held_out = load("digits").split(0.25)
+    assert held_out is not None
+    before = torch.random.get_rng_state()
+    classifier = train_classifier(train, num_steps=150)
+    assert torch.equal(before, torch.random.get_rng_state())
+    x, labels = held_out.all()
+    found = judge(classifier, x, labels)
+    assert found.agreement > 0.9
+    assert found.features.shape == (len(held_out), 64)
+    assert judge(classifier, x, labels.roll(1)).agreement < 0.3
+    assert math.isnan(judge(classifier, x, None).agreement)
+    with pytest.raises(UsageError, match="needs images"):
+        train_classifier(load("moons"))
