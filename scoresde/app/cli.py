@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from scoresde.checkpoint import Checkpoint
 
-MODES = ("train", "sample", "compare", "calibrate")
+MODES = ("train", "sample", "compare", "calibrate", "evaluate", "encode", "interpolate")
 
 USAGE = """scoresde: score-based generative modelling through SDEs
 
@@ -25,6 +25,8 @@ USAGE = """scoresde: score-based generative modelling through SDEs
   python main.py --mode sample --sampler pc         samples from the newest run
   python main.py --mode compare                     which sampler, and how many steps, for the newest run
   python main.py --mode calibrate --num_steps 8     makes --sampler auto better at 8 evaluations
+  python main.py --mode evaluate --metric nll       log density of the held-out data, bits, distances
+  python main.py --mode interpolate                 from one sample to another, through noise
   python main.py --mode train --sde ve --config toy --config.training.num_steps=2000
 
 flags:"""
@@ -39,7 +41,7 @@ def _define_flags() -> flags.FlagValues:
     def count(name: str, default: int | None, description: str) -> None:
         flags.DEFINE_integer(name, default, description, flag_values=values)
 
-    text("mode", None, "train, sample, compare (samplers, for a trained model) or calibrate (tables of few steps)")
+    text("mode", None, "train; or, for a trained model: sample, compare, calibrate, evaluate, encode, interpolate")
     text("sde", None, "vp, subvp, ve, cosine, edm, flow or ddpm (train: vp; sample: that of the newest run)")
     text("sampler", "pc", "pc, auto (few steps), ancestral, ddim, unipc, heun, ode, ...: see docs/samplers.md")
     text("config", None, "a recipe of sde_configs, or a .py or .json file; --config.FIELD=VALUE changes a field")
@@ -47,10 +49,13 @@ def _define_flags() -> flags.FlagValues:
     count("seed", None, "of training, or of the samples (the configuration's, 0)")
     text("device", "auto", "auto, cpu, cuda or cuda:N")
     text("checkpoint", None, "otherwise: a file of a run's checkpoints/ (the newest)")
-    count("num_samples", 100, "sample, compare: how many; calibrate: noises that are learned from (640)")
-    count("num_steps", None, "sample: steps of the sampler (its default); calibrate: of the table (5, 6, 8 and 10)")
+    count("num_samples", 100, "how many; of calibrate: noises to learn from (640); of evaluate and encode: (all)")
+    count("num_steps", None, "of the sampler (its default), the table (5, 6, 8 and 10), or the flow of a density (64)")
     text("labels", None, "sample: classes, as in 3 or 3,1,4 (all in turn)")
-    text("output", None, "sample, compare: the picture to write (samples/ in the run's folder)")
+    text("output", None, "the picture to write, of evaluate the .json (in samples/ of the run's folder)")
+    text("metric", "all", "evaluate: nll, bits, elbo, frechet, sw2, several between commas, or all that suit the data")
+    text("input", None, "evaluate, encode, interpolate: a file or folder of samples (the run's held-out ones)")
+    text("dequantization", "uniform", "evaluate: how whole numbers become densities': uniform or truncated_normal")
     text("calibrated", "on", "sample, compare: whether auto takes the tables that calibrate made: on or off")
     return values
 
@@ -89,8 +94,18 @@ def _dispatch(arguments: list[str]) -> int:
     require(mode is not None, f"mode: give --mode {', --mode '.join(MODES)}")
     if mode not in MODES:
         raise unknown_name("mode", mode, MODES)
-    modes = {"train": _train, "sample": _sample, "compare": _compare, "calibrate": _calibrate}
+    modes = {"train": _train, "sample": _sample, "compare": _compare, "calibrate": _calibrate, "evaluate": _evaluate}
+    modes |= dict.fromkeys(("encode", "interpolate"), _encode)
     return modes[mode](values, rest)
+
+
+def _refuse(values: Any, names: tuple[str, ...], reason: str) -> None:
+    """Raises `UsageError` for flags that a mode does not know."""
+    for name in names:
+        require(not values[name].present, f"{name}={values[name].value}: {reason}")
+
+
+OF_EVALUATION = ("metric", "dequantization")
 
 
 def _train(values: Any, rest: list[str]) -> int:
@@ -98,6 +113,8 @@ def _train(values: Any, rest: list[str]) -> int:
     from scoresde.app.run_folder import RunFolder
     from scoresde.app.settings import load_config, override
 
+    _refuse(values, OF_EVALUATION, "belongs to --mode evaluate; leave it out")
+    _refuse(values, ("input",), "training takes --config.data.path")
     for name in ("checkpoint", "sampler", "num_samples", "num_steps", "labels", "output", "calibrated"):
         remedy = "training has --config.training.num_steps" if name == "num_steps" else "leave it out"
         require(not values[name].present, f"{name}={values[name].value}: belongs to --mode sample; {remedy}")
@@ -154,11 +171,11 @@ def _trained(values: Any, rest: list[str]) -> tuple[Checkpoint, ConfigDict, Path
     return loaded, config, folder
 
 
-def _picture(values: Any, default: Path) -> Path:
-    """The picture that is to be written."""
-    output = Path(values["output"].value or default)
-    require(output.suffix in ("", ".png"), f"output={str(output)!r}: need the name of a .png file")
-    return output.with_suffix(".png")
+def _output(values: Any, default: Path) -> Path:
+    """The file that is to be written, of the kind of the default."""
+    output, suffix = Path(values["output"].value or default), default.suffix
+    require(output.suffix in ("", suffix), f"output={str(output)!r}: need the name of a {suffix} file")
+    return output.with_suffix(suffix)
 
 
 def _takes_calibrated(values: Any) -> bool:
@@ -170,11 +187,12 @@ def _takes_calibrated(values: Any) -> bool:
 def _sample(values: Any, rest: list[str]) -> int:
     from scoresde.app.device import choose_device
 
+    _refuse(values, (*OF_EVALUATION, "input"), "belongs to --mode evaluate; leave it out")
     calibrated = _takes_calibrated(values)
     loaded, config, folder = _trained(values, rest)
     device = choose_device(values["device"].value)
     seed = config.seed if values["seed"].value is None else values["seed"].value
-    output = _picture(values, folder / f"{values['sampler'].value}-seed{seed}.png")
+    output = _output(values, folder / f"{values['sampler'].value}-seed{seed}.png")
 
     from scoresde.app.sample import sample
     from scoresde.training import leave_world
@@ -198,12 +216,12 @@ def _sample(values: Any, rest: list[str]) -> int:
 def _compare(values: Any, rest: list[str]) -> int:
     from scoresde.app.device import choose_device
 
-    for name in ("sampler", "num_steps", "labels"):
-        require(not values[name].present, f"{name}={values[name].value}: compare runs many; leave it out")
+    _refuse(values, ("sampler", "num_steps", "labels"), "compare runs many; leave it out")
+    _refuse(values, (*OF_EVALUATION, "input"), "belongs to --mode evaluate; leave it out")
     calibrated = _takes_calibrated(values)
     loaded, config, folder = _trained(values, rest)
     device = choose_device(values["device"].value)
-    output = _picture(values, folder / "compare.png")
+    output = _output(values, folder / "compare.png")
 
     from scoresde.app.compare import compare
 
@@ -214,8 +232,8 @@ def _compare(values: Any, rest: list[str]) -> int:
 def _calibrate(values: Any, rest: list[str]) -> int:
     from scoresde.app.device import choose_device
 
-    for name in ("labels", "output", "calibrated"):
-        require(not values[name].present, f"{name}={values[name].value}: does nothing in calibration; leave it out")
+    unused = ("labels", "output", "calibrated", "input", *OF_EVALUATION)
+    _refuse(values, unused, "does nothing in calibration; leave it out")
     sampler = values["sampler"]
     require(
         not sampler.present or sampler.value == "auto",
@@ -230,6 +248,55 @@ def _calibrate(values: Any, rest: list[str]) -> int:
     num_noises = values["num_samples"].value if values["num_samples"].present else NUM_NOISES
     seed = config.seed if values["seed"].value is None else values["seed"].value
     return calibrate(loaded, config, counts, num_noises=num_noises, seed=seed, device=device)
+
+
+def _evaluate(values: Any, rest: list[str]) -> int:
+    from scoresde.app.device import choose_device
+
+    _refuse(values, ("labels", "calibrated"), "does nothing in evaluation; leave it out")
+    loaded, config, folder = _trained(values, rest)
+    device = choose_device(values["device"].value)
+    output = _output(values, folder / "evaluate.json")
+
+    from scoresde.app.evaluate import evaluate
+
+    return evaluate(
+        loaded,
+        config,
+        output,
+        metric=values["metric"].value,
+        path=values["input"].value,
+        num_samples=values["num_samples"].value if values["num_samples"].present else None,
+        num_steps=values["num_steps"].value,
+        sampler_name=values["sampler"].value if values["sampler"].present else "auto",
+        dequantization=values["dequantization"].value,
+        seed=config.seed if values["seed"].value is None else values["seed"].value,
+        device=device,
+    )
+
+
+def _encode(values: Any, rest: list[str]) -> int:
+    from scoresde.app.device import choose_device
+
+    mode = values["mode"].value
+    _refuse(
+        values, ("sampler", "labels", "seed", "calibrated", *OF_EVALUATION), f"does nothing in {mode}; leave it out"
+    )
+    loaded, config, folder = _trained(values, rest)
+    device = choose_device(values["device"].value)
+    output = _output(values, folder / f"{mode}.png")
+
+    from scoresde.app.encode import encode_data, interpolate
+
+    return (encode_data if mode == "encode" else interpolate)(
+        loaded,
+        config,
+        output,
+        path=values["input"].value,
+        num_samples=values["num_samples"].value if values["num_samples"].present else None,
+        num_steps=values["num_steps"].value,
+        device=device,
+    )
 
 
 def _print_help(values: Any) -> None:
