@@ -16,9 +16,8 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
     """
     for name, features in (("first", first), ("second", second)):
         require(
-            features.ndim == 2 and len(features) > features.shape[1],
-            f"{name} of shape {tuple(features.shape)}: need (samples, features), and more samples than features, for a "
-            "covariance of full rank",
+            features.ndim == 2 and len(features) >= 2,
+            f"{name} of shape {tuple(features.shape)}: need (samples, features) with two samples or more",
         )
     require(
         first.shape[1] == second.shape[1],
