@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from scoresde.app import evaluate as evaluate_module
 from scoresde.app.cli import main
 from scoresde.data import load
 
@@ -85,14 +86,16 @@ def test_vectors_are_evaluated_in_nats_and_distance(work, tmp_path, capsys):
     assert {"log density, nats", "ELBO, nats", "sliced Wasserstein-2 distance"} <= set(record["results"])
 
 
-def test_one_metric_alone_and_a_file_of_ones_own(work, tmp_path):
+def test_one_metric_alone_and_a_file_of_ones_own(work, tmp_path, monkeypatch):
     record = evaluated(tmp_path / "e.json", "--sde=vp", "--metric=bits", "--num_steps=6", "--input=digits.npz")
     assert list(record["results"]) == ["log density, bits per dimension"]
     assert record["samples"] == 70
-    other = evaluated(
-        tmp_path / "e.json", "--sde=vp", "--metric=bits", "--num_steps=6", "--dequantization=truncated_normal"
-    )
+    how = ["--sde=vp", "--metric=bits", "--num_steps=6"]
+    other = evaluated(tmp_path / "e.json", *how, "--dequantization=truncated_normal")
     assert other["quantization"]["dequantization"] == "truncated_normal"
+    monkeypatch.setattr(evaluate_module, "TRAINING_STEPS", 3)
+    learned = evaluated(tmp_path / "e.json", *how, "--dequantization=variational", "--num_samples=9")
+    assert learned["quantization"]["dequantization"] == "variational"
     few = evaluated(tmp_path / "e.json", "--workdir=runs/toy", "--metric=elbo", "--num_steps=6", "--num_samples=5")
     assert few["samples"] == 5
 

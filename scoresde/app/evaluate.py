@@ -26,12 +26,14 @@ from scoresde.data import ArrayData
 from scoresde.errors import require, unknown_name
 from scoresde.metrics import (
     DEQUANTIZATIONS,
+    Dequantization,
     bits_per_dim,
     dequantize,
     frechet_distance,
     judge,
     sliced_wasserstein,
     train_classifier,
+    train_dequantization,
 )
 from scoresde.metrics.classifier import FEATURES
 from scoresde.score_model import ScoreModel
@@ -43,6 +45,8 @@ EVALUATIONS = 64
 DRAWN = 1000  # samples that are drawn for the distances
 EXACT_UP_TO, FULL_COVARIANCE_UP_TO = 32, 1024  # entries of a sample
 BATCH = 250
+VARIATIONAL = "variational"  # dequantisation, learned for the model that is looked at
+TRAINING_STEPS = 500  # of it
 
 
 class Row(NamedTuple):
@@ -93,8 +97,8 @@ def evaluate(
 ) -> int:
     """Prints a table of metrics of the held-out samples, or of a file, and writes it as JSON."""
     require(num_samples is None or num_samples >= 2, f"num_samples={num_samples}: need at least 2")
-    if dequantization not in DEQUANTIZATIONS:
-        raise unknown_name("dequantization", dequantization, DEQUANTIZATIONS)
+    if dequantization not in (*DEQUANTIZATIONS, VARIATIONAL):
+        raise unknown_name("dequantization", dequantization, [*DEQUANTIZATIONS, VARIATIONAL])
     make_folder(output.parent, "output", output)
     described = checkpoint.description["data"]
     data, source = asked_data(checkpoint, config, path)
@@ -163,7 +167,7 @@ def _likelihood(
     generator, log_q = torch.Generator().manual_seed(seed), torch.zeros(count, dtype=torch.float64)
     if not data.values.is_floating_point():
         low, high = described["low"], described["high"]
-        x, log_q = dequantize(x, data.scaling, DEQUANTIZATIONS[dequantization], generator)
+        x, log_q = dequantize(x, data.scaling, _how(dequantization, checkpoint, config, seed), generator)
         record["quantization"] = {"levels": int(high - low) + 1, "low": low, "high": high, "offset": -0.5}
         record["quantization"] |= {"dequantization": dequantization, "levels a model unit": described["scale"]}
     if cond is not None:
@@ -217,6 +221,15 @@ def _likelihood(
                 progress.advance()
         add("ELBO", torch.cat(bounds), torch.cat(errors), True, not data.values.is_floating_point())
     return rows
+
+
+def _how(dequantization: str, checkpoint: Checkpoint, config: ConfigDict, seed: int) -> Dequantization:
+    """The dequantisation of a name; the variational one is learned now, from the training data."""
+    if dequantization != VARIATIONAL:
+        return DEQUANTIZATIONS[dequantization]
+    with Progress("dequantisation", TRAINING_STEPS) as progress:
+        train = own_data(checkpoint, config)[0]
+        return train_dequantization(checkpoint.model(), train, TRAINING_STEPS, seed, progress.advance)
 
 
 def _mean(name: str, values: Tensor) -> Row:

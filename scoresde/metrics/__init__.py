@@ -11,6 +11,7 @@ from scoresde.metrics.bits import (
 from scoresde.metrics.classifier import Classifier, Judgement, judge, train_classifier
 from scoresde.metrics.frechet import frechet_distance
 from scoresde.metrics.sliced import sliced_wasserstein
+from scoresde.metrics.variational_dequantization import VariationalDequantization, train_dequantization
 
 __all__ = [
     "DEQUANTIZATIONS",
@@ -19,10 +20,12 @@ __all__ = [
     "Judgement",
     "TruncatedNormalDequantization",
     "UniformDequantization",
+    "VariationalDequantization",
     "bits_per_dim",
     "dequantize",
     "frechet_distance",
     "judge",
     "sliced_wasserstein",
     "train_classifier",
+    "train_dequantization",
 ]

@@ -51,7 +51,7 @@ class UniformDequantization(Dequantization):
 class TruncatedNormalDequantization(Dequantization):
     """q ~ exp(-u^2 / (2 std^2)) on the interval: less of the mass near its ends, where a smooth density errs."""
 
-    std: float = 0.2
+    std: float = 0.4
 
     def __post_init__(self) -> None:
         require(0 < self.std < math.inf, f"std={self.std}: must be positive and finite")
