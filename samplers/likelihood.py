@@ -215,8 +215,9 @@ def _follow(flow: _Flow, way: Encoding, x_0: Tensor) -> tuple[Tensor, Tensor, Te
     change = change + dim * math.log(scale[-1])
     looked_at = [k for k in range(len(table)) if totals[k] != 0 or below[k] != 0]
     before: Tensor | None = None
+    levels = table.level.like(flow.model.like())  # on the device before the loop
     for k in range(len(table)):
-        level = table.level.at(k)
+        level = levels.at(k)
         if k in looked_at:
             x0_hat, diagonals = flow(x, level, k)
             integrand = scale[k] * (p[k] * diagonals + q[k])  # (P, B, dim): entries of the divergence of h

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scoresde.app import evaluate as evaluate_module
+from scoresde.app import densities
 from scoresde.app.cli import main
 from scoresde.data import load
 
@@ -73,6 +73,8 @@ def test_images_are_evaluated_whole_in_nats_bits_and_distances(work, tmp_path, c
         assert results[f"{name}, nats"]["value"] == pytest.approx(64 * nats["value"], rel=1e-6)
         assert bits["value"] == pytest.approx(-nats["value"] / math.log(2) + 3, rel=1e-4)  # 8 levels a unit
         assert 0 < nats["standard error"] < 1
+    parts = [results[f"  {name}, bits per dimension"]["value"] for name in ("L_T", "L_1 .. L_{T-1}", "L_0")]
+    assert results["discrete bound, bits per dimension"]["value"] == pytest.approx(sum(parts), rel=1e-6)
     assert results["label agreement"]["value"] < 0.6 < results["  of the real samples"]["value"]
     assert results["Frechet distance (64 features)"]["value"] > results["  of training samples"]["value"]
 
@@ -93,7 +95,7 @@ def test_one_metric_alone_and_a_file_of_ones_own(work, tmp_path, monkeypatch):
     how = ["--sde=vp", "--metric=bits", "--num_steps=6"]
     other = evaluated(tmp_path / "e.json", *how, "--dequantization=truncated_normal")
     assert other["quantization"]["dequantization"] == "truncated_normal"
-    monkeypatch.setattr(evaluate_module, "TRAINING_STEPS", 3)
+    monkeypatch.setattr(densities, "TRAINING_STEPS", 3)
     learned = evaluated(tmp_path / "e.json", *how, "--dequantization=variational", "--num_samples=9")
     assert learned["quantization"]["dequantization"] == "variational"
     few = evaluated(tmp_path / "e.json", "--workdir=runs/toy", "--metric=elbo", "--num_steps=6", "--num_samples=5")
@@ -126,6 +128,7 @@ def test_interpolation_draws_rows_between_samples(work, tmp_path, run):
 MISTAKES = {
     "metric": ("--metric=nil", r"unknown metric 'nil': did you mean 'nll'"),
     "bits of floats": ("--workdir=runs/points --metric=bits", r"metric='bits': the data are no whole numbers.*nll"),
+    "bound of floats": ("--workdir=runs/points --metric=vlb", r"metric='vlb': the data are no whole numbers.*nll"),
     "frechet of vectors": ("--metric=frechet", r"metric='frechet': .*labelled images.*sw2"),
     "sw2 of images": ("--workdir=runs/vp --metric=sw2", r"metric='sw2': it is for vectors.*frechet"),
     "dequantization": ("--dequantization=none", r"unknown dequantization 'none'"),

@@ -6,55 +6,36 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from ml_collections import ConfigDict
-from torch import Tensor
 
-from samplers import Exact, Probes, log_prob, sample
+from samplers import sample
+from scoresde.app.densities import BATCH, VARIATIONAL, Asked, Row, densities, discrete_bound
 from scoresde.app.device import choose_threads
 from scoresde.app.fitted_tables import fitted_tables
 from scoresde.app.pictures import demo_labels
 from scoresde.app.progress import Progress
 from scoresde.app.run_folder import make_folder, write_text
 from scoresde.app.sample import scaling_of
-from scoresde.app.user_data import asked_data, labels_of, own_data
-from scoresde.bounds import elbo
+from scoresde.app.user_data import asked_data, own_data
 from scoresde.checkpoint import Checkpoint
 from scoresde.data import ArrayData
 from scoresde.errors import require, unknown_name
 from scoresde.metrics import (
     DEQUANTIZATIONS,
-    Dequantization,
-    bits_per_dim,
-    dequantize,
     frechet_distance,
     judge,
     sliced_wasserstein,
     train_classifier,
-    train_dequantization,
 )
 from scoresde.metrics.classifier import FEATURES
-from scoresde.score_model import ScoreModel
-from scoresde.targets import Gaussian
 from sde_configs import build
 
-METRICS = ("nll", "bits", "elbo", "frechet", "sw2")
+METRICS = ("nll", "bits", "elbo", "vlb", "frechet", "sw2")
 EVALUATIONS = 64
 DRAWN = 1000  # samples that are drawn for the distances
-EXACT_UP_TO, FULL_COVARIANCE_UP_TO = 32, 1024  # entries of a sample
-BATCH = 250
-VARIATIONAL = "variational"  # dequantisation, learned for the model that is looked at
-TRAINING_STEPS = 500  # of it
-
-
-class Row(NamedTuple):
-    """A line of the table: a number, and its standard error where it has one."""
-
-    name: str
-    value: float
-    error: float = math.nan
 
 
 def chosen(text: str, data: ArrayData) -> list[str]:
@@ -64,12 +45,17 @@ def chosen(text: str, data: ArrayData) -> list[str]:
         UsageError: for one that is unknown, or that the data do not allow.
     """
     quantized, labelled = not data.values.is_floating_point(), data.labels is not None
-    image = len(data.shape) == 3
-    suits = {"nll": True, "bits": quantized, "elbo": True, "frechet": image and labelled, "sw2": not image}
+    image, no_bits = (
+        len(data.shape) == 3,
+        "the data are no whole numbers, whose probabilities alone have bits; take nll",
+    )
+    suits = {"nll": True, "bits": quantized, "elbo": True, "vlb": quantized}
+    suits |= {"frechet": image and labelled, "sw2": not image}
     if text == "all":
         return [name for name in METRICS if suits[name]]
     reasons = {
-        "bits": "the data are no whole numbers, whose probabilities alone can be counted in bits; take nll",
+        "bits": no_bits,
+        "vlb": no_bits,
         "frechet": "it compares features of a classifier of labelled images, and the data are none; take nll or sw2",
         "sw2": "it is for vectors, and the data are images; take frechet",
     }
@@ -109,15 +95,15 @@ def evaluate(
     choose_threads(BATCH * math.prod(model.shape))
     record: dict[str, Any] = {"samples": len(data) if num_samples is None else min(num_samples, len(data))}
     record |= {"source": source, "step": checkpoint.step, "seed": seed, "shape": list(data.shape)}
-    rows: list[Row] = []
+    asked, rows = Asked(model, checkpoint, config, data, record["samples"], seed, record), list[Row]()
     if {"nll", "bits", "elbo"} & set(metrics):
         count = EVALUATIONS if num_steps is None else num_steps
-        rows += _likelihood(
-            model, checkpoint, config, data, record["samples"], metrics, count, dequantization, seed, record
-        )
+        rows += densities(asked, metrics, count, dequantization)
+    if "vlb" in metrics:
+        rows += discrete_bound(asked)
     if {"frechet", "sw2"} & set(metrics):
         drawn = DRAWN if num_samples is None else num_samples
-        rows += _distances(model, checkpoint, config, data, metrics, drawn, sampler_name, num_steps, seed, record)
+        rows += _distances(asked, metrics, drawn, sampler_name, num_steps)
     print(f"{record['samples']} samples ({source}), step {checkpoint.step}")
     for line in notes(record):
         print(line)
@@ -137,6 +123,11 @@ def notes(record: dict[str, Any]) -> list[str]:
     if "flow" in record:
         flow = record["flow"]
         lines.append(f"flow: {flow['evaluations']} evaluations, divergence {flow['divergence']}, {flow['prior']}")
+    if "discrete bound" in record:
+        chain = record["discrete bound"]
+        lines.append(
+            f"discrete bound: {chain['steps']} steps of {chain['variance']} variance, {chain['terms']} drawn a sample"
+        )
     if "quantization" in record:
         bits = record["quantization"]
         lines.append(
@@ -148,117 +139,9 @@ def notes(record: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _likelihood(
-    model: ScoreModel,
-    checkpoint: Checkpoint,
-    config: ConfigDict,
-    data: ArrayData,
-    count: int,
-    metrics: Sequence[str],
-    num_evaluations: int,
-    dequantization: str,
-    seed: int,
-    record: dict[str, Any],
-) -> list[Row]:
-    """Log density, its bound, and both as bits where the data are whole numbers."""
-    described, dim = checkpoint.description["data"], math.prod(data.shape)
-    x, cond = data.batch(torch.arange(count))[0], labels_of(data, checkpoint)
-    cond = None if cond is None else cond[:count]
-    generator, log_q = torch.Generator().manual_seed(seed), torch.zeros(count, dtype=torch.float64)
-    if not data.values.is_floating_point():
-        low, high = described["low"], described["high"]
-        x, log_q = dequantize(x, data.scaling, _how(dequantization, checkpoint, config, seed), generator)
-        record["quantization"] = {"levels": int(high - low) + 1, "low": low, "high": high, "offset": -0.5}
-        record["quantization"] |= {"dequantization": dequantization, "levels a model unit": described["scale"]}
-    if cond is not None:
-        record["conditional"] = True
-    device = model.like().device
-    x, cond = x.to(device), None if cond is None else cond.to(device)
-    prior, divergence = training_gaussian(own_data(checkpoint, config)[0]), Exact() if dim <= EXACT_UP_TO else Probes()
-    rows: list[Row] = []
-
-    def add(name: str, nats: Tensor, error: Tensor, in_nats: bool, in_bits: bool) -> None:
-        if in_nats:
-            rows.append(_mean(f"{name}, nats", nats))
-            rows.append(_mean(f"{name}, nats per dimension", nats / dim))
-        if in_bits:
-            rows.append(_mean(f"{name}, bits per dimension", bits_per_dim(nats, log_q, dim)))
-        drawn = error.square().mean().sqrt().item() / dim / count**0.5
-        record.setdefault("standard error by probes and noise, nats per dimension", {})[name] = drawn
-
-    if {"nll", "bits"} & set(metrics):
-        record["flow"] = {"evaluations": num_evaluations, "prior": "prior of the training data's mean and covariance"}
-        record["flow"]["divergence"] = "exact" if dim <= EXACT_UP_TO else "by a fresh probe a step"
-        with Progress("likelihood", -(-count // BATCH) * num_evaluations, unit="evaluation") as progress:
-            found = log_prob(
-                model,
-                x,
-                cond,
-                num_evaluations=num_evaluations,
-                divergence=divergence,
-                prior=prior,
-                sd=described["std"],
-                seed=seed,
-                batch_size=BATCH,
-                tell=progress.advance,
-            )
-        density = found.log_prob.cpu()
-        add("log density", density, found.standard_error.cpu(), "nll" in metrics, "bits" in metrics)
-        below = found.truncation.mean().item() / dim
-        record["flow"]["part of noise below t_min, nats per dimension"] = below
-    if "elbo" in metrics:
-        with Progress("bound", -(-count // BATCH), unit="part") as progress:
-            bounds, errors = [], []
-            draws = torch.Generator(device).manual_seed(seed)
-            for first in range(0, count, BATCH):
-                part = slice(first, first + BATCH)
-                given = None if cond is None else cond[part]
-                bound = elbo(
-                    model, x[part], given, num_evaluations=max(3, num_evaluations), prior=prior, generator=draws
-                )
-                bounds.append(bound.bound.cpu())
-                errors.append(bound.standard_error.cpu())
-                progress.advance()
-        add("ELBO", torch.cat(bounds), torch.cat(errors), True, not data.values.is_floating_point())
-    return rows
-
-
-def _how(dequantization: str, checkpoint: Checkpoint, config: ConfigDict, seed: int) -> Dequantization:
-    """The dequantisation of a name; the variational one is learned now, from the training data."""
-    if dequantization != VARIATIONAL:
-        return DEQUANTIZATIONS[dequantization]
-    with Progress("dequantisation", TRAINING_STEPS) as progress:
-        train = own_data(checkpoint, config)[0]
-        return train_dequantization(checkpoint.model(), train, TRAINING_STEPS, seed, progress.advance)
-
-
-def _mean(name: str, values: Tensor) -> Row:
-    """The mean over samples, with its standard error; the noise of probes is a part of it."""
-    values = values.double()
-    return Row(name, values.mean().item(), values.std().item() / len(values) ** 0.5 if len(values) > 1 else math.nan)
-
-
-def training_gaussian(train: ArrayData) -> Gaussian:
-    """The Gaussian of the training data's mean and covariance (variances alone, of large samples), float64."""
-    x = train.batch(torch.arange(len(train)))[0].double()
-    if math.prod(train.shape) > FULL_COVARIANCE_UP_TO or len(x) < 2:
-        return Gaussian(x.mean(0), x.var(0, correction=0))
-    return Gaussian(x.mean(0), torch.cov(x.flatten(1).T, correction=0).reshape(2 * (math.prod(train.shape),)))
-
-
-def _distances(
-    model: ScoreModel,
-    checkpoint: Checkpoint,
-    config: ConfigDict,
-    data: ArrayData,
-    metrics: Sequence[str],
-    drawn: int,
-    sampler_name: str,
-    num_steps: int | None,
-    seed: int,
-    record: dict[str, Any],
-) -> list[Row]:
+def _distances(asked: Asked, metrics: Sequence[str], drawn: int, sampler_name: str, num_steps: int | None) -> list[Row]:
     """Distances of samples that are drawn now to the data, beside those of as many training samples."""
+    model, checkpoint, config, data, _, seed, record = asked
     if "frechet" in metrics:
         for name, number in (("num_samples", drawn), ("input", len(data))):
             require(
