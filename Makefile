@@ -1,6 +1,7 @@
 # make demo     trains on handwritten digits, samples, and says where the picture is
 # make test     the default test suite
 # make check    ruff and mypy
+# make gallery  docs/gallery.md and its pictures anew
 # An environment that is active (venv, or conda other than base) is used as it is; otherwise .venv is made here.
 # TORCH_INDEX=URL takes torch from there (a CPU-only or another CUDA build): see the README.
 
@@ -16,11 +17,14 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 pytho
 	$(shell $(p) -c "import sys; sys.version_info >= (3, 11) and print('$(p)')" 2>/dev/null)))
 endif
 
-.PHONY: demo test check active-environment
+.PHONY: demo test check gallery active-environment
 
 demo: $(ENVIRONMENT)
 	$(BIN)python main.py --mode train --sde vp
 	$(BIN)python main.py --mode sample --sampler pc --workdir runs/vp
+
+gallery: $(ENVIRONMENT)
+	$(BIN)python scripts/gallery.py
 
 test: $(TOOLS)
 	OMP_NUM_THREADS=1 $(BIN)python -m pytest -q -n 2

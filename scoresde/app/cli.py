@@ -13,11 +13,14 @@ from absl import flags
 from scoresde.errors import UsageError, flag_error, require, unknown_name
 
 if TYPE_CHECKING:
+    import torch
     from ml_collections import ConfigDict
 
+    from scoresde.app.looks.subject import Subject
+    from scoresde.app.visualize import Look
     from scoresde.checkpoint import Checkpoint
 
-MODES = ("train", "sample", "compare", "calibrate", "evaluate", "encode", "interpolate")
+MODES = ("train", "sample", "compare", "calibrate", "evaluate", "encode", "interpolate", "visualize")
 
 USAGE = """scoresde: score-based generative modelling through SDEs
 
@@ -27,6 +30,7 @@ USAGE = """scoresde: score-based generative modelling through SDEs
   python main.py --mode calibrate --num_steps 8     makes --sampler auto better at 8 evaluations
   python main.py --mode evaluate --metric nll       log density of the held-out data, bits, distances
   python main.py --mode interpolate                 from one sample to another, through noise
+  python main.py --mode visualize --what score_field   a picture; with no run, of a known mixture
   python main.py --mode train --sde ve --config toy --config.training.num_steps=2000
 
 flags:"""
@@ -41,8 +45,11 @@ def _define_flags() -> flags.FlagValues:
     def count(name: str, default: int | None, description: str) -> None:
         flags.DEFINE_integer(name, default, description, flag_values=values)
 
-    text("mode", None, "train; or, for a trained model: sample, compare, calibrate, evaluate, encode, interpolate")
-    text("sde", None, "vp, subvp, ve, cosine, edm, flow or ddpm (train: vp; sample: that of the newest run)")
+    text(
+        "mode", None, "train; of a trained model: sample, compare, calibrate, evaluate, encode, interpolate, visualize"
+    )
+    text("what", None, "visualize: score_field, trajectories, density, schedule, denoising, langevin or training")
+    text("sde", None, "vp, subvp, ve, cosine, edm, flow or ddpm (train, visualize: vp; sample: that of the newest run)")
     text("sampler", "pc", "pc, auto (few steps), ancestral, ddim, unipc, heun, ode, ...: see docs/samplers.md")
     text("config", None, "a recipe of sde_configs, or a .py or .json file; --config.FIELD=VALUE changes a field")
     text("workdir", None, "folder of the run (train: runs/<sde>; sample: the newest run)")
@@ -51,11 +58,15 @@ def _define_flags() -> flags.FlagValues:
     text("checkpoint", None, "otherwise: a file of a run's checkpoints/ (the newest)")
     count("num_samples", 100, "how many; of calibrate: noises to learn from (640); of evaluate and encode: (all)")
     count("num_steps", None, "of the sampler (its default), the table (5, 6, 8 and 10), or the flow of a density (64)")
-    text("labels", None, "sample: classes, as in 3 or 3,1,4 (all in turn)")
-    text("output", None, "the picture to write, of evaluate the .json (in samples/ of the run's folder)")
+    text("labels", None, "sample: classes, as in 3 or 3,1,4 (all in turn); visualize: one of them")
+    text(
+        "output",
+        None,
+        "the picture to write, of visualize .png, .svg or .gif, of evaluate .json (in samples/ of the run)",
+    )
     text("metric", "all", "evaluate: nll, bits, elbo, frechet, sw2, several between commas, or all that suit the data")
     text("input", None, "evaluate, encode, interpolate: a file or folder of samples (the run's held-out ones)")
-    text("dequantization", "uniform", "evaluate: how whole numbers become densities': uniform or truncated_normal")
+    text("dequantization", "uniform", "evaluate: of whole numbers: uniform, truncated_normal or variational")
     text("calibrated", "on", "sample, compare: whether auto takes the tables that calibrate made: on or off")
     return values
 
@@ -78,6 +89,18 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
+def picture(what: str, description: str | None, argv: list[str] | None = None) -> int:
+    """A script of one picture: `--mode visualize --what WHAT` with its own `--help`; returns the exit status."""
+    from scoresde.app.visualize import LOOKS
+
+    arguments = sys.argv[1:] if argv is None else argv
+    if {"--help", "-h"} & set(arguments):
+        flags_of = ("sde", "config", "workdir", "checkpoint", "seed", "device", "output", *LOOKS[what].flags)
+        print(f"{(description or '').strip()}\n\nflags: --{', --'.join(flags_of)}; python main.py --help explains them")
+        return 0
+    return main(["--mode=visualize", f"--what={what}", *arguments])
+
+
 def _dispatch(arguments: list[str]) -> int:
     values: Any = _define_flags()  # flags hold values of any type
     if not arguments or {"--help", "-h", "--helpfull", "help"} & set(arguments):
@@ -95,7 +118,10 @@ def _dispatch(arguments: list[str]) -> int:
     if mode not in MODES:
         raise unknown_name("mode", mode, MODES)
     modes = {"train": _train, "sample": _sample, "compare": _compare, "calibrate": _calibrate, "evaluate": _evaluate}
-    modes |= dict.fromkeys(("encode", "interpolate"), _encode)
+    modes |= dict.fromkeys(("encode", "interpolate"), _encode) | {"visualize": _visualize}
+    require(
+        values["what"].value is None or mode == "visualize", f"what={values['what'].value}: belongs to --mode visualize"
+    )
     return modes[mode](values, rest)
 
 
@@ -297,6 +323,59 @@ def _encode(values: Any, rest: list[str]) -> int:
         num_steps=values["num_steps"].value,
         device=device,
     )
+
+
+def _visualize(values: Any, rest: list[str]) -> int:
+    """A run that is named, or the newest where nothing is; otherwise what --sde and --config say, with no run."""
+    from scoresde.app.device import choose_device
+    from scoresde.app.looks.subject import Options
+    from scoresde.app.visualize import FLAGS, look_of, visualize
+
+    what, output = values["what"].value, values["output"].value
+    look = look_of(what, output)
+    _refuse(values, (*OF_EVALUATION, "input", "calibrated"), "does nothing in visualize; leave it out")
+    others = tuple(name for name in FLAGS if name not in look.flags)
+    _refuse(values, others, f"does nothing in the picture {what}; leave it out")
+    device = choose_device(values["device"].value)
+    subject, folder = _looked_at(values, rest, look, device)
+    path = Path(output or folder / f"{what}.png")
+    given = {
+        name: values[name].value if values[name].present else None for name in ("num_samples", "num_steps", "sampler")
+    }
+    seed = subject.config.seed if values["seed"].value is None else values["seed"].value
+    return visualize(look, subject, Options(**given, seed=seed), path if path.suffix else path.with_suffix(".png"))
+
+
+def _looked_at(values: Any, rest: list[str], look: Look, device: torch.device) -> tuple[Subject, Path]:
+    """What a picture is of, and the folder where it goes."""
+    from scoresde.app.device import choose_threads
+    from scoresde.app.looks.subject import TRAINED_IN_SECONDS, of_checkpoint, of_data
+    from scoresde.app.run_folder import RunFolder
+    from scoresde.app.settings import load_config, override
+
+    named = values["checkpoint"].value or values["workdir"].value
+    given = values["sde"].value or values["config"].value or any(a.startswith("--config.") for a in rest)
+    newest = look.newest and not given and any(Path("runs").glob("*/checkpoints/step-*.safetensors"))
+    labels = values["labels"].value
+    if named or newest:
+        loaded, config, folder = _trained(values, rest)
+        return of_checkpoint(loaded, config, RunFolder(folder.parent), labels, device), folder
+    config = load_config(values["sde"].value, values["config"].value or "toy")
+    if values["config"].value is None:
+        config.data.name = look.data
+        config.network.width = 96
+    config.training.update(TRAINED_IN_SECONDS)
+    config.objective = load_config("edm", None).objective  # small noise levels are learned in fewer steps
+    override(config, rest, values)
+    if values["seed"].value is not None:
+        config.seed = values["seed"].value
+    choose_threads(0)
+    subject = of_data(config, labels, look.learn, device)
+    print(
+        f"of {config.data.path or config.data.name} under {config.sde.name}, with no run (--workdir names one)",
+        flush=True,
+    )
+    return subject, Path()
 
 
 def _print_help(values: Any) -> None:

@@ -1,0 +1,1 @@
+"""What each picture of `--mode visualize` needs: from a model to the arrays that `scoresde.plots` draws."""

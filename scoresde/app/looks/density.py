@@ -1,0 +1,63 @@
+"""The log density of a model by its probability flow, over a grid, beside the true one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from samplers import log_prob
+from scoresde import plots
+from scoresde.app.looks.subject import Options, Plane, Subject, in_chunks
+from scoresde.app.progress import Progress
+from scoresde.errors import require
+from scoresde.sde import Level
+from scoresde.targets import EmpiricalDistribution
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+POINTS, POINTS_OF_A_LINE = 56, 300
+EVALUATIONS = 24
+BANDWIDTH = 0.07  # of the kernels that stand for a density where only points are known, in data deviations
+BATCH = 1000
+
+
+def draw(subject: Subject, options: Options) -> Figure:
+    """Learned, exact, and their difference where there is density."""
+    shape = subject.train.shape
+    is_image = len(shape) == 3
+    need = "need points of 1 or 2 entries; ask for --what score_field, which looks along two principal directions, "
+    instead = "--what denoising, or --mode evaluate --metric nll" if is_image else "or --mode evaluate --metric nll"
+    require(
+        len(shape) == 1 and shape[0] <= 2,
+        f"what='density': this model makes {'images' if is_image else 'samples'} of "
+        f"{'x'.join(map(str, shape))}, and a density is drawn over the plane: {need}{instead}",
+    )
+    subject = subject.of_one_class()
+    plane, like = Plane(subject.train), subject.model.like()
+    clean = Level(torch.zeros(()), torch.ones(()), torch.zeros(()))
+    grid = plane.grid(POINTS if shape[0] == 2 else POINTS_OF_A_LINE, clean)
+    x = plane.points(grid, clean.alpha).to(like)
+    count = EVALUATIONS if options.num_steps is None else options.num_steps
+    with Progress("density", -(-len(x) // BATCH) * count, unit="evaluation") as progress:
+        found = log_prob(
+            subject.model,
+            x,
+            subject.labels(len(x)),
+            num_evaluations=count,
+            sd=subject.train.std(),
+            batch_size=BATCH,
+            tell=progress.advance,
+        )
+    learned = found.log_prob.cpu()
+    width = BANDWIDTH * subject.train.std() * isinstance(subject.truth, EmpiricalDistribution)
+    alpha, sigma = torch.ones(()).to(like), torch.tensor(width).to(like)
+    true = in_chunks(lambda points, _: subject.exact.target.log_prob(points, alpha, sigma), x)
+    name = "exact" if width == 0 else f"kernels on the data, width {width:.2g}"
+    cell = (grid[1, 1] - grid[0, 0]).prod() if shape[0] == 2 else grid[1, 0] - grid[0, 0]
+    mass, gap = learned.exp().sum() * cell, ((learned - true).abs() * true.softmax(0)).sum()
+    print(f"mass of the model on the grid: {mass:.3f}; mean difference from the {name.split()[0]}: {gap:.3g} nats")
+    of_model = f"{subject.name}, by its flow"
+    panels = [part.reshape(grid.shape[:-1]) for part in (learned, true)]
+    return plots.densities(grid, panels, [of_model, name], "difference")

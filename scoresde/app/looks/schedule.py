@@ -1,0 +1,71 @@
+"""The paths of the SDEs, where each grid puts its steps, and the table of a solver."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from samplers import (
+    TableSampler,
+    karras,
+    phi_to_clean,
+    power_phi,
+    quadratic_time,
+    uniform_log_snr,
+    uniform_time,
+    vp_quadratic,
+)
+from scoresde import plots
+from scoresde.app.looks.subject import Options, Subject
+from scoresde.app.settings import SDES, load_config
+from scoresde.checkpoint import construct
+from scoresde.errors import require
+from scoresde.sde import SDE
+from sde_configs import build
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TIMES = 200
+STEPS = 20  # of the grids
+EVALUATIONS, SAMPLER = 8, "unipc"  # of the table
+GRIDS = (uniform_time, quadratic_time, vp_quadratic, uniform_log_snr, karras, power_phi, phi_to_clean)
+
+
+@torch.no_grad()
+def draw(subject: Subject, options: Options) -> Figure:
+    """All SDEs, or the one of a checkpoint; grids and table under the one that is asked for."""
+    sde, name = subject.sde, options.sampler or SAMPLER
+    if subject.checkpoint is None:
+        sdes = {key: construct(load_config(key, None).sde, SDE, "config.sde") for key in SDES}
+    else:
+        sdes = {type(sde).__name__: sde}
+    times = {key: torch.linspace(s.t_min, s.t_max, TIMES, dtype=torch.float64) for key, s in sdes.items()}
+    levels = {key: sdes[key].level(t) for key, t in times.items()}
+    quantities = {
+        "$\\alpha$": {key: level.alpha for key, level in levels.items()},
+        "$\\sigma$ (data units)": {key: level.sigma for key, level in levels.items()},
+        "$g^2$, of VP $\\beta$ (1 / time)": {key: sdes[key].diffusion(t) ** 2 for key, t in times.items()},
+        "log-SNR $2\\log(\\alpha/\\sigma)$ (nats)": {key: level.log_snr for key, level in levels.items()},
+    }
+    count = EVALUATIONS if options.num_steps is None else options.num_steps
+    sampler = build.build_sampler(subject.config, name, None)
+    require(
+        isinstance(sampler, TableSampler),
+        f"sampler={name!r}: chooses its steps and is no table; ask for another, such as --sampler unipc",
+    )
+    assert isinstance(sampler, TableSampler)
+    table = sampler.table(sde, sampler.default_grid(sde, count))
+    width = table.b.shape[1]
+    columns = ["a", "b", *(f"$b_{{-{j}}}$" for j in range(1, width)), "c", "p", "q"]
+    numbers = torch.cat([torch.stack([table.a, *table.b.T, table.c, table.p, table.q], 1)])
+    grids = {grid.__name__: sde.noise_level(_noisy(grid(sde, STEPS))) for grid in GRIDS}
+    titles = (f"{STEPS} steps of each grid, {type(sde).__name__}", f"table of {name}, {count} steps")
+    shares = {key: t / t[-1] for key, t in times.items()}
+    logarithmic = list(quantities)[1:3]
+    return plots.schedules(shares, quantities, logarithmic, grids, numbers, columns, titles)
+
+
+def _noisy(grid: torch.Tensor) -> torch.Tensor:
+    return grid[grid > 0]

@@ -1,0 +1,242 @@
+"""What is looked at: a model, its data, and the truth where it is known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple, final
+
+import torch
+from ml_collections import ConfigDict
+from torch import Tensor
+
+from scoresde.app.pictures import demo_labels
+from scoresde.app.progress import Progress
+from scoresde.app.run_folder import RunFolder
+from scoresde.app.sample import parse_labels, scaling_of
+from scoresde.app.user_data import own_data
+from scoresde.checkpoint import Checkpoint, construct
+from scoresde.data import ArrayData, nine_modes
+from scoresde.errors import require
+from scoresde.score_model import ExactScoreModel, ScoreModel
+from scoresde.sde import SDE, Level
+from scoresde.targets import EmpiricalDistribution, GaussianMixture, Target
+from scoresde.training import Trainer
+from sde_configs import build
+
+TRAINED_IN_SECONDS = {"num_steps": 1000, "batch_size": 256, "lr": 5e-3}  # what is trained on the way to a picture
+CHUNK = 1024  # points at a time
+SPREAD_OF = 1000  # samples that principal directions are taken from
+
+
+class Options(NamedTuple):
+    """What a picture can be asked for; None where the picture has a default of its own."""
+
+    num_samples: int | None
+    num_steps: int | None
+    sampler: str | None
+    seed: int
+
+
+@final
+@dataclass(frozen=True)
+class Subject:
+    """A model and what is known of it.
+
+    Attributes:
+        model: what is looked at.
+        learned: whether it was trained; otherwise it is the exact one.
+        truth: the distribution that it is to learn, or that of the training samples.
+        config: of the run.
+        train, held_out: data.
+        label: the class that is looked at, or None.
+        num_classes: that the model is conditioned on, 0 for none.
+        run, checkpoint: where it comes from, or None.
+    """
+
+    model: ScoreModel
+    learned: bool
+    truth: Target
+    config: ConfigDict
+    train: ArrayData
+    held_out: ArrayData | None
+    label: int | None
+    num_classes: int
+    run: RunFolder | None = None
+    checkpoint: Checkpoint | None = None
+
+    @property
+    def sde(self) -> SDE:
+        """The SDE under which times are meant."""
+        return self.model.sde
+
+    @property
+    def exact(self) -> ExactScoreModel:
+        """The score of the truth, on the model's device."""
+        like = self.model.like()
+        return ExactScoreModel(self.truth.to(like.device, like.dtype), self.sde)
+
+    @property
+    def closed_form(self) -> bool:
+        """Whether the truth has a density of its own, and is no set of points."""
+        return isinstance(self.truth, GaussianMixture)
+
+    @property
+    def name(self) -> str:
+        """What the model is called in a picture."""
+        of_class = "" if self.label is None else f", class {self.label}"
+        return ("learned" if self.learned else self.truth_name) + (of_class if self.learned else "")
+
+    @property
+    def truth_name(self) -> str:
+        """What the exact score is called."""
+        return "exact" if self.closed_form else "exact, of the points"
+
+    def labels(self, count: int) -> Tensor | None:
+        """Conditions for samples: the class that is looked at, otherwise all in turn; None for a model without."""
+        if not (self.learned and self.num_classes):
+            return None
+        like = self.model.like()
+        chosen = demo_labels(count, self.num_classes) if self.label is None else torch.full((count,), self.label)
+        return None if chosen is None else chosen.to(like.device)
+
+    def of_one_class(self) -> Subject:
+        """The same, of class 0 where the model takes classes and none was asked for."""
+        if self.label is not None or not (self.learned and self.num_classes):
+            return self
+        print(f"class 0 of {self.num_classes}; --labels chooses another", flush=True)
+        return self.of_class(0)
+
+    def of_class(self, label: int) -> Subject:
+        """The same, of one class: the truth is then of its samples alone."""
+        train = _of_class(self.train, label)
+        one = replace(self, label=label, truth=EmpiricalDistribution(train.all()[0]), train=train)
+        return one if self.learned else replace(one, model=one.exact)
+
+    @torch.no_grad()  # a path may have weights
+    def times(self, noise_levels: Tensor) -> Level:
+        """The levels of these sigma / alpha, as far as they lie within the SDE's range, float64."""
+        t = self.sde.time(-2 * noise_levels.double().log()).clamp(self.sde.t_min, self.sde.t_max)
+        return self.sde.level(t)
+
+
+def of_checkpoint(
+    checkpoint: Checkpoint, config: ConfigDict, run: RunFolder, labels: str | None, device: torch.device
+) -> Subject:
+    """A trained model beside the exact score of what it was trained on."""
+    described = checkpoint.description["data"]
+    train, held_out = own_data(checkpoint, config)
+    model = build.build_sampling_model(
+        config, checkpoint.model().to(device), scaling_of(described), described["low"], described["high"]
+    )
+    classes = described["num_classes"]
+    train = train if classes else replace(train, labels=None)
+    subject = Subject(model, True, _truth(config, train), config, train, held_out, None, classes, run, checkpoint)
+    label = _label(labels, classes)
+    return subject if label is None else subject.of_class(label)
+
+
+def of_data(config: ConfigDict, labels: str | None, learn: bool, device: torch.device) -> Subject:
+    """The exact score of a data set under an SDE, or what a small network learns of it in seconds."""
+    train, held_out = build.build_data(config)
+    label = _label(labels, train.num_classes)  # a mistake is named before anything is trained
+    sde = construct(config.sde, SDE, "config.sde")
+    exact = ExactScoreModel(_truth(config, train).to(device), sde)
+    subject = Subject(exact, False, exact.target, config, train, held_out, None, train.num_classes)
+    if learn and config.training.num_steps:
+        trainer = trainer_of(subject, device)
+        with Progress("train", trainer.settings.num_steps) as progress:
+            while trainer.step_number < trainer.settings.num_steps:
+                trainer.step()
+                progress.advance()
+        subject = replace(subject, model=trainer.ema_model, learned=True)
+    return subject if label is None else subject.of_class(label)
+
+
+def trainer_of(subject: Subject, device: torch.device) -> Trainer:
+    """Training as the configuration says."""
+    config = subject.config
+    model = build.build_model(config, subject.train).to(device)
+    return Trainer(
+        model, subject.train, build.build_objective(config, model), build.build_settings(config), config.seed
+    )
+
+
+def _truth(config: ConfigDict, train: ArrayData) -> Target:
+    if config.data.name == "modes" and not config.data.path:
+        return nine_modes()
+    return EmpiricalDistribution(train.all()[0])
+
+
+def _label(labels: str | None, num_classes: int) -> int | None:
+    """The class that is asked for."""
+    chosen = None if labels is None else parse_labels(labels, 1, num_classes)
+    require("," not in (labels or ""), f"labels={labels!r}: a picture is of one class, as in --labels=3")
+    return None if chosen is None else int(chosen)
+
+
+def _of_class(data: ArrayData, label: int) -> ArrayData:
+    assert data.labels is not None
+    kept = data.labels == label
+    require(bool(kept.any()), f"labels={label}: there are no training samples of this class; choose another")
+    return replace(data, values=data.values[kept], labels=data.labels[kept], index=None)
+
+
+@final
+class Plane:
+    """Where data of any size are seen: the plane itself, or the principal directions of the data about their mean.
+
+    Attributes:
+        flat: whether the data are points in the plane (or on a line) themselves.
+        extent: the distance of the outermost data from the middle.
+    """
+
+    def __init__(self, data: ArrayData) -> None:
+        x = data.batch(torch.arange(min(len(data), SPREAD_OF)))[0].flatten(1)
+        dim, mean = x.shape[1], x.mean(0)
+        self.shape, self.flat = data.shape, dim <= 2
+        if self.flat:
+            self.origin, self.directions = torch.zeros(dim), torch.eye(dim)
+            self.middle = (x.amax(0) + x.amin(0)) / 2
+        else:
+            vectors = torch.linalg.svd(x - mean, full_matrices=False).Vh[:2]
+            vectors = torch.cat([vectors, torch.zeros(2 - len(vectors), dim)])  # of one sample there is one direction
+            self.origin, self.directions, self.middle = mean, vectors, torch.zeros(2)
+        extent = (self.coordinates(x, torch.ones(())) - self.middle).abs().amax(1).quantile(0.995).item()
+        self.extent = extent or 1.0
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Labels of the axes."""
+        names = ("$x_1$", "$x_2$") if self.flat else ("1st direction", "2nd direction")
+        return (f"{names[0]} (data units)", f"{names[1]} (data units)")
+
+    def coordinates(self, x: Tensor, alpha: Tensor) -> Tensor:
+        """Points `(N, *shape)` at signal scales `()` or `(N,)`, as they are seen: `(N, 2)`."""
+        x = x.detach().cpu().flatten(1).float()
+        return (x - alpha.reshape(-1, 1).cpu().float() * self.origin) @ self.directions.T
+
+    def grid(self, count: int, level: Level) -> Tensor:
+        """`(count, count, 2)` about the data at a level, or `(count, 1)` on a line."""
+        half = 1.3 * math.sqrt(level.alpha.item() ** 2 * self.extent**2 + level.sigma.item() ** 2)
+        axes = [level.alpha.item() * m + torch.linspace(-half, half, count) for m in self.middle.tolist()]
+        return torch.stack(torch.meshgrid(*axes, indexing="xy"), -1) if len(axes) == 2 else axes[0][:, None]
+
+    def points(self, grid: Tensor, alpha: Tensor) -> Tensor:
+        """The points of a grid `(..., 2)` as data `(N, *shape)`."""
+        flat = grid.flatten(0, -2) @ self.directions + alpha.item() * self.origin
+        return flat.reshape(-1, *self.shape)
+
+    def vectors(self, field: Tensor) -> Tensor:
+        """Vectors `(N, *shape)` along the plane, `(N, 2)`."""
+        return field.detach().cpu().flatten(1).float() @ self.directions.T
+
+
+@torch.no_grad()
+def in_chunks(function: Callable[[Tensor, Tensor | None], Tensor], x: Tensor, cond: Tensor | None = None) -> Tensor:
+    """A function of points and conditions, evaluated for a part of them at a time."""
+    parts = [
+        function(x[k : k + CHUNK], None if cond is None else cond[k : k + CHUNK]).cpu() for k in range(0, len(x), CHUNK)
+    ]
+    return torch.cat(parts)

@@ -1,0 +1,163 @@
+"""How training went: loss, gradient norm, the error at each noise level, and samples on the way.
+
+Of all data of a covariance C a Gaussian is the hardest to denoise, and there the best denoiser is known:
+
+    E |x_0 - D|^2 = tr(C sigma^2 (alpha^2 C + sigma^2 I)^{-1}).
+
+A model above this curve is worse than one matrix; below it, it has learned what is not Gaussian in the data.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from samplers import Heun, sample
+from scoresde import checkpoint, plots
+from scoresde.app.looks.subject import Options, Plane, Subject, in_chunks, trainer_of
+from scoresde.app.pictures import demo_labels
+from scoresde.app.progress import Progress
+from scoresde.data import ArrayData
+from scoresde.errors import require
+from scoresde.score_model import ScoreModel
+from scoresde.sde import Level
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from PIL.Image import Image
+
+NOISE_LEVELS = torch.logspace(-1.5, 1, 16)  # sigma / alpha, for data of about unit deviation
+SPREAD_OF = 2000  # samples that a covariance is taken from
+MOST = 500  # samples that an error is averaged over
+LINES, FRAMES = 50, 12  # of a training on the way
+NUM_SAMPLES, STEPS = 400, 20
+FIELDS = ("step", "loss", "grad_norm", "held_out_loss")
+
+
+def draw(subject: Subject, options: Options) -> Figure:
+    """Loss and gradient norm of a run, or of a short one made now, and the error at each noise level."""
+    if subject.learned:
+        model, records = subject.model, _records(subject)
+    else:
+        records, models = _train_now(subject, 1)
+        model = models[-1]
+    level = subject.times(NOISE_LEVELS)
+    data = subject.held_out or subject.train
+    errors = {"learned": _errors(model, data, level, subject.num_classes, options.seed)}
+    if subject.closed_form:
+        errors["exact"] = _errors(subject.exact, data, level, 0, options.seed)
+    errors["best of a Gaussian"] = gaussian_error(subject.train, level)
+    return plots.training(records, level.noise_level, errors)
+
+
+def frames(subject: Subject, options: Options) -> list[Figure] | list[Image]:
+    """Samples of one noise through training: of the checkpoints that are kept, or of a short run made now."""
+    models = _kept(subject) if subject.learned else _train_now(subject, FRAMES)[1]
+    count = (
+        (40 if len(subject.train.shape) == 3 else NUM_SAMPLES) if options.num_samples is None else options.num_samples
+    )
+    require(count >= 1, f"num_samples={count}: need at least 1")
+    labels = demo_labels(count, subject.num_classes)
+    drawn = []
+    for model in models:
+        x, _ = sample(model, Heun(), count, num_steps=STEPS, cond=labels, seed=options.seed)
+        drawn.append(x.cpu())
+    if len(subject.train.shape) == 3:
+        low, high = subject.train.values.min().item(), subject.train.values.max().item()
+        shown = [(subject.train.scaling.to_raw(x) - low) / (high - low) for x in drawn]
+        return [plots.image_grid(x[:, : 3 if x.shape[1] >= 3 else 1], subject.num_classes or 10) for x in shown]
+    plane = Plane(subject.train)
+    real = plane.coordinates(subject.train.batch(torch.arange(min(count, len(subject.train))))[0], torch.ones(()))
+    clouds = [plane.coordinates(x, torch.ones(())) for x in drawn]
+    limit = 1.3 * plane.extent
+    middle = plane.middle
+    inside = [c.clamp(middle - limit, middle + limit) for c in clouds]  # points that are lost stay at the edge
+    return [
+        plots.point_strips([[real, c]], [""], ["data", f"samples, {k + 1} of {len(inside)}"])
+        for k, c in enumerate(inside)
+    ]
+
+
+def gaussian_error(data: ArrayData, level: Level) -> Tensor:
+    """tr(C sigma^2 (alpha^2 C + sigma^2 I)^-1) / dim at each level, C the data's covariance.
+
+    It is a sum over the eigenvalues of C. They are those of at most 2000 samples.
+    """
+    x = data.batch(torch.arange(min(len(data), SPREAD_OF)), torch.float64)[0].flatten(1)
+    found = torch.linalg.svdvals(x - x.mean(0)) ** 2 / len(x)
+    variances = torch.cat([found, found.new_zeros(x.shape[1] - len(found))])
+    alpha, sigma = level.alpha[:, None], level.sigma[:, None]
+    return (variances * sigma**2 / (alpha**2 * variances + sigma**2)).mean(1)
+
+
+@torch.no_grad()
+def _errors(model: ScoreModel, data: ArrayData, level: Level, num_classes: int, seed: int) -> Tensor:
+    """The mean of |D - x_0|^2 / dim over held-out samples at each level, the same noises at all of them."""
+    like, (x_0, labels) = model.like(), data.batch(torch.arange(min(MOST, len(data))))
+    x_0 = x_0.to(like)
+    cond = labels.to(like.device) if labels is not None and num_classes else None
+    eps = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(seed)).to(like)
+    found = []
+    with model.evaluating():
+        for t in level.t.to(like).unbind():
+            x_t = model.sde.diffuse(x_0, t, eps)
+            x0_hat = in_chunks(partial(_denoised, model, t), x_t, cond)
+            found.append((x0_hat - x_0.cpu()).square().mean())
+    return torch.stack(found)
+
+
+def _denoised(model: ScoreModel, t: Tensor, x_t: Tensor, cond: Tensor | None) -> Tensor:
+    return model.denoise(x_t, t, cond)
+
+
+def _records(subject: Subject) -> dict[str, list[float | None]]:
+    """The columns of a run's metrics.jsonl."""
+    assert subject.run is not None
+    path = subject.run.metrics
+    require(path.exists(), f"workdir={str(subject.run.path)!r}: there is no {path.name}; ask for another run")
+    lines = []
+    for line in path.read_text().splitlines():
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            break  # the half line of a run that was killed
+    require(bool(lines), f"workdir={str(subject.run.path)!r}: {path.name} is empty; train longer")
+    return {name: [line.get(name) for line in lines] for name in FIELDS}
+
+
+def _kept(subject: Subject) -> list[ScoreModel]:
+    """The models of all checkpoints of a run, oldest first."""
+    assert subject.run is not None
+    device = subject.model.like().device
+    loaded = [checkpoint.load(path) for path in subject.run.all_checkpoints()]
+    return [part.model().to(device) for part in loaded] or [subject.model]
+
+
+def _train_now(subject: Subject, count: int) -> tuple[dict[str, list[Any]], list[ScoreModel]]:
+    """A short training: its metrics, and the averaged model at `count` steps, more of them early, the last included."""
+    require(subject.config.training.num_steps >= 1, "config.training.num_steps=0: need at least 1")
+    trainer = trainer_of(subject, subject.model.like().device)
+    total = trainer.settings.num_steps
+    kept_at = {math.ceil(total * ((k + 1) / count) ** 2) for k in range(count)}
+    records: dict[str, list[Any]] = {name: [] for name in FIELDS}
+    models: list[ScoreModel] = []
+    with Progress("train", total) as progress:
+        while trainer.step_number < total:
+            trainer.step()
+            step = trainer.step_number
+            if step % max(1, total // LINES) == 0 or step == total:
+                metrics: dict[str, Any] = trainer.pop_metrics()
+                if subject.held_out is not None and (step % max(1, total // 5) == 0 or step == total):
+                    metrics["held_out_loss"] = trainer.held_out_loss(subject.held_out)
+                for name in FIELDS:
+                    records[name].append(metrics.get(name))
+            if step in kept_at:
+                models.append(copy.deepcopy(trainer.ema_model))
+            progress.update(step)
+    return records, models

@@ -1,0 +1,30 @@
+"""Arrays in, pictures out; no model and no solver is known here."""
+
+from scoresde.plots.curves import error_curves, langevin, schedules, training
+from scoresde.plots.fields import densities, score_curves, score_fields
+from scoresde.plots.images import Strip, image_grid, image_strips
+from scoresde.plots.paths import Paths, TimeSpace, trajectories
+from scoresde.plots.points import point_strips, scatter
+from scoresde.plots.style import COLOURS, image_of, save, save_animation
+
+__all__ = [
+    "COLOURS",
+    "Paths",
+    "Strip",
+    "TimeSpace",
+    "densities",
+    "error_curves",
+    "image_grid",
+    "image_of",
+    "image_strips",
+    "langevin",
+    "point_strips",
+    "save",
+    "save_animation",
+    "scatter",
+    "schedules",
+    "score_curves",
+    "score_fields",
+    "training",
+    "trajectories",
+]

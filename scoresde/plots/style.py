@@ -1,0 +1,160 @@
+"""What all figures share: colours, the check of what is drawn, and files.
+
+Figures are made without pyplot, so that nothing global is touched and no display is asked for.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor
+
+from scoresde.errors import UsageError, require
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from PIL.Image import Image
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
+LINES = (*COLOURS[:6], "0.55", COLOURS[7])  # for lines: yellow is lost on white
+DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)))  # a second sign, for lines that lie on each other
+MISSING = "0.75"  # grey, where a number is not finite
+LARGE = 150_000  # bytes: above this a picture is reduced
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure of a size in inches, laid out so that nothing overlaps."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def numbers(name: str, values: Tensor) -> np.ndarray:
+    """Values on the host, NaN for all that are not finite.
+
+    Raises:
+        UsageError: if there is no finite number among them: the picture would be blank.
+    """
+    array = values.detach().cpu().double().numpy().copy()
+    array[~np.isfinite(array)] = np.nan
+    require(
+        array.size > 0 and not np.isnan(array).all(),
+        f"{name} of shape {tuple(values.shape)}: holds no finite number to draw; look for NaN where it was computed",
+    )
+    return array
+
+
+def reach(low: float, high: float, margin: float = 0.08) -> tuple[float, float]:
+    """Limits of an axis around a range, also around a single value."""
+    extent = high - low if high > low else max(1.0, abs(low))
+    return low - margin * extent, high + margin * extent
+
+
+def save(picture: Figure | Image, path: Path, dpi: int = 90) -> None:
+    """Writes a figure as PNG or SVG, an image as PNG; one above 150 kB in fewer colours, which makes it a third.
+
+    Raises:
+        UsageError: for another kind of file, or one that cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    require(path.suffix in (".png", ".svg"), f"output={str(path)!r}: need the name of a .png or .svg file")
+    try:
+        if path.suffix == ".png":
+            path.write_bytes(_png(image_of(picture, dpi)))
+        else:
+            require(isinstance(picture, Figure), f"output={str(path)!r}: this picture is made of pixels; need .png")
+            assert isinstance(picture, Figure)
+            picture.savefig(path, metadata={"Date": None})
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def save_animation(
+    frames: Sequence[Figure | Image], path: Path, seconds: float = 0.25, dpi: int = 72, max_bytes: int = LARGE
+) -> None:
+    """Writes frames of one size as a GIF that repeats for ever, reduced in size until it is small enough to commit.
+
+    Args:
+        frames: at least one.
+        path: the file.
+        seconds: of a frame; the last stays four times as long.
+        dpi: of figures.
+        max_bytes: the largest file; 0 for no limit.
+
+    Raises:
+        UsageError: for no frames, or a file that cannot be written.
+    """
+    require(len(frames) > 0, "frames: there are none; an animation needs one at least")
+    lasts = [round(1000 * seconds)] * (len(frames) - 1) + [round(4000 * seconds)]
+    scale = 1.0
+    while True:
+        content = _gif([_smaller(frame, scale, dpi) for frame in frames], lasts)
+        if not max_bytes or len(content) <= max_bytes or scale < 0.3:
+            break
+        scale *= min(0.95, 0.97 * (max_bytes / len(content)) ** 0.5)
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _smaller(frame: Figure | Image, scale: float, dpi: int) -> Image:
+    """A figure drawn smaller, an image of fewer pixels."""
+    from PIL import Image
+
+    if not isinstance(frame, Image.Image):
+        return image_of(frame, round(scale * dpi))
+    size = (max(1, round(scale * frame.width)), max(1, round(scale * frame.height)))
+    return frame.resize(size, Image.Resampling.NEAREST)
+
+
+def _gif(images: Sequence[Image], lasts: Sequence[int]) -> bytes:
+    """Frames in one palette, so that what stays the same from one to the next is not written again."""
+    from PIL import Image
+
+    first, middle, last = (images[k].convert("RGB") for k in (0, len(images) // 2, -1))
+    both = Image.new("RGB", (first.width, 3 * first.height))
+    for k, image in enumerate((first, middle, last)):
+        both.paste(image, (0, k * first.height))
+    palette = both.quantize(24, dither=Image.Dither.NONE)
+    frames = [image.convert("RGB").quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
+    file = io.BytesIO()
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=list(lasts), loop=0, optimize=True)
+    return file.getvalue()
+
+
+def image_of(picture: Figure | Image, dpi: int = 100) -> Image:
+    """The pixels of a figure, RGB; an image as it is."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    if not isinstance(picture, Figure):
+        return picture
+    picture.set_dpi(dpi)
+    canvas = FigureCanvasAgg(picture)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+
+
+def _png(image: Image) -> bytes:
+    """The bytes of a PNG, in as many colours as keep it small."""
+    from PIL import Image
+
+    kinds = [image] if image.mode == "L" else [image, *(image.quantize(n, dither=Image.Dither.NONE) for n in (256, 96))]
+    for kind in kinds:
+        file = io.BytesIO()
+        kind.save(file, "PNG", optimize=True)
+        if len(file.getvalue()) <= LARGE:
+            break
+    return file.getvalue()
+
+
+def _unwritable(path: Path, error: OSError) -> UsageError:
+    return UsageError(f"output={str(path)!r}: cannot be written ({error.strerror}); choose another with --output")
