@@ -28,7 +28,11 @@ def own_data(checkpoint: Checkpoint, config: ConfigDict) -> tuple[ArrayData, Arr
     train, held_out = build.build_data(config)
     kept = checkpoint.tensors.get("held_out")
     same = kept is None or (held_out is not None and held_out.index is not None and torch.equal(kept, held_out.index))
-    require(same, "checkpoint: its data have changed since; give the samples to look at with --input FILE")
+    require(
+        same,
+        "checkpoint: its data have changed since it was trained; put them back as they were (evaluate, encode and "
+        "interpolate need the training data beside an --input FILE, too)",
+    )
     return train, held_out
 
 
