@@ -27,7 +27,7 @@ from samplers.table import Loop, Table
 from samplers.trigonometric import Trigonometric
 from samplers.views import VelocityView, sum_table
 from scoresde.errors import require
-from scoresde.score_model import ScoreModel
+from scoresde.score_model import ScoreModel, check_data
 from scoresde.sde import SDE, Level
 
 NUM_VALUES = 3  # that a step knows; corrected, the order is 4
@@ -109,20 +109,6 @@ def _newest_first(on_rows: Tensor) -> Tensor:
     return torch.where(back >= 0, on_rows.gather(1, back.clamp(min=0)), 0.0)
 
 
-def check_data(model: ScoreModel, x_0: Tensor, cond: Tensor | None) -> None:
-    """Raises `UsageError` for data or conditions that a model cannot take."""
-    require(
-        x_0.shape[1:] == model.shape and len(x_0) > 0 and x_0.is_floating_point(),
-        f"x_0 of shape {tuple(x_0.shape)} and type {x_0.dtype}: this model takes floats "
-        f"(batch, {', '.join(map(str, model.shape))})",
-    )
-    bad = int((~x_0.isfinite()).flatten(1).any(1).sum())
-    require(bad == 0, f"x_0: {bad} of {len(x_0)} samples hold NaN or infinity; remove or repair them")
-    if cond is not None:
-        require(len(cond) == len(x_0), f"cond of {len(cond)} conditions: need {len(x_0)}, one a sample")
-        model.check_cond(cond)
-
-
 @torch.no_grad()
 def encode(
     model: ScoreModel,
@@ -144,14 +130,8 @@ def encode(
         tell: called after each evaluation.
     """
     check_data(model, x_0, cond)
-    way, ends = encoding(model.sde, num_evaluations, sd), []
-    start, loop = way.scale[0].item(), Loop(way.table, model, x_0[:1])
-    noise = Noise(0, torch.arange(1))  # nothing is drawn
-    with model.evaluating():
-        for first in range(0, len(x_0), batch_size):
-            part = slice(first, first + batch_size)
-            ends.append(loop(start * x_0[part], noise, None if cond is None else cond[part], lambda *_: tell()))
-    return torch.cat(ends)
+    way = encoding(model.sde, num_evaluations, sd)
+    return _in_batches(way.table, model, way.scale[0].item() * x_0, cond, batch_size, tell)
 
 
 @torch.no_grad()
@@ -166,12 +146,19 @@ def decode(
     tell: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """The data `(B, *shape)` to which the probability flow leads noise x_T; the inverse of `encode`. Strong order 4."""
-    sampler, grid = Trigonometric(NUM_VALUES, sd), grids.phi_to_clean(model.sde, num_evaluations, 2.0, sd)
-    loop, noise, ends = Loop(sampler.table(model.sde, grid), model, x_T[:1]), Noise(0, torch.arange(1)), []
+    grid = grids.phi_to_clean(model.sde, num_evaluations, 2.0, sd)
+    return _in_batches(Trigonometric(NUM_VALUES, sd).table(model.sde, grid), model, x_T, cond, batch_size, tell)
+
+
+def _in_batches(
+    table: Table, model: ScoreModel, x: Tensor, cond: Tensor | None, batch_size: int, tell: Callable[[], None]
+) -> Tensor:
+    """Where a table without noise leads."""
+    loop, nothing, ends = Loop(table, model, x[:1]), Noise(0, torch.arange(1)), []
     with model.evaluating():
-        for first in range(0, len(x_T), batch_size):
+        for first in range(0, len(x), batch_size):
             part = slice(first, first + batch_size)
-            ends.append(loop(x_T[part], noise, None if cond is None else cond[part], lambda *_: tell()))
+            ends.append(loop(x[part], nothing, None if cond is None else cond[part], lambda *_: tell()))
     return torch.cat(ends)
 
 

@@ -21,8 +21,8 @@ Three parts of the error are no matter of steps, and are kept apart:
   `scoresde.bounds`.
 
 With one probe a step the variance is taken from the differences of neighbouring steps, entry by entry: v_i (J v)_i has
-the mean J_ii, which changes little between steps, and the variance sum_{j != i} J_ij^2, half of whose sum over i is the
-trace's. With several probes the steps are looked at one by one.
+the mean J_ii, which changes little between steps, and the variance sum_{j != i} J_ij^2, whose sum over i is half of the
+trace's, for a symmetric J. With several probes the steps are looked at one by one.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ import torch
 from torch import Tensor
 
 from samplers.divergence import Divergence, Exact, Probes
-from samplers.encoding import Encoding, check_data, encoding, encoding_at
+from samplers.encoding import Encoding, encoding, encoding_at
 from samplers.noise import Noise
 from samplers.views import VelocityView, level_at
 from scoresde.errors import require
-from scoresde.score_model import ScoreModel
+from scoresde.score_model import ScoreModel, check_data
 from scoresde.sde import Level
 from scoresde.targets import Target
 

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from scoresde._shape import match_rank
 from scoresde.errors import require
-from scoresde.score_model import ScoreModel
+from scoresde.score_model import ScoreModel, check_data
 from scoresde.sde import Level, bridge, transition
 from scoresde.targets import Target
 
@@ -106,7 +106,7 @@ def elbo(
             divergence is then estimated, too: E log q(x_T | x_0) - log p(x_T).
         generator: source of levels and noise, on the device of x_0; the global one if None.
     """
-    _check(model, x_0, cond)
+    check_data(model, x_0, cond)
     require(num_evaluations >= 3, f"num_evaluations={num_evaluations}: need at least 3")
     first, last = _level(model, model.sde.t_min, x_0), _level(model, model.sde.t_max, x_0)
     width = (first.log_snr - last.log_snr) / num_evaluations
@@ -210,7 +210,7 @@ def ddpm_bound(
             grid; None for all of them.
         generator: source of the noise and the choice, on the device of x_0; the global one if None.
     """
-    _check(model, x_0, cond)
+    check_data(model, x_0, cond)
     _check_levels(x_0, bin_width, low, high)
     require(variance in ("posterior", "beta"), f"variance={variance!r}: need 'posterior' or 'beta'")
     times = grid.to(x_0.device, torch.float64)
@@ -293,14 +293,3 @@ def _check_levels(x_0: Tensor, bin_width: float | Tensor, low: float | Tensor, h
 def _level(model: ScoreModel, t: float, like: Tensor) -> Level:
     """The level of a time, `()`, float64."""
     return model.sde.level(torch.tensor(t, dtype=torch.float64, device=like.device))
-
-
-def _check(model: ScoreModel, x_0: Tensor, cond: Tensor | None) -> None:
-    """Raises `UsageError` for data or a condition that does not fit the model."""
-    require(
-        x_0.is_floating_point() and x_0.shape[1:] == model.shape,
-        f"x_0 of shape {tuple(x_0.shape)}, {x_0.dtype}: need floats, (batch, {', '.join(map(str, model.shape))})",
-    )
-    if cond is not None:
-        require(len(cond) == len(x_0), f"cond of length {len(cond)}: need one a sample, {len(x_0)}")
-        model.check_cond(cond)

@@ -356,6 +356,19 @@ class ReexpressedModel(ScoreModel):
         return self.model.like()
 
 
+def check_data(model: ScoreModel, x_0: Tensor, cond: Tensor | None) -> None:
+    """Raises `UsageError` for data or conditions that a model cannot take."""
+    require(
+        x_0.shape[1:] == model.shape and len(x_0) > 0 and x_0.is_floating_point(),
+        f"x_0 of shape {tuple(x_0.shape)}, {x_0.dtype}: need floats, (batch, {', '.join(map(str, model.shape))})",
+    )
+    bad = int((~x_0.isfinite()).flatten(1).any(1).sum())
+    require(bad == 0, f"x_0: {bad} of {len(x_0)} samples hold NaN or infinity; remove or repair them")
+    if cond is not None:
+        require(len(cond) == len(x_0), f"cond of length {len(cond)}: need one a sample, {len(x_0)}")
+        model.check_cond(cond)
+
+
 def _for_each(times: Tensor, x: Tensor) -> tuple[Tensor, ...]:
     """For each of the times `(n,)` a tensor `(B,)` of it, on the device and in the type of a batch."""
     return times.to(x.device, x.dtype)[:, None].expand(-1, len(x)).unbind()

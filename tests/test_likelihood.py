@@ -260,13 +260,13 @@ def test_mistakes_are_named(device):
     x = torch.zeros(2, 2, dtype=torch.float64, device=device)
     for wrong, message in (
         (torch.zeros(2, 3, device=device), "x_0 of shape"),
-        (torch.zeros(2, 2, dtype=torch.long, device=device), "takes floats"),
+        (torch.zeros(2, 2, dtype=torch.long, device=device), "int64: need floats"),
         (x.clone().fill_(math.nan), "2 of 2 samples hold NaN"),
     ):
         for ask in (log_prob, adaptive_log_prob, encode):
             with pytest.raises(UsageError, match=message):
                 ask(model, wrong)
-    with pytest.raises(UsageError, match="cond of 1 conditions: need 2"):
+    with pytest.raises(UsageError, match="cond of length 1: need one a sample, 2"):
         log_prob(model, x, torch.tensor([0], device=device))
     with pytest.raises(UsageError, match="num_evaluations=4: need at least 5"):
         log_prob(model, x, num_evaluations=4)
