@@ -294,7 +294,7 @@ def _evaluate(values: Any, rest: list[str]) -> int:
         path=values["input"].value,
         num_samples=values["num_samples"].value if values["num_samples"].present else None,
         num_steps=values["num_steps"].value,
-        sampler_name=values["sampler"].value if values["sampler"].present else "auto",
+        sampler_name=values["sampler"].value if values["sampler"].present else None,
         dequantization=values["dequantization"].value,
         seed=config.seed if values["seed"].value is None else values["seed"].value,
         device=device,

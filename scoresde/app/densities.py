@@ -11,8 +11,9 @@ from ml_collections import ConfigDict
 from torch import Tensor
 
 from samplers import Ancestral, Exact, Probes, log_prob
+from samplers.likelihood import EXACT_UP_TO
 from scoresde.app.progress import Progress
-from scoresde.app.user_data import labels_of, own_data
+from scoresde.app.user_data import labels_of
 from scoresde.bounds import ddpm_bound, elbo
 from scoresde.checkpoint import Checkpoint
 from scoresde.data import ArrayData
@@ -21,7 +22,7 @@ from scoresde.score_model import ScoreModel
 from scoresde.targets import Gaussian
 
 CHAIN, TERMS = 1000, 64  # steps of the discrete bound, and how many of them are looked at for each sample
-EXACT_UP_TO, FULL_COVARIANCE_UP_TO = 32, 1024  # entries of a sample
+FULL_COVARIANCE_UP_TO = 1024  # entries of a sample
 BATCH = 250
 VARIATIONAL = "variational"  # dequantisation, learned for the model that is looked at
 TRAINING_STEPS = 500  # of it
@@ -36,7 +37,7 @@ class Row(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """What is evaluated: the first `size` of some data, under a model as it is sampled from.
+    """What is evaluated: the first `size` of some data, under a model as it is sampled from, trained on `train`.
 
     `record` is what will be written; whoever computes a number adds what it is of.
     """
@@ -44,6 +45,7 @@ class Asked(NamedTuple):
     model: ScoreModel
     checkpoint: Checkpoint
     config: ConfigDict
+    train: ArrayData
     data: ArrayData
     size: int
     seed: int
@@ -52,21 +54,21 @@ class Asked(NamedTuple):
 
 def densities(asked: Asked, metrics: Sequence[str], num_evaluations: int, dequantization: str) -> list[Row]:
     """Log density, its bound, and both as bits where the data are whole numbers."""
-    model, checkpoint, config, data, count, seed, record = asked
+    model, checkpoint, _, train, data, count, seed, record = asked
     described, dim = checkpoint.description["data"], math.prod(data.shape)
     x, cond = data.batch(torch.arange(count))[0], labels_of(data, checkpoint)
     cond = None if cond is None else cond[:count]
     generator, log_q = torch.Generator().manual_seed(seed), torch.zeros(count, dtype=torch.float64)
     if not data.values.is_floating_point():
         low, high = described["low"], described["high"]
-        x, log_q = dequantize(x, data.scaling, _how(dequantization, checkpoint, config, seed), generator)
+        x, log_q = dequantize(x, data.scaling, _how(dequantization, checkpoint, train, seed), generator)
         record["quantization"] = {"levels": int(high - low) + 1, "low": low, "high": high, "offset": -0.5}
         record["quantization"] |= {"dequantization": dequantization, "levels a model unit": described["scale"]}
     if cond is not None:
         record["conditional"] = True
     device = model.like().device
     x, cond = x.to(device), None if cond is None else cond.to(device)
-    prior, divergence = training_gaussian(own_data(checkpoint, config)[0]), Exact() if dim <= EXACT_UP_TO else Probes()
+    prior, divergence = training_gaussian(train), Exact() if dim <= EXACT_UP_TO else Probes()
     rows: list[Row] = []
 
     def add(name: str, nats: Tensor, error: Tensor, in_nats: bool, in_bits: bool) -> None:
@@ -117,7 +119,7 @@ def densities(asked: Asked, metrics: Sequence[str], num_evaluations: int, dequan
 
 def discrete_bound(asked: Asked) -> list[Row]:
     """DDPM's variational bound in bits per dimension, and its three parts."""
-    model, checkpoint, _, data, count, seed, record = asked
+    model, checkpoint, _, _, data, count, seed, record = asked
     labels = labels_of(data, checkpoint)
     described, device, width = checkpoint.description["data"], model.like().device, torch.ones(data.shape)
     least, most, one = (
@@ -154,12 +156,11 @@ def discrete_bound(asked: Asked) -> list[Row]:
     return [_mean(f"{name}, bits per dimension", value.cpu() / scale) for name, value in nats.items()]
 
 
-def _how(dequantization: str, checkpoint: Checkpoint, config: ConfigDict, seed: int) -> Dequantization:
+def _how(dequantization: str, checkpoint: Checkpoint, train: ArrayData, seed: int) -> Dequantization:
     """The dequantisation of a name; the variational one is learned now, from the training data."""
     if dequantization != VARIATIONAL:
         return DEQUANTIZATIONS[dequantization]
     with Progress("dequantisation", TRAINING_STEPS) as progress:
-        train = own_data(checkpoint, config)[0]
         return train_dequantization(checkpoint.model(), train, TRAINING_STEPS, seed, progress.advance)
 
 

@@ -19,7 +19,7 @@ from scoresde.app.pictures import demo_labels
 from scoresde.app.progress import Progress
 from scoresde.app.run_folder import make_folder, write_text
 from scoresde.app.sample import scaling_of
-from scoresde.app.user_data import asked_data, own_data
+from scoresde.app.user_data import data_of, held_out_data, own_data
 from scoresde.checkpoint import Checkpoint
 from scoresde.data import ArrayData
 from scoresde.errors import require, unknown_name
@@ -76,7 +76,7 @@ def evaluate(
     path: str | None,
     num_samples: int | None,
     num_steps: int | None,
-    sampler_name: str,
+    sampler_name: str | None,
     dequantization: str,
     seed: int,
     device: torch.device,
@@ -87,7 +87,9 @@ def evaluate(
         raise unknown_name("dequantization", dequantization, [*DEQUANTIZATIONS, VARIATIONAL])
     make_folder(output.parent, "output", output)
     described = checkpoint.description["data"]
-    data, source = asked_data(checkpoint, config, path)
+    train, held_out = own_data(checkpoint, config)
+    data = held_out_data(held_out) if path is None else data_of(path, checkpoint, config)
+    source = "held out" if path is None else path
     metrics = chosen(metric, data)
     model = build.build_sampling_model(
         config, checkpoint.model().to(device), scaling_of(described), described["low"], described["high"]
@@ -95,7 +97,7 @@ def evaluate(
     choose_threads(BATCH * math.prod(model.shape))
     record: dict[str, Any] = {"samples": len(data) if num_samples is None else min(num_samples, len(data))}
     record |= {"source": source, "step": checkpoint.step, "seed": seed, "shape": list(data.shape)}
-    asked, rows = Asked(model, checkpoint, config, data, record["samples"], seed, record), list[Row]()
+    asked, rows = Asked(model, checkpoint, config, train, data, record["samples"], seed, record), list[Row]()
     if {"nll", "bits", "elbo"} & set(metrics):
         count = EVALUATIONS if num_steps is None else num_steps
         rows += densities(asked, metrics, count, dequantization)
@@ -139,9 +141,11 @@ def notes(record: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _distances(asked: Asked, metrics: Sequence[str], drawn: int, sampler_name: str, num_steps: int | None) -> list[Row]:
+def _distances(
+    asked: Asked, metrics: Sequence[str], drawn: int, sampler_name: str | None, num_steps: int | None
+) -> list[Row]:
     """Distances of samples that are drawn now to the data, beside those of as many training samples."""
-    model, checkpoint, config, data, _, seed, record = asked
+    model, checkpoint, config, train, data, _, seed, record = asked
     if "frechet" in metrics:
         for name, number in (("num_samples", drawn), ("input", len(data))):
             require(
@@ -149,6 +153,8 @@ def _distances(asked: Asked, metrics: Sequence[str], drawn: int, sampler_name: s
                 f"{name}: {number} samples; a Frechet distance in {FEATURES} features needs more than {FEATURES}",
             )
     labels = demo_labels(drawn, checkpoint.description["data"]["num_classes"])
+    if sampler_name is None:  # then the number of steps is that of the densities
+        sampler_name, num_steps = build.AUTO, None
     if sampler_name == build.AUTO:
         sampler: Any = fitted_tables(model, checkpoint, config, True, True)[0]
     else:
@@ -164,7 +170,6 @@ def _distances(asked: Asked, metrics: Sequence[str], drawn: int, sampler_name: s
         x, nfe = sample(model, sampler, drawn, grid=grid, cond=labels, seed=seed, batch_size=BATCH, callback=advance)
     record["drawn"]["evaluations"] = nfe
     x, real = x.cpu(), data.all()[0]
-    train = own_data(checkpoint, config)[0]
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:drawn]
     others, other_labels = train.batch(order)
     if "sw2" in metrics:

@@ -28,29 +28,34 @@ def own_data(checkpoint: Checkpoint, config: ConfigDict) -> tuple[ArrayData, Arr
     train, held_out = build.build_data(config)
     kept = checkpoint.tensors.get("held_out")
     same = kept is None or (held_out is not None and held_out.index is not None and torch.equal(kept, held_out.index))
-    require(
-        same,
-        "checkpoint: its data have changed since it was trained; put them back as they were (evaluate, encode and "
-        "interpolate need the training data beside an --input FILE, too)",
-    )
+    require(same, "checkpoint: its data have changed since it was trained; put them back as they were")
     return train, held_out
 
 
 def asked_data(checkpoint: Checkpoint, config: ConfigDict, path: str | None) -> tuple[ArrayData, str]:
-    """The samples that are asked about, scaled as the model's, and what they are.
+    """The samples that are asked about, scaled as the model's, and what they are."""
+    if path is None:
+        return held_out_data(own_data(checkpoint, config)[1]), "held out"
+    return data_of(path, checkpoint, config), path
+
+
+def held_out_data(held_out: ArrayData | None) -> ArrayData:
+    """The held-out samples; raises `UsageError` for a run without."""
+    require(
+        held_out is not None,
+        "checkpoint: its run held out no samples (config.data.held_out); give some with --input FILE",
+    )
+    assert held_out is not None
+    return held_out
+
+
+def data_of(path: str, checkpoint: Checkpoint, config: ConfigDict) -> ArrayData:
+    """The samples of a file or folder of the user's, scaled as the model's.
 
     Raises:
         UsageError: for samples of another shape or range, or without the labels that the model needs.
     """
     described: dict[str, Any] = checkpoint.description["data"]
-    if path is None:
-        _, held_out = own_data(checkpoint, config)
-        require(
-            held_out is not None,
-            "checkpoint: its run held out no samples (config.data.held_out); give some with --input FILE",
-        )
-        assert held_out is not None
-        return held_out, "held out"
     choices = {
         f.name: config.data[f.name] for f in fields(Choices) if f.name in config.data and f.name != "labels_path"
     }
@@ -72,7 +77,7 @@ def asked_data(checkpoint: Checkpoint, config: ConfigDict, path: str | None) -> 
         f"{source}: the model was trained with labels 0 to {classes - 1}; give such labels with the samples",
     )
     labels = data.labels if classes else None
-    return replace(data, labels=labels, class_names=(), scaling=scaling_of(described)), path
+    return replace(data, labels=labels, class_names=(), scaling=scaling_of(described))
 
 
 def labels_of(data: ArrayData, checkpoint: Checkpoint) -> Tensor | None:
