@@ -28,6 +28,7 @@ from scoresde.app.cli import main
 from scoresde.app.pilots import calibrated_path, pilots_path
 from scoresde.app.run_folder import RunFolder
 from sde_configs import build
+from tests.mistakes import assert_mistake
 
 ROOT = Path(__file__).parent.parent
 TOY = [
@@ -223,13 +224,6 @@ class TakesAFile:
 
     def __reduce__(self):
         return open, ("made_by_a_pickle", "w")
-
-
-def assert_mistake(capsys, arguments, message):
-    assert main(arguments) == 2
-    err = capsys.readouterr().err
-    assert re.fullmatch(r"error: [^\n]+\n", err), err
-    assert re.search(message, err), err
 
 
 def cases(mistakes):
