@@ -77,7 +77,7 @@ def drawn(target: GaussianMixture, count: int) -> tuple[Tensor, Tensor, Gaussian
 
 
 def exact() -> None:
-    counts = (32, 64, 128)
+    counts = (32, 64, 128, 256)
     print(" " * 26 + "".join(f"{count:>10}" for count in counts) + f"{'adaptive':>12}{'evaluations':>13}")
     for name, target in targets().items():
         x, truth, prior, sd = drawn(target, 300 if name == "2-D" else 40)
@@ -87,7 +87,7 @@ def exact() -> None:
             found = [log_prob(model, x, num_evaluations=count, **options) for count in counts]
             found.append(adaptive_log_prob(model, x, **options))
             errors = [((f.log_prob - truth) / dim).square().mean().sqrt().item() for f in found]
-            numbers = "".join(f"{e:>10.1e}" for e in errors[:3]) + f"{errors[3]:>12.1e}{found[3].nfe:>13}"
+            numbers = "".join(f"{e:>10.1e}" for e in errors[:-1]) + f"{errors[-1]:>12.1e}{found[-1].nfe:>13}"
             print(f"{name:6}{type(sde).__name__:20}{numbers}", flush=True)
 
 

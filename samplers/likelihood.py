@@ -127,14 +127,14 @@ def adaptive_log_prob(
 ) -> Likelihood:
     """The same by torchdiffeq's Dormand and Prince method, its error per step within atol + rtol |y| on each sample.
 
-    The noise levels up to twice the model's least are crossed in fixed steps. Probes are drawn once for the whole way,
-    as error control asks: a standard error, from their differences, is known from two probes on, and is not a number
-    for one. Arguments as in `log_prob`; `nfe` is that of the batch with most.
+    The noise levels up to 1.5 times the model's least are crossed in fixed steps. Probes are drawn once for
+    the whole way, as error control asks: a standard error, from their differences, is known from two probes on, and is
+    not a number for one. Arguments as in `log_prob`; `nfe` is that of the batch with most.
     """
     require(rtol > 0 and atol > 0, f"rtol={rtol}, atol={atol}: both must be positive")
     check_data(model, x_0, cond)
     least, largest = model.sde.noise_level(torch.tensor([model.sde.t_min, model.sde.t_max], dtype=torch.float64))
-    low = least * torch.linspace(1, 2, 4, dtype=torch.float64)
+    low = least * torch.linspace(1, 1.5, 4, dtype=torch.float64)
     below, ends = encoding_at(level_at(model.sde, low), sd), torch.stack([low[-1], largest])
     divergence = divergence or (Exact() if x_0[0].numel() <= EXACT_UP_TO else Probes())
     indices, parts, nfe = torch.arange(len(x_0), device=x_0.device), [], 0
