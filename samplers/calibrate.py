@@ -17,12 +17,13 @@ of a whole batch: thousands of equations for some fifty unknowns after a few pas
 gradient descent on the same problem needs hundreds. Levenberg and Marquardt's damping is chosen in every iteration from
 six by the error on noises that are held out; what is best there is kept, and nothing else.
 
-It starts from the table of a pilot run. That begins at t_max; a calibrated one may begin at less noise, where the first
-of few evaluations sees more of the data than their mean. Tables do not carry over to other models.
+It starts from the table of a pilot run. A noise level that would leave the SDE's range stops at its end, and the step
+is solved again for the rest. Tables do not carry over to other models.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, final
@@ -94,11 +95,12 @@ def calibrate(
         for iteration in range(ITERATIONS):
             batch = seen.part(torch.randperm(len(seen.start), generator=generator)[:SAMPLES])
             normal, gradient = solver.equations(theta, batch, batch_size, generator)
-            for change in _steps(normal, gradient):
-                if solver.allows(theta + change):
-                    error = solver.error(theta + change, held_out)
+            for damping in DAMPINGS:
+                candidate = solver.step(theta, normal, gradient, damping)
+                if solver.allows(candidate):
+                    error = solver.error(candidate, held_out)
                     if error < after:
-                        after, best = error, theta + change
+                        after, best = error, candidate
             theta = best if after < before else theta
             tell(iteration + 1, after)
     if after < before:
@@ -106,11 +108,14 @@ def calibrate(
     return Calibration(sampler, before, after)
 
 
-def _steps(normal: Tensor, gradient: Tensor) -> list[Tensor]:
-    """Solutions of the normal equations, each with another damping."""
+def _solution(normal: Tensor, gradient: Tensor, damping: float, known: Tensor) -> Tensor:
+    """The change that solves the damped normal equations; what is known of it, and not NaN, is kept."""
     size = (normal.diagonal() + 1e-12 * normal.diagonal().max()).sqrt()  # where nothing depends on it, it stays
-    matrix, eye = normal / size[:, None] / size, torch.eye(len(size), dtype=normal.dtype)
-    return [-torch.linalg.solve(matrix + damping * eye, gradient / size) / size for damping in DAMPINGS]
+    matrix = normal / size[:, None] / size + damping * torch.eye(len(size), dtype=normal.dtype)
+    free, change = known.isnan(), known.nan_to_num() * size
+    right = -gradient / size - matrix @ change
+    change[free] = torch.linalg.solve(matrix[free][:, free], right[free])
+    return change / size
 
 
 @final
@@ -160,12 +165,27 @@ class _Solver:
         w[..., row, column] = theta[..., : len(row)]
         return level, self._step(level)[..., None] * w
 
+    def step(self, theta: Tensor, normal: Tensor, gradient: Tensor, damping: float) -> Tensor:
+        """Where a damped step leads; noise levels that would leave the SDE's range stop at its end."""
+        free = torch.full_like(theta, torch.nan)
+        there = theta + _solution(normal, gradient, damping, free)
+        within = self._within(there)
+        if not torch.equal(there, within):
+            known = torch.where(there == within, free, within - theta)
+            there = self._within(theta + _solution(normal, gradient, damping, known))
+        return there
+
+    def _within(self, theta: Tensor) -> Tensor:
+        """Parameters with the noise levels in the SDE's range."""
+        least = self.model.sde.noise_level(torch.tensor(self.model.sde.t_min, dtype=torch.float64)).item()
+        levels = slice(len(theta) - self.num_steps, None)
+        theta = theta.clone()
+        theta[levels] = theta[levels].clamp(math.log(least), math.log(self.largest))
+        return theta
+
     def allows(self, theta: Tensor) -> bool:
-        """Whether the noise levels fall strictly, within the SDE's range."""
-        level = self._parts(theta)[0]
-        least = self.model.sde.noise_level(torch.tensor(self.model.sde.t_min, dtype=torch.float64))
-        inside = level[0] <= self.largest * (1 + 1e-12) and level[-1] >= least
-        return bool(theta.isfinite().all() and (level.diff() < 0).all() and inside)
+        """Whether the noise levels fall strictly."""
+        return bool(theta.isfinite().all() and (self._parts(theta)[0].diff() < 0).all())
 
     def error(self, theta: Tensor, truth: Truth) -> float:
         """The trimmed RMS of the table's error."""

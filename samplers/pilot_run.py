@@ -130,15 +130,14 @@ def pilot_run(
         rows.clear()
         table = dense_table(model.sde, scale)
         end = Loop(table, model, x_T)(x_T, noise, cond, watch)
-    every = max(1, end.numel() // ENTRIES)
-
-    def entries(parts: list[Tensor]) -> Tensor:
-        return torch.stack([part.flatten()[::every] for part in parts]).to("cpu", torch.float64)
-
-    u, denoised = (entries([row[i] for row in rows]) for i in (0, 1))
+    u, denoised = (torch.stack([kept(row[i]) for row in rows]) for i in (0, 1))
     level = table.level
-    truth = Truth(x_T, end, cond)
-    return PilotRun(truth, level.noise_level, u, denoised, entries([x_T])[0] / level.sigma[0], scale)
+    return PilotRun(Truth(x_T, end, cond), level.noise_level, u, denoised, kept(x_T) / level.sigma[0], scale)
+
+
+def kept(x: Tensor) -> Tensor:
+    """The entries of all samples `(B, *shape)` that a pilot run keeps, `(N,)` in float64 on the host."""
+    return x.flatten()[:: max(1, x.numel() // ENTRIES)].to("cpu", torch.float64)
 
 
 @torch.no_grad()

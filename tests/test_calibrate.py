@@ -160,7 +160,9 @@ def test_images_and_labels(device):
     sampler = pilot(model, cond[:32])
     truth = converged(model, sampler.fits[5].sd, cond, 96)
     calibrated, before, after = calibrate(model, sampler, 5, truth, batch_size=40)
-    assert after < before
+    least = model.sde.noise_level(torch.tensor(model.sde.t_min, dtype=torch.float64))
+    torch.testing.assert_close(sampler.fits[5].noise_level[-1], least)  # from where it cannot fall any further
+    assert after < 0.5 * before
     x, x_before = (end_of(model, each, 5, truth.start, truth.cond) for each in (calibrated, sampler))
     assert trimmed_error(x, truth.end) < trimmed_error(x_before, truth.end)
 
@@ -169,3 +171,19 @@ def test_trimmed_error_leaves_out_the_worst_three_of_a_hundred():
     x = torch.ones(100, 2)
     x[:3] = 1e3
     assert trimmed_error(x, torch.zeros(100, 2)) == pytest.approx(1)
+
+
+def test_a_step_stops_at_the_end_of_the_range_and_is_solved_for_the_rest(model, piloted):
+    """Against the reduced least-squares problem, with the last noise level at its bound."""
+    fitted = piloted.fits[5]
+    solver = _Solver.of(fitted, model)
+    theta, generator = solver.theta_of(fitted), torch.Generator().manual_seed(0)
+    rows = torch.randn(200, len(theta), dtype=torch.float64, generator=generator)
+    least = math.log(model.sde.noise_level(torch.tensor(model.sde.t_min, dtype=torch.float64)))
+    wanted = 1e-3 * torch.randn(len(theta), dtype=torch.float64, generator=generator)
+    wanted[-1] = least - 1 - theta[-1]
+    errors = -rows @ wanted
+    there = solver.step(theta, rows.T @ rows, rows.T @ errors, 0.0)
+    rest = torch.linalg.lstsq(rows[:, :-1], -errors - rows[:, -1] * (least - theta[-1])).solution
+    torch.testing.assert_close(there[-1].item(), least)
+    torch.testing.assert_close(there[:-1], theta[:-1] + rest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -11,8 +12,10 @@ from analytic import mixture
 from conftest import SDES
 
 from samplers import Adams, Fitted, Noise, Trigonometric, phi_to_clean, pilot, sample
-from samplers.pilot_run import pilot_run
-from samplers.pilot_tables import NUM_EVALUATIONS, Form, Plan, fit, nodes
+from samplers.pilot_fit import Form, carried, fit, refit
+from samplers.pilot_run import pilot_run, trimmed_error
+from samplers.pilot_tables import NUM_EVALUATIONS, Plan, nodes
+from samplers.table import Loop
 from samplers.views import level_at
 from scoresde import (
     EDMSDE,
@@ -120,7 +123,7 @@ def test_without_a_fit_it_is_the_trigonometric_solver(model):
     run = pilot_run(model)
     plan = Plan("phi", 1.5, 0.5)
     grid = torch.cat([level_at(model.sde, nodes(plan, model.sde, 9)).t, torch.zeros(1, dtype=torch.float64)])
-    fitted = fit(run, model.sde, plan, 9, Form(3, 3, 1e12))[0].table(model.sde)
+    fitted = fit(run, model.sde, nodes(plan, model.sde, 9), Form(3, 3, 1e12))[0].table(model.sde)
     expected = Trigonometric(3, run.scale).table(model.sde, grid)
     for part in "acpq":
         torch.testing.assert_close(getattr(fitted, part), getattr(expected, part))
@@ -130,8 +133,60 @@ def test_without_a_fit_it_is_the_trigonometric_solver(model):
 def test_a_fit_promises_less_error_on_the_pilots_own_path(model):
     run, plan = pilot_run(model), Plan("phi", 1.5, 0.5)
     for num_steps in (5, 10):
-        plain, fitted = (fit(run, model.sde, plan, num_steps, Form(3, 2, ridge))[1] for ridge in (1e12, 1e-4))
+        plain, fitted = (
+            fit(run, model.sde, nodes(plan, model.sde, num_steps), Form(3, 2, ridge))[1] for ridge in (1e12, 1e-4)
+        )
         assert fitted < plain
+
+
+def run_of(model, run, fitted):
+    table = fitted.table(model.sde)
+    start = run.truth.start_of(table, model.sde)
+    return Loop(table, model, start)(start, Noise(0, torch.arange(0)), run.truth.cond)
+
+
+@pytest.mark.parametrize("num_steps", [5, 8, 15])
+def test_a_refit_ends_nearer_to_the_converged_flow(model, num_steps):
+    run, told = pilot_run(model), []
+    first = fit(run, model.sde, nodes(Plan("phi", 1.5, 0.5), model.sde, num_steps))[0]
+    second, x = refit(run, model, first, lambda: told.append(1))
+    assert len(told) == num_steps
+    torch.testing.assert_close(run_of(model, run, second), x, rtol=1e-6, atol=1e-8)  # it ran what it returns
+    before, after = (trimmed_error(run_of(model, run, fitted), run.truth.end) for fitted in (first, second))
+    assert after < 0.8 * before
+
+
+def test_a_refit_leaves_a_table_where_its_ridge_is_large(model, monkeypatch):
+    monkeypatch.setattr("samplers.pilot_fit.REFIT_RIDGE", 1e12)
+    run = pilot_run(model)
+    first = fit(run, model.sde, nodes(Plan("phi", 1.5, 0.5), model.sde, 8))[0]
+    second, x = refit(run, model, first, lambda: None)
+    torch.testing.assert_close(second.weights[:, : first.weights.shape[1]], first.weights, rtol=0, atol=1e-8)
+    torch.testing.assert_close(run_of(model, run, first), x, rtol=1e-6, atol=1e-6)
+
+
+def test_a_sample_in_another_basin_hardly_bends_a_refit(model):
+    """The end of one of 32 is moved as far as another mode; the others end as near as before."""
+    run = pilot_run(model)
+    denoised = run.denoised.clone()
+    denoised[-1, :2] += 1.0
+    moved = dataclasses.replace(run, denoised=denoised)
+    first = fit(run, model.sde, nodes(Plan("phi", 1.5, 0.5), model.sde, 8))[0]
+    ends = [refit(which, model, first, lambda: None)[1] for which in (run, moved)]
+    assert trimmed_error(ends[1][1:], run.truth.end[1:]) < 1.5 * trimmed_error(ends[0][1:], run.truth.end[1:])
+
+
+def test_what_a_refit_taught_is_carried_to_the_next_numbers_of_steps(model):
+    run, plan = pilot_run(model), Plan("phi", 1.5, 0.5)
+    fits = {n: fit(run, model.sde, nodes(plan, model.sde, n))[0] for n in (4, 10, 11)}
+    refitted, _ = refit(run, model, fits[10], lambda: None)
+    torch.testing.assert_close(carried(fits[10], refitted, fits[10]).weights, refitted.weights)
+    for n in (4, 11):
+        width = fits[n].weights.shape[1]
+        torch.testing.assert_close(carried(fits[10], fits[10], fits[n]).weights[:, :width], fits[n].weights)
+        table = carried(fits[10], refitted, fits[n])
+        assert table.weights.shape[1] <= n
+        assert not table.weights.triu(1).any()  # no step knows what comes later
 
 
 def test_the_pilots_path_is_the_converged_flow(model):

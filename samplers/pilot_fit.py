@@ -1,0 +1,165 @@
+r"""Weights fitted to a pilot run.
+
+In the velocity view a step is y_{k+1} = y_k + sum_j w_j h_{k-j} (`samplers.multistep`). Adams's weights are exact for
+polynomials; along the pilot's paths y and h are known at every noise level, so the weights that are best *for this
+flow* are those of least squares over all entries of all samples,
+
+    min_w  sum | y_{k+1} - y_k - sum_j w_j h_{k-j} |^2 + ridge mean |h|^2 | w - w_0 |^2.
+
+`fit` takes y_k and h from the converged paths, for the step from Adams's weights w_0 and, with the value at its end,
+for its correction. A table so fitted leaves the paths when it is run, by errors of its own. `refit` runs it, on the
+pilot's noise, and fits each step again, from the table's weights w_0, to where the run has come: y_{k+1} is still on
+the converged paths, y_k and h are the run's, so that a step also takes back what it can of the errors before it.
+
+What it changed is small and much the same at the next numbers of steps, to which it is `carried`.
+
+A few weights against thousands of equations: the tables carry over to other samples, and the ridge returns to w_0 where
+the equations say nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from samplers.fitted import Fit
+from samplers.multistep import Scheme, corrected, multistep_weights
+from samplers.pilot_run import PilotRun, kept
+from samplers.quadrature import Phi
+from samplers.trigonometric import to_clean
+from samplers.views import VelocityView, level_at
+from scoresde.score_model import ScoreModel
+from scoresde.sde import SDE
+
+REFITTED = 6  # values that a step knows, at most
+REFIT_RIDGE = 2.0  # over the number of equations, up to 10 steps; it grows as the steps' fourth power
+OUTLIER = 100.0  # mean square of a sample's residual over the median's, from which it counts less
+
+
+class Form(NamedTuple):
+    """Of a fit: how many values a step knows, the number of Adams's weights that it starts from, and the ridge."""
+
+    num_values: int
+    order: int
+    ridge: float
+
+
+def form_of(num_steps: int) -> Form:
+    """Large steps are fitted best from Adams's second order, small ones from his fourth and closer to it."""
+    if num_steps < 20:
+        return Form(3, 2, 1e-4)
+    return Form(3, 3, 1e-4) if num_steps < 30 else Form(5, 4, 1e-3)
+
+
+def fit(run: PilotRun, sde: SDE, r: Tensor, form: Form | None = None) -> tuple[Fit, float]:
+    """The table on noise levels r, and a score of the errors that it makes along the pilot's path; less is better."""
+    num_steps = len(r)
+    form = form or form_of(num_steps)
+    view, level = VelocityView(run.scale), level_at(sde, r)
+    num_values = min(form.num_values, num_steps)
+    scheme = Scheme(view, Phi(run.scale), min(form.order, num_values), True)
+    predict, correct = multistep_weights(scheme, level, to_clean(level))
+    assert correct is not None
+    u, denoised = run.at(r)
+    u[0] = r[0] * run.noise  # what it is where the table starts; D hardly differs there from what it is on the path
+    phi = view.measure(r)[:, None]
+    h = (torch.cos(phi) ** 2 * u - denoised) / torch.sin(phi)
+    y = torch.cat([u * torch.cos(phi), run.denoised[-1:]])  # cos(phi) = (1 + (r / sd)^2)^(-1/2)
+    step = y.diff(dim=0)
+    predict = torch.nn.functional.pad(predict, (0, num_values - predict.shape[1]))
+    correct = torch.nn.functional.pad(correct, (0, num_values + 1 - correct.shape[1]))
+    gram, moments = h @ h.T, h @ step.T
+    for k in range(num_steps):
+        past = list(range(k, max(k - num_values, -1), -1))
+        _least_squares(predict[k, : len(past)], gram[past][:, past], moments[past, k], form.ridge)
+        if k + 1 < num_steps:
+            past = [k + 1, *past]
+            _least_squares(correct[k, : len(past)], gram[past][:, past], moments[past, k], form.ridge)
+    largest = run.noise_level[0].item()
+    return Fit(r, largest, run.scale, corrected(predict, correct)), _score(predict, correct, h, step)
+
+
+def _score(predict: Tensor, correct: Tensor, h: Tensor, step: Tensor) -> float:
+    """The RMS error at the end, to the power a, times that over all nodes, to the power 1 - a.
+
+    The values of h are those of the pilot's path, so what an error on the way does to the next values is not seen: the
+    larger the steps, the more the errors on the way count. a rises to 1 at 28 steps.
+    """
+    num_steps = len(h)
+    errors, at_node = [], torch.zeros_like(step[0])  # of the corrected values
+    for k in range(num_steps):
+        count = min(predict.shape[1], k + 1)
+        past = h[torch.arange(k, k - count, -1)]
+        errors.append(at_node + predict[k, :count] @ past - step[k])
+        if k + 1 < num_steps:
+            at_node = at_node + correct[k, 0] * h[k + 1] + correct[k, 1 : count + 1] @ past - step[k]
+    sizes = torch.stack(errors).square().mean(1).sqrt()
+    share = min((num_steps - 2) / 26, 1)
+    return (sizes[-1] ** share * sizes.square().mean().sqrt() ** (1 - share)).item()
+
+
+def _least_squares(weights: Tensor, gram: Tensor, moments: Tensor, ridge: float) -> None:
+    """Moves weights, in place, from where they are to those of least squares with a ridge around where they were."""
+    matrix = gram + (ridge * gram.diagonal().mean() + 1e-30) * torch.eye(len(gram), dtype=gram.dtype)  # h may be 0
+    weights += torch.linalg.solve(matrix, moments - gram @ weights)
+
+
+@torch.no_grad()
+def refit(run: PilotRun, model: ScoreModel, fitted: Fit, tell: Callable[[], None]) -> tuple[Fit, Tensor]:
+    """The table fitted to its own run, and where it leads the pilot's noise.
+
+    A sample that leaves its path for another basin can no longer be led back, and counts little.
+    """
+    truth, level, view = run.truth, level_at(model.sde, fitted.noise_level), VelocityView(fitted.sd)
+    num_steps, phi = len(level.t), view.measure(level.noise_level)
+    path = torch.cat([run.at(level.noise_level)[0] * torch.cos(phi)[:, None], run.denoised[-1:]])
+    scale, (p, q) = view.scale(level).tolist(), (factor.tolist() for factor in view.factors(level))
+    weights = _widened(fitted.weights, min(REFITTED, num_steps)).clone()
+    ridge = REFIT_RIDGE * max(1.0, num_steps / 10) ** 4 / path.shape[1]
+    y = truth.start_of(fitted.table(model.sde), model.sde) / scale[0]
+    sample = kept(torch.arange(len(y))[:, None].expand(len(y), y[0].numel())).long()
+    values: list[Tensor] = []
+    with model.evaluating():
+        for k in range(num_steps):
+            x = scale[k] * y
+            values = [p[k] * model.denoise_at(x, level.at(k).like(x), truth.cond) + q[k] * x, *values][
+                : weights.shape[1]
+            ]
+            tell()
+            past, w = torch.stack([kept(h) for h in values]), weights[k, : len(values)]
+            wanted = path[k + 1] - kept(y)
+            size = torch.zeros(len(y), dtype=wanted.dtype).index_add(0, sample, (wanted - w @ past).square())
+            limit = OUTLIER * size.median()
+            counted = past * torch.where(size > limit, limit / size, 1.0)[sample]
+            _least_squares(w, counted @ past.T, counted @ wanted, ridge)
+            y = y + sum(weight * h for weight, h in zip(w.tolist(), values, strict=True))
+    return Fit(fitted.noise_level, fitted.largest, fitted.sd, weights), y
+
+
+def carried(fitted: Fit, refitted: Fit, to: Fit) -> Fit:
+    """What a refit changed at one number of steps n, on a fit of the same kind of nodes with m steps.
+
+    The change for each unit of phi, at the same share of the steps, and (n / m)^2 of it: errors fall with the steps.
+    """
+    n, m = len(fitted.weights), len(to.weights)
+    columns = min(m, max(refitted.weights.shape[1], to.weights.shape[1]))
+    change = (refitted.weights - _widened(fitted.weights, refitted.weights.shape[1])) / _steps(fitted)
+    place = torch.linspace(0, n - 1, m, dtype=torch.float64)
+    below = place.long().clamp(max=n - 2)
+    here = torch.lerp(change[below], change[below + 1], (place - below)[:, None]) * _steps(to) * (n / m) ** 2
+    weights = _widened(to.weights, columns) + _widened(here, columns).tril()
+    return Fit(to.noise_level, to.largest, to.sd, weights)
+
+
+def _steps(fitted: Fit) -> Tensor:
+    """In phi, `(n, 1)`."""
+    phi = VelocityView(fitted.sd).measure(fitted.noise_level)
+    return torch.cat([phi, torch.zeros(1, dtype=phi.dtype)]).diff()[:, None]
+
+
+def _widened(weights: Tensor, columns: int) -> Tensor:
+    """With so many columns: zeros to the right, or fewer."""
+    return torch.nn.functional.pad(weights, (0, columns - weights.shape[1]))
