@@ -34,7 +34,6 @@ from samplers.views import VelocityView, level_at
 from scoresde.score_model import ScoreModel
 from scoresde.sde import SDE
 
-REFITTED = 6  # values that a step knows, at most
 REFIT_RIDGE = 2.0  # over the number of equations, up to 10 steps; it grows as the steps' fourth power
 OUTLIER = 100.0  # mean square of a sample's residual over the median's, from which it counts less
 
@@ -54,8 +53,8 @@ def form_of(num_steps: int) -> Form:
     return Form(3, 3, 1e-4) if num_steps < 30 else Form(5, 4, 1e-3)
 
 
-def fit(run: PilotRun, sde: SDE, r: Tensor, form: Form | None = None) -> tuple[Fit, float]:
-    """The table on noise levels r, and a score of the errors that it makes along the pilot's path; less is better."""
+def fit(run: PilotRun, sde: SDE, r: Tensor, form: Form | None = None) -> tuple[Fit, Tensor]:
+    """The table on noise levels r, and its RMS errors `(n,)` along the pilot's paths, of where each step leads."""
     num_steps = len(r)
     form = form or form_of(num_steps)
     view, level = VelocityView(run.scale), level_at(sde, r)
@@ -79,15 +78,11 @@ def fit(run: PilotRun, sde: SDE, r: Tensor, form: Form | None = None) -> tuple[F
             past = [k + 1, *past]
             _least_squares(correct[k, : len(past)], gram[past][:, past], moments[past, k], form.ridge)
     largest = run.noise_level[0].item()
-    return Fit(r, largest, run.scale, corrected(predict, correct)), _score(predict, correct, h, step)
+    return Fit(r, largest, run.scale, corrected(predict, correct)), _errors(predict, correct, h, step)
 
 
-def _score(predict: Tensor, correct: Tensor, h: Tensor, step: Tensor) -> float:
-    """The RMS error at the end, to the power a, times that over all nodes, to the power 1 - a.
-
-    The values of h are those of the pilot's path, so what an error on the way does to the next values is not seen: the
-    larger the steps, the more the errors on the way count. a rises to 1 at 28 steps.
-    """
+def _errors(predict: Tensor, correct: Tensor, h: Tensor, step: Tensor) -> Tensor:
+    """RMS errors of the predicted values. h is that of the paths: what an error does to it is not seen."""
     num_steps = len(h)
     errors, at_node = [], torch.zeros_like(step[0])  # of the corrected values
     for k in range(num_steps):
@@ -96,9 +91,7 @@ def _score(predict: Tensor, correct: Tensor, h: Tensor, step: Tensor) -> float:
         errors.append(at_node + predict[k, :count] @ past - step[k])
         if k + 1 < num_steps:
             at_node = at_node + correct[k, 0] * h[k + 1] + correct[k, 1 : count + 1] @ past - step[k]
-    sizes = torch.stack(errors).square().mean(1).sqrt()
-    share = min((num_steps - 2) / 26, 1)
-    return (sizes[-1] ** share * sizes.square().mean().sqrt() ** (1 - share)).item()
+    return torch.stack(errors).square().mean(1).sqrt()
 
 
 def _least_squares(weights: Tensor, gram: Tensor, moments: Tensor, ridge: float) -> None:
@@ -117,7 +110,7 @@ def refit(run: PilotRun, model: ScoreModel, fitted: Fit, tell: Callable[[], None
     num_steps, phi = len(level.t), view.measure(level.noise_level)
     path = torch.cat([run.at(level.noise_level)[0] * torch.cos(phi)[:, None], run.denoised[-1:]])
     scale, (p, q) = view.scale(level).tolist(), (factor.tolist() for factor in view.factors(level))
-    weights = _widened(fitted.weights, min(REFITTED, num_steps)).clone()
+    weights = fitted.weights[:, :num_steps].clone()
     ridge = REFIT_RIDGE * max(1.0, num_steps / 10) ** 4 / path.shape[1]
     y = truth.start_of(fitted.table(model.sde), model.sde) / scale[0]
     sample = kept(torch.arange(len(y))[:, None].expand(len(y), y[0].numel())).long()

@@ -7,7 +7,7 @@ than those of the data would. So a pilot run follows a few samples along the pro
 that predicts noise by nodes that are dense at large noise, where its errors are.
 
 The errors that a table would make along the pilot's path are known, and rank some twenty sets of nodes. For a few
-numbers of evaluations, from many to few, the best of them and the winner of the number before are run on the pilot's
+numbers of evaluations, from many to few, the most promising and the winner of the number before are run on the pilot's
 noise, each fitted again to its own run; the one that ends nearest to the pilot's ends is kept. In between, the nodes of
 the nearest number hold, and what its run taught. With few evaluations they start at less noise than t_max, where the
 first of them sees more than the data's mean.
@@ -33,11 +33,13 @@ from scoresde.score_model import ScoreModel
 from scoresde.sde import SDE
 
 NUM_STEPS = range(4, 51)  # for which tables are fitted
-RUNS = {35: 3, 20: 2, 15: 2, 10: 3, 8: 2, 6: 3, 5: 2}  # for which candidates are run, and how many
+# For which numbers of evaluations candidates are run: the winner of the number before (b), the next best by score (s)
+# or by the largest error on the way (w)
+RUNS = {35: "sss", 20: "sw", 15: "bs", 10: "bsw", 8: "bs", 6: "bsw", 5: "bs"}
 
 FEW, START = 12, 30.0  # up to so many steps they start at most at so many times the spread
 
-NUM_EVALUATIONS = COARSE + DENSE + sum(n * count for n, count in RUNS.items())  # of a pilot, at most
+NUM_EVALUATIONS = COARSE + DENSE + sum(n * len(which) for n, which in RUNS.items())  # of a pilot, at most
 
 
 class Plan(NamedTuple):
@@ -85,6 +87,16 @@ def candidates(run: PilotRun) -> list[Plan]:
     ]
 
 
+def score(errors: Tensor) -> float:
+    """Of a table's errors along the pilot's paths: that at the end, to the power a, times the RMS of all, to 1 - a.
+
+    The larger the steps, the more those on the way count, as what they do to the next values is not in them: a rises to
+    1 at 28 steps.
+    """
+    share = min((len(errors) - 2) / 26, 1)
+    return (errors[-1] ** share * errors.square().mean().sqrt() ** (1 - share)).item()
+
+
 @torch.no_grad()
 def pilot(
     model: ScoreModel,
@@ -112,12 +124,18 @@ def pilot(
     run, sde = pilot_run(model, cond, tell=evaluated), model.sde
     plans = candidates(run)
     best: dict[int, tuple[Plan, Fit, Fit]] = {}  # fitted to the paths, and to its own run
-    for n, count in RUNS.items():
+    for n, which in RUNS.items():
         first = {plan: fit(run, sde, nodes(plan, sde, n)) for plan in plans}
-        ranked = sorted(plans, key=lambda plan: first[plan][1])[:count]  # by what they promise
-        before = next(reversed(best.values()))[0] if best else ranked[0]
+        orders = {
+            "s": sorted(plans, key=lambda plan: score(first[plan][1])),
+            "w": sorted(plans, key=lambda plan: first[plan][1].max().item()),
+            "b": [winner[0] for winner in reversed(best.values())],
+        }
+        chosen: list[Plan] = []
+        for kind in which:
+            chosen.append(next(plan for plan in orders[kind] + orders["s"] if plan not in chosen))
         least = math.inf
-        for plan in ranked if before in ranked else [*ranked[:-1], before]:
+        for plan in chosen:
             refitted, x = refit(run, model, first[plan][0], evaluated)
             error = trimmed_error(x, run.truth.end)
             if n not in best or error < least:
