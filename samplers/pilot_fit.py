@@ -9,9 +9,8 @@ flow* are those of least squares over all entries of all samples,
 `fit` takes y_k and h from the converged paths, for the step from Adams's weights w_0 and, with the value at its end,
 for its correction. A table so fitted leaves the paths when it is run, by errors of its own. `refit` runs it, on the
 pilot's noise, and fits each step again, from the table's weights w_0, to where the run has come: y_{k+1} is still on
-the converged paths, y_k and h are the run's, so that a step also takes back what it can of the errors before it.
-
-What it changed is small and much the same at the next numbers of steps, to which it is `carried`.
+the converged paths, y_k and h are the run's, so that a step also takes back what it can of the errors before it. What
+it changed is much the same at the next numbers of steps, to which it is `carried`.
 
 A few weights against thousands of equations: the tables carry over to other samples, and the ridge returns to w_0 where
 the equations say nothing.
@@ -113,20 +112,19 @@ def refit(run: PilotRun, model: ScoreModel, fitted: Fit, tell: Callable[[], None
     weights = fitted.weights[:, :num_steps].clone()
     ridge = REFIT_RIDGE * max(1.0, num_steps / 10) ** 4 / path.shape[1]
     y = truth.start_of(fitted.table(model.sde), model.sde) / scale[0]
-    sample = kept(torch.arange(len(y))[:, None].expand(len(y), y[0].numel())).long()
+    owner = kept(torch.arange(len(y))[:, None].expand(len(y), y[0].numel())).long()
     values: list[Tensor] = []
     with model.evaluating():
         for k in range(num_steps):
             x = scale[k] * y
-            values = [p[k] * model.denoise_at(x, level.at(k).like(x), truth.cond) + q[k] * x, *values][
-                : weights.shape[1]
-            ]
+            denoised = model.denoise_at(x, level.at(k).like(x), truth.cond)
+            values = [p[k] * denoised + q[k] * x, *values[: weights.shape[1] - 1]]
             tell()
             past, w = torch.stack([kept(h) for h in values]), weights[k, : len(values)]
             wanted = path[k + 1] - kept(y)
-            size = torch.zeros(len(y), dtype=wanted.dtype).index_add(0, sample, (wanted - w @ past).square())
+            size = torch.zeros(len(y), dtype=wanted.dtype).index_add(0, owner, (wanted - w @ past).square())
             limit = OUTLIER * size.median()
-            counted = past * torch.where(size > limit, limit / size, 1.0)[sample]
+            counted = past * torch.where(size > limit, limit / size, 1.0)[owner]
             _least_squares(w, counted @ past.T, counted @ wanted, ridge)
             y = y + sum(weight * h for weight, h in zip(w.tolist(), values, strict=True))
     return Fit(fitted.noise_level, fitted.largest, fitted.sd, weights), y
@@ -139,7 +137,7 @@ def carried(fitted: Fit, refitted: Fit, to: Fit) -> Fit:
     """
     n, m = len(fitted.weights), len(to.weights)
     columns = min(m, max(refitted.weights.shape[1], to.weights.shape[1]))
-    change = (refitted.weights - _widened(fitted.weights, refitted.weights.shape[1])) / _steps(fitted)
+    change = (refitted.weights - fitted.weights) / _steps(fitted)
     place = torch.linspace(0, n - 1, m, dtype=torch.float64)
     below = place.long().clamp(max=n - 2)
     here = torch.lerp(change[below], change[below + 1], (place - below)[:, None]) * _steps(to) * (n / m) ** 2
