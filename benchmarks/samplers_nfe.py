@@ -10,7 +10,8 @@ compared with
     trigonometric `Trigonometric` with two values, the data's deviation for its scale, and power 1.5
 
 Problems: two mixtures with exact scores (in the plane; in 64 dimensions, low-rank components fitted to the digits), and
-networks that are trained here if the folder does not hold them (12 core-minutes in all; MNIST with --mnist FILE):
+networks that are trained here if the folder does not hold them (12 core-minutes in all; MNIST with --mnist FILE, 100
+samples, 2 core-hours with its peers to 20 evaluations). Errors of peers are kept in the folder:
 
     python -m benchmarks.samplers_nfe [--problems mix2d,...] [--folder runs/nfe] [--mnist t10k-images-idx3-ubyte.gz]
         [--noises 640]
@@ -251,8 +252,10 @@ def of_azula(p: Problem, n: int) -> Iterator[tuple[str, Callable[[], Tensor]]]:
 
 
 def best_peer(p: Problem, n: int, kept: Path) -> tuple[float, str, int]:
-    """The least error of all peers' configurations, which that is, and how many were run; kept in a file, as they are
-    the same in every run."""
+    """The least error of all peers' configurations, which that is, and how many were run.
+
+    Their errors are the same in every run, and are kept in a file.
+    """
     if not kept.exists():
         found = {}
         for peers in (of_diffusers, of_k_diffusion, of_azula):
