@@ -11,7 +11,7 @@ compared with
 
 Problems: two mixtures with exact scores (in the plane; in 64 dimensions, low-rank components fitted to the digits), and
 networks that are trained here if the folder does not hold them (12 core-minutes in all; MNIST with --mnist FILE, 100
-samples, 2 core-hours with its peers to 20 evaluations). Errors of peers are kept in the folder:
+samples). Errors of peers are kept in the folder of their problem; without them they are measured again:
 
     python -m benchmarks.samplers_nfe [--problems mix2d,...] [--folder runs/nfe] [--mnist t10k-images-idx3-ubyte.gz]
         [--noises 640]
@@ -254,7 +254,7 @@ def of_azula(p: Problem, n: int) -> Iterator[tuple[str, Callable[[], Tensor]]]:
 def best_peer(p: Problem, n: int, kept: Path) -> tuple[float, str, int]:
     """The least error of all peers' configurations, which that is, and how many were run.
 
-    Their errors are the same in every run, and are kept in a file.
+    Their errors are those of a network, and are kept beside it.
     """
     if not kept.exists():
         found = {}
@@ -316,7 +316,7 @@ def main() -> None:
                     x_T = p.start / p.ends[0] * p.model.sde.sigma(grid[0]).item()
                     x = sampler.run(p.model, x_T, grid, Noise(0, torch.arange(len(x_T))), p.cond)
                     errors.append(trimmed(x - p.end))
-                peer, label, tried = best_peer(p, n, options.folder / "peers" / f"{name}_{len(p.start)}_{n}.json")
+                peer, label, tried = best_peer(p, n, options.folder / name / f"peers_{len(p.start)}_{n}.json")
             numbers = f"{n:>12}" + "".join(f"{e:>11.2g}" for e in (*errors, peer))
             ratios = f"{errors[0] / peer:>7.2f}{errors[1] / peer:>6.2f}{seconds:>7.0f}"
             print(f"{numbers}{ratios}  {label} ({tried})".replace("nan", "  -"), flush=True)

@@ -13,7 +13,7 @@ from PIL import Image
 from scoresde.app import densities
 from scoresde.app.cli import main
 from scoresde.data import load
-from tests.mistakes import assert_mistake
+from tests.mistakes import assert_mistake, with_defaults
 
 TINY = ["--mode=train", "--device=cpu", "--config.training.num_steps=2", "--config.training.batch_size=32"]
 TOY = [*TINY, "--config=toy", "--config.network.width=16", "--config.network.depth=1"]
@@ -164,11 +164,8 @@ MISTAKES = {
 
 @pytest.mark.parametrize(("arguments", "message"), MISTAKES.values(), ids=MISTAKES)
 def test_mistakes_are_one_line(work, capsys, arguments, message):
-    given = arguments.split()
-    given = given if any(a.startswith("--workdir") for a in given) else [*given, "--workdir=runs/toy"]
-    given = given if any(a.startswith("--mode") for a in given) else ["--mode=evaluate", *given]
-    capsys.readouterr()
-    assert_mistake(capsys, [*given, "--device=cpu"], message)
+    given = with_defaults(arguments, "--mode=evaluate", "--workdir=runs/toy", "--device=cpu")
+    assert_mistake(capsys, given, message)
 
 
 def test_data_that_changed_since_training_are_named(work, tmp_path, capsys):

@@ -17,7 +17,7 @@ from scoresde.app.looks import langevin, training
 from scoresde.app.looks.subject import Plane
 from scoresde.app.visualize import LOOKS
 from scoresde.data import ArrayData
-from tests.mistakes import assert_mistake
+from tests.mistakes import assert_mistake, with_defaults
 
 ROOT = Path(__file__).parent.parent
 TINY = ["--mode=train", "--device=cpu", "--config.training.num_steps=2", "--config.training.batch_size=32"]
@@ -186,10 +186,7 @@ MISTAKES = {
 @pytest.mark.parametrize(("arguments", "message"), MISTAKES.values(), ids=MISTAKES)
 def test_mistakes_are_one_line(work, capsys, arguments, message):
     Path("runs.png").touch()
-    given = arguments.split()
-    given = given if given[0].startswith("--mode") else ["--mode=visualize", *given]
-    capsys.readouterr()
-    assert_mistake(capsys, [*given, "--device=cpu"], message)
+    assert_mistake(capsys, with_defaults(arguments, "--mode=visualize", "--device=cpu"), message)
 
 
 def test_plain_langevin_ends_with_the_basins_of_its_start():
