@@ -33,7 +33,7 @@ from samplers.views import VelocityView, level_at
 from scoresde.score_model import ScoreModel
 from scoresde.sde import SDE
 
-REFIT_RIDGE = 2.0  # over the number of equations, up to 10 steps; it grows as the steps' fourth power
+REFIT_RIDGE = 2.0  # over the number of equations, up to 10 steps; it grows as the square of the steps
 OUTLIER = 100.0  # mean square of a sample's residual over the median's, from which it counts less
 
 
@@ -46,14 +46,28 @@ class Form(NamedTuple):
 
 
 def form_of(num_steps: int) -> Form:
-    """Large steps are fitted best from Adams's second order, small ones from his fourth and closer to it."""
+    """Large steps are fitted best from Adams's second order, small ones from his third and closer to it."""
     if num_steps < 20:
         return Form(3, 2, 1e-4)
-    return Form(3, 3, 1e-4) if num_steps < 30 else Form(5, 4, 1e-3)
+    return Form(3, 3, 1e-4) if num_steps < 30 else Form(4, 3, 1e-3)
 
 
-def fit(run: PilotRun, sde: SDE, r: Tensor, form: Form | None = None) -> tuple[Fit, Tensor]:
-    """The table on noise levels r, and its RMS errors `(n,)` along the pilot's paths, of where each step leads."""
+class PathFit(NamedTuple):
+    """A table fitted to the pilot's paths, and its errors there.
+
+    Attributes:
+        fit: the table.
+        errors: `(n,)` RMS of where each step leads, those before it included.
+        own: `(n,)` mean of what each step adds (`samplers.pilot_nodes`).
+    """
+
+    fit: Fit
+    errors: Tensor
+    own: Tensor
+
+
+def fit(run: PilotRun, sde: SDE, r: Tensor, form: Form | None = None) -> PathFit:
+    """The table on noise levels r that is best along the pilot's paths."""
     num_steps = len(r)
     form = form or form_of(num_steps)
     view, level = VelocityView(run.scale), level_at(sde, r)
@@ -77,20 +91,25 @@ def fit(run: PilotRun, sde: SDE, r: Tensor, form: Form | None = None) -> tuple[F
             past = [k + 1, *past]
             _least_squares(correct[k, : len(past)], gram[past][:, past], moments[past, k], form.ridge)
     largest = run.noise_level[0].item()
-    return Fit(r, largest, run.scale, corrected(predict, correct)), _errors(predict, correct, h, step)
+    errors, own = _errors(predict, correct, h, step, torch.sin(phi[:, 0]))
+    return PathFit(Fit(r, largest, run.scale, corrected(predict, correct)), errors, own)
 
 
-def _errors(predict: Tensor, correct: Tensor, h: Tensor, step: Tensor) -> Tensor:
-    """RMS errors of the predicted values. h is that of the paths: what an error does to it is not seen."""
+def _errors(predict: Tensor, correct: Tensor, h: Tensor, step: Tensor, sin_phi: Tensor) -> tuple[Tensor, Tensor]:
+    """RMS errors of the predicted values, and what each step adds; h is that of the paths, whatever the errors."""
     num_steps = len(h)
-    errors, at_node = [], torch.zeros_like(step[0])  # of the corrected values
+    errors, own, at_node = [], [], torch.zeros_like(step[0])  # of the corrected values
     for k in range(num_steps):
         count = min(predict.shape[1], k + 1)
         past = h[torch.arange(k, k - count, -1)]
-        errors.append(at_node + predict[k, :count] @ past - step[k])
+        missed = predict[k, :count] @ past - step[k]
+        errors.append((at_node + missed).square().mean().sqrt())
         if k + 1 < num_steps:
-            at_node = at_node + correct[k, 0] * h[k + 1] + correct[k, 1 : count + 1] @ past - step[k]
-    return torch.stack(errors).square().mean(1).sqrt()
+            seen = correct[k, 0] / sin_phi[k + 1] * missed.abs().mean()
+            missed = correct[k, 0] * h[k + 1] + correct[k, 1 : count + 1] @ past - step[k]
+            at_node = at_node + missed
+            own.append(torch.hypot(missed.abs().mean(), seen))
+    return torch.stack(errors), torch.stack([*own, missed.abs().mean()])
 
 
 def _least_squares(weights: Tensor, gram: Tensor, moments: Tensor, ridge: float) -> None:
@@ -110,7 +129,7 @@ def refit(run: PilotRun, model: ScoreModel, fitted: Fit, tell: Callable[[], None
     path = torch.cat([run.at(level.noise_level)[0] * torch.cos(phi)[:, None], run.denoised[-1:]])
     scale, (p, q) = view.scale(level).tolist(), (factor.tolist() for factor in view.factors(level))
     weights = fitted.weights[:, :num_steps].clone()
-    ridge = REFIT_RIDGE * max(1.0, num_steps / 10) ** 4 / path.shape[1]
+    ridge = REFIT_RIDGE * max(1.0, num_steps / 10) ** 2 / path.shape[1]
     y = truth.start_of(fitted.table(model.sde), model.sde) / scale[0]
     owner = kept(torch.arange(len(y))[:, None].expand(len(y), y[0].numel())).long()
     values: list[Tensor] = []

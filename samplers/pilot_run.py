@@ -29,6 +29,7 @@ from scoresde.errors import require
 from scoresde.score_model import ScoreModel
 from scoresde.sde import SDE, Level
 
+NUM_SAMPLES = 32
 ENTRIES = 4096  # of all samples, that are kept
 COARSE, DENSE = 12, 136  # evaluations of the two runs
 
@@ -73,6 +74,11 @@ class PilotRun:
     noise: Tensor
     scale: float
 
+    @property
+    def softening(self) -> float:
+        """Below this noise level the dense nodes are even in the noise level, above in its logarithm."""
+        return _softening(self.scale)
+
     @cached_property
     def spread(self) -> float:
         centred = self.truth.end.double().flatten(1)
@@ -84,18 +90,17 @@ class PilotRun:
     def _spline(self) -> Callable[[Any], Any]:
         from scipy.interpolate import CubicSpline
 
-        known = torch.asinh(self.noise_level / _softening(self.scale)).flip(0).numpy()
+        known = torch.asinh(self.noise_level / self.softening).flip(0).numpy()
         return CubicSpline(known, torch.cat([self.u, self.denoised], 1).flip(0).numpy())
 
     def at(self, noise_level: Tensor) -> tuple[Tensor, Tensor]:
         """u and D at noise levels `(n,)` by cubic splines, `(n, N)`."""
-        wanted = torch.asinh(noise_level / _softening(self.scale)).numpy()
+        wanted = torch.asinh(noise_level / self.softening).numpy()
         u, denoised = torch.from_numpy(self._spline(wanted)).chunk(2, 1)
         return u, denoised
 
 
 def _softening(scale: float) -> float:
-    """Below this noise level dense nodes are even in the noise level, above in its logarithm."""
     return 0.02 * scale
 
 
@@ -103,7 +108,7 @@ def _softening(scale: float) -> float:
 def pilot_run(
     model: ScoreModel,
     cond: Tensor | None = None,
-    num_samples: int = 32,
+    num_samples: int = NUM_SAMPLES,
     seed: int = 0,
     tell: Callable[[], None] = lambda: None,
 ) -> PilotRun:
@@ -189,7 +194,7 @@ def dense_table(sde: SDE, scale: float, num_evaluations: int = DENSE) -> Table:
     return concatenate([inner, denoiser_table(level.at(slice(-1, None)), zero, zero + 1, zero)])
 
 
-def trimmed_error(x: Tensor, end: Tensor) -> float:
-    """RMS over entries and samples without the worst 3 samples of 100: those are left to flips of a basin."""
+def trimmed_error(x: Tensor, end: Tensor, share: float = 0.97) -> float:
+    """RMS over entries and a share of the samples: the worst ones are left to flips of a basin."""
     squares = (x - end).double().flatten(1).square().mean(1).sort().values
-    return squares[: max(1, len(squares) * 97 // 100)].mean().sqrt().item()
+    return squares[: max(1, round(share * len(squares)))].mean().sqrt().item()

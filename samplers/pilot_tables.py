@@ -3,98 +3,45 @@
 Which solver is best at few evaluations depends on the network: its errors make the flow rough at other noise levels
 than those of the data would. So a pilot run follows a few samples along the probability flow with many evaluations
 (`samplers.pilot_run`), and the rest is learned from what it saw: the weights of a table on some nodes
-(`samplers.pilot_fit`), and the nodes. Networks differ there: one with exact scores is served best by powers of phi, one
-that predicts noise by nodes that are dense at large noise, where its errors are.
+(`samplers.pilot_fit`), and the nodes (`samplers.pilot_nodes`). Networks differ there: with steps small enough, nodes
+that share the errors evenly among the steps are best, for some of them with more at large noise; with few steps the
+flow between two nodes is not what its errors at the nodes say, and a power of phi may be better.
 
-The errors that a table would make along the pilot's path are known, and rank some twenty sets of nodes. For a few
-numbers of evaluations, from many to few, the most promising and the winner of the number before are run on the pilot's
-noise, each fitted again to its own run; the one that ends nearest to the pilot's ends is kept. In between, the nodes of
-the nearest number hold, and what its run taught. With few evaluations they start at less noise than t_max, where the
-first of them sees more than the data's mean.
+For a few numbers of evaluations, from many to few, candidates are run on the pilot's noise, each fitted again to its
+own run; the one that ends nearest to the pilot's ends is kept. In between, nodes of the nearest number's kind hold, and
+what its run taught; beyond the largest number only the nodes do. With few evaluations they start at less noise than
+t_max, where the first of them sees more than the data's mean.
 
-The sets of nodes, the score that ranks them and the ridges were chosen by trial on the problems of
-`benchmarks/samplers_nfe.py`, which reports what they reach there.
+The candidates, the score that ranks the powers of phi, and the ridges were chosen by trial on the problems of
+`benchmarks/samplers_nfe.py`, which reports what they reach there; docs/samplers.md says what was tried.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import cache, partial
 
 import torch
 from torch import Tensor
 
-from samplers import grids
 from samplers.fitted import Fit, Fitted
-from samplers.pilot_fit import carried, fit, refit
-from samplers.pilot_run import COARSE, DENSE, PilotRun, pilot_run, trimmed_error
+from samplers.pilot_fit import PathFit, carried, fit, refit
+from samplers.pilot_nodes import even_nodes, power_nodes, score
+from samplers.pilot_run import COARSE, DENSE, pilot_run, trimmed_error
 from scoresde.score_model import ScoreModel
-from scoresde.sde import SDE
 
 NUM_STEPS = range(4, 51)  # for which tables are fitted
-# For which numbers of evaluations candidates are run: the winner of the number before (b), the next best by score (s)
-# or by the largest error on the way (w)
-RUNS = {35: "sss", 20: "sw", 15: "bs", 10: "bsw", 8: "bs", 6: "bsw", 5: "bs"}
+# For which numbers of evaluations candidates are run: even nodes (e), early ones (l), the best winner of the numbers
+# before (b), and of the powers of phi the next by score (s) or by the largest error on the way (w)
+RUNS = {35: "el", 20: "el", 15: "el", 10: "eswb", 8: "eswb", 6: "esb", 5: "esb"}
+JUDGED = 0.9  # of the pilot's samples: one that flips says nothing of the others
+POWERS, SHARES = (1.0, 1.5, 2.0, 3.0), (0.5, 1.0, 2.0, 4.0)
 
-FEW, START = 12, 30.0  # up to so many steps they start at most at so many times the spread
+Nodes = partial[Tensor]  # noise levels, of a number of steps
 
-NUM_EVALUATIONS = COARSE + DENSE + sum(n * len(which) for n, which in RUNS.items())  # of a pilot, at most
-
-
-class Plan(NamedTuple):
-    """Nodes: "phi" (power and sd), "asinh" (last level as a share of the width, and width) or "time" (power).
-
-    The first is at t_max, and with few steps at most at a noise level of `start`.
-    """
-
-    family: str
-    shape: float
-    spread: float = 1.0
-    start: float = math.inf
-
-
-def nodes(plan: Plan, sde: SDE, num_steps: int) -> Tensor:
-    """The noise levels of a plan's evaluations, `(num_steps,)`, falling."""
-    if plan.family == "phi":
-        level = sde.noise_level(grids.phi_to_clean(sde, num_steps, plan.shape, plan.spread)[:-1])
-        if num_steps <= FEW:
-            level[0] = min(level[0].item(), max(plan.start, 1.1 * level[1].item()))
-        return level
-    if plan.family == "time":
-        return sde.noise_level(grids.vp_quadratic(sde, num_steps, plan.shape)[:-1])
-    first, least = sde.noise_level(torch.tensor([sde.t_max, sde.t_min], dtype=torch.float64)).tolist()
-    u = torch.linspace(0, 1, num_steps, dtype=torch.float64)
-    start, end = (math.asinh(r / plan.spread) for r in (first, max(least, plan.shape * plan.spread)))
-    level = plan.spread * torch.sinh(start + u * (end - start))
-    level[0] = first
-    return level
-
-
-def candidates(run: PilotRun) -> list[Plan]:
-    """The plans that are compared, for what a pilot run found."""
-    start = START * run.spread
-    phi = [
-        Plan("phi", power, share * run.spread, start)
-        for power in (1.0, 1.5, 2.0, 3.0)
-        for share in (0.5, 1.0, 2.0, 4.0)
-    ]
-    return [
-        *phi,
-        *(Plan("asinh", 0.1, width * run.scale) for width in (0.005, 0.015, 0.04, 0.15)),
-        Plan("time", 2.0),
-        Plan("time", 3.0),
-    ]
-
-
-def score(errors: Tensor) -> float:
-    """Of a table's errors along the pilot's paths: that at the end, to the power a, times the RMS of all, to 1 - a.
-
-    The larger the steps, the more those on the way count, as what they do to the next values is not in them: a rises to
-    1 at 28 steps.
-    """
-    share = min((len(errors) - 2) / 26, 1)
-    return (errors[-1] ** share * errors.square().mean().sqrt() ** (1 - share)).item()
+REVISION = 2  # of what a pilot does; tables that are kept from another are made again
+NUM_EVALUATIONS = COARSE + DENSE + sum(n * len(kinds) for n, kinds in RUNS.items())  # of a pilot
 
 
 @torch.no_grad()
@@ -122,26 +69,37 @@ def pilot(
         tell(done)
 
     run, sde = pilot_run(model, cond, tell=evaluated), model.sde
-    plans = candidates(run)
-    best: dict[int, tuple[Plan, Fit, Fit]] = {}  # fitted to the paths, and to its own run
-    for n, which in RUNS.items():
-        first = {plan: fit(run, sde, nodes(plan, sde, n)) for plan in plans}
-        orders = {
-            "s": sorted(plans, key=lambda plan: score(first[plan][1])),
-            "w": sorted(plans, key=lambda plan: first[plan][1].max().item()),
-            "b": [winner[0] for winner in reversed(best.values())],
-        }
-        chosen: list[Plan] = []
-        for kind in which:
-            chosen.append(next(plan for plan in orders[kind] + orders["s"] if plan not in chosen))
+    even, early = (partial(even_nodes, run, sde, early=early) for early in (False, True))
+    powers = [partial(power_nodes, run, sde, power=power, share=share) for power in POWERS for share in SHARES]
+    best: dict[int, tuple[Nodes, Fit]] = {}  # by the number of evaluations; its table fitted to its own run
+
+    @cache
+    def first(nodes: Nodes, n: int) -> PathFit:
+        return fit(run, sde, nodes(n))
+
+    def candidates(kind: str, n: int) -> list[Nodes]:
+        if kind in "el":
+            return [even if kind == "e" else early]
+        if kind == "w":
+            return sorted(powers, key=lambda nodes: first(nodes, n).errors.max().item())
+        by_score = sorted(powers, key=lambda nodes: score(first(nodes, n).errors))
+        return by_score if kind == "s" else [nodes for nodes, _ in reversed(best.values())] + by_score
+
+    for n, kinds in RUNS.items():
+        chosen: list[Nodes] = []
+        for kind in kinds:
+            chosen.append(next(nodes for nodes in candidates(kind, n) if nodes not in chosen))
         least = math.inf
-        for plan in chosen:
-            refitted, x = refit(run, model, first[plan][0], evaluated)
-            error = trimmed_error(x, run.truth.end)
+        for nodes in chosen:
+            refitted, x = refit(run, model, first(nodes, n).fit, evaluated)
+            error = trimmed_error(x, run.truth.end, JUDGED)
             if n not in best or error < least:
-                best[n], least = (plan, first[plan][0], refitted), error
+                best[n], least = (nodes, refitted), error
     fits = {}
     for n in NUM_STEPS:
-        plan, fitted, refitted = best[min(best, key=lambda run_for: abs(math.log(run_for / n)))]
-        fits[n] = carried(fitted, refitted, fit(run, sde, nodes(plan, sde, n))[0])
+        nearest = min(best, key=lambda run_for: abs(math.log(run_for / n)))
+        nodes, refitted = best[nearest]
+        fits[n] = first(nodes, n).fit
+        if n <= max(RUNS):
+            fits[n] = carried(first(nodes, nearest).fit, refitted, fits[n])
     return Fitted(fits)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cache
 from typing import final
 
 import numpy as np
@@ -113,9 +114,16 @@ def variable_of(name: str, sde: SDE, sd: float = 1.0) -> Variable:
     return variables[name]
 
 
+@cache
+def _gauss() -> tuple[Tensor, Tensor]:
+    """Nodes and weights of Gauss and Legendre's rule on [-1, 1]."""
+    x, w = np.polynomial.legendre.leggauss(POINTS)
+    return torch.from_numpy(x), torch.from_numpy(w)
+
+
 def weights(view: View, variable: Variable, nodes: Tensor, start: Tensor, end: Tensor) -> Tensor:
     """w_j of steps from v = `start` to `end`, both `(n,)`, for values at `nodes` `(n, k)`: `(n, k)`."""
-    x, w = (torch.from_numpy(part) for part in np.polynomial.legendre.leggauss(POINTS))
+    x, w = _gauss()
     half = (end - start)[:, None] / 2
     v = start[:, None] + half * (1 + x)  # (n, POINTS)
     density = half * w * view.slope(variable.noise_level(v)) * variable.log_slope(v)

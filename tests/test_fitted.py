@@ -13,8 +13,9 @@ from conftest import SDES
 
 from samplers import Adams, Fitted, Noise, Trigonometric, phi_to_clean, pilot, sample
 from samplers.pilot_fit import Form, carried, fit, refit
+from samplers.pilot_nodes import even_nodes, power_nodes, score
 from samplers.pilot_run import pilot_run, trimmed_error
-from samplers.pilot_tables import NUM_EVALUATIONS, Plan, nodes, score
+from samplers.pilot_tables import NUM_EVALUATIONS
 from samplers.table import Loop
 from samplers.views import level_at
 from scoresde import (
@@ -121,9 +122,9 @@ def test_fitted_tables_are_better_than_fixed_ones(model, piloted, num_steps):
 
 def test_without_a_fit_it_is_the_trigonometric_solver(model):
     run = pilot_run(model)
-    plan = Plan("phi", 1.5, 0.5)
-    grid = torch.cat([level_at(model.sde, nodes(plan, model.sde, 9)).t, torch.zeros(1, dtype=torch.float64)])
-    fitted = fit(run, model.sde, nodes(plan, model.sde, 9), Form(3, 3, 1e12))[0].table(model.sde)
+    r = power_nodes(run, model.sde, 9, 1.5, 1.0)
+    grid = torch.cat([level_at(model.sde, r).t, torch.zeros(1, dtype=torch.float64)])
+    fitted = fit(run, model.sde, r, Form(3, 3, 1e12)).fit.table(model.sde)
     expected = Trigonometric(3, run.scale).table(model.sde, grid)
     for part in "acpq":
         torch.testing.assert_close(getattr(fitted, part), getattr(expected, part))
@@ -131,12 +132,44 @@ def test_without_a_fit_it_is_the_trigonometric_solver(model):
 
 
 def test_a_fit_promises_less_error_on_the_pilots_own_path(model):
-    run, plan = pilot_run(model), Plan("phi", 1.5, 0.5)
+    run = pilot_run(model)
     for num_steps in (5, 10):
-        plain, fitted = (
-            fit(run, model.sde, nodes(plan, model.sde, num_steps), Form(3, 2, ridge))[1] for ridge in (1e12, 1e-4)
-        )
-        assert score(fitted) < score(plain)
+        r = power_nodes(run, model.sde, num_steps, 1.5, 1.0)
+        plain, fitted = (fit(run, model.sde, r, Form(3, 2, ridge)) for ridge in (1e12, 1e-4))
+        assert score(fitted.errors) < score(plain.errors)
+        assert fitted.own.sum() < plain.own.sum()
+
+
+@pytest.mark.parametrize("num_steps", [6, 20, 50])
+def test_even_nodes_share_the_errors_evenly(model, num_steps):
+    """But for the sixteenth of them that stays where it was."""
+    run, sde = pilot_run(model), model.sde
+    even, early = (even_nodes(run, sde, num_steps, early) for early in (False, True))
+    power = power_nodes(run, sde, num_steps, 1.5, 1.0)
+    for r in (even, early):
+        assert r.shape == (num_steps,)
+        assert r[0] == pytest.approx(power[0].item())
+        assert (r.diff() < 0).all()
+        assert r[-1] >= sde.noise_level(torch.tensor(sde.t_min, dtype=torch.float64)) * (1 - 1e-9)
+    assert (early[1:] > even[1:]).double().mean() > 0.8  # more of them are at large noise
+    uneven = [(own.max() / own.mean()).item() for own in (fit(run, sde, r).own for r in (even, power))]
+    assert uneven[0] < 0.6 * uneven[1]
+
+
+def test_even_nodes_end_nearer_to_the_converged_flow(model):
+    run, sde = pilot_run(model), model.sde
+    nodes = (even_nodes(run, sde, 20), power_nodes(run, sde, 20, 1.5, 1.0))
+    even, power = (trimmed_error(run_of(model, run, fit(run, sde, r).fit), run.truth.end) for r in nodes)
+    assert even < 0.5 * power
+
+
+def test_even_nodes_stay_above_the_least_noise():
+    """Where t_min is larger than the details of the data, all steps would like to be below it."""
+    model = ExactScoreModel(nine_modes().to(dtype=torch.float64), EDMSDE(t_min=0.2))
+    for early in (False, True):
+        r = even_nodes(pilot_run(model), model.sde, 20, early)
+        assert r[-1].item() == pytest.approx(0.2, rel=1e-6)
+        assert (r.diff() < 0).all()
 
 
 def run_of(model, run, fitted):
@@ -148,7 +181,7 @@ def run_of(model, run, fitted):
 @pytest.mark.parametrize("num_steps", [5, 8, 15])
 def test_a_refit_ends_nearer_to_the_converged_flow(model, num_steps):
     run, told = pilot_run(model), []
-    first = fit(run, model.sde, nodes(Plan("phi", 1.5, 0.5), model.sde, num_steps))[0]
+    first = fit(run, model.sde, power_nodes(run, model.sde, num_steps, 1.5, 1.0)).fit
     second, x = refit(run, model, first, lambda: told.append(1))
     assert len(told) == num_steps
     torch.testing.assert_close(run_of(model, run, second), x, rtol=1e-6, atol=1e-8)  # it ran what it returns
@@ -159,7 +192,7 @@ def test_a_refit_ends_nearer_to_the_converged_flow(model, num_steps):
 def test_a_refit_leaves_a_table_where_its_ridge_is_large(model, monkeypatch):
     monkeypatch.setattr("samplers.pilot_fit.REFIT_RIDGE", 1e12)
     run = pilot_run(model)
-    first = fit(run, model.sde, nodes(Plan("phi", 1.5, 0.5), model.sde, 8))[0]
+    first = fit(run, model.sde, power_nodes(run, model.sde, 8, 1.5, 1.0)).fit
     second, x = refit(run, model, first, lambda: None)
     torch.testing.assert_close(second.weights[:, : first.weights.shape[1]], first.weights, rtol=0, atol=1e-8)
     torch.testing.assert_close(run_of(model, run, first), x, rtol=1e-6, atol=1e-6)
@@ -171,14 +204,14 @@ def test_a_sample_in_another_basin_hardly_bends_a_refit(model):
     denoised = run.denoised.clone()
     denoised[-1, :2] += 1.0
     moved = dataclasses.replace(run, denoised=denoised)
-    first = fit(run, model.sde, nodes(Plan("phi", 1.5, 0.5), model.sde, 8))[0]
+    first = fit(run, model.sde, power_nodes(run, model.sde, 8, 1.5, 1.0)).fit
     ends = [refit(which, model, first, lambda: None)[1] for which in (run, moved)]
     assert trimmed_error(ends[1][1:], run.truth.end[1:]) < 1.5 * trimmed_error(ends[0][1:], run.truth.end[1:])
 
 
 def test_what_a_refit_taught_is_carried_to_the_next_numbers_of_steps(model):
-    run, plan = pilot_run(model), Plan("phi", 1.5, 0.5)
-    fits = {n: fit(run, model.sde, nodes(plan, model.sde, n))[0] for n in (4, 10, 11)}
+    run = pilot_run(model)
+    fits = {n: fit(run, model.sde, power_nodes(run, model.sde, n, 1.5, 1.0)).fit for n in (4, 10, 11)}
     refitted, _ = refit(run, model, fits[10], lambda: None)
     torch.testing.assert_close(carried(fits[10], refitted, fits[10]).weights, refitted.weights)
     for n in (4, 11):

@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 
 from samplers import Fitted, pilot
 from samplers.fitted import Fit
-from samplers.pilot_tables import NUM_EVALUATIONS
+from samplers.pilot_run import NUM_SAMPLES
+from samplers.pilot_tables import NUM_EVALUATIONS, REVISION
 from scoresde._json import parse_json
 from scoresde.app.device import choose_threads
 from scoresde.app.pictures import demo_labels
@@ -21,8 +22,6 @@ from scoresde.app.run_folder import write_text
 from scoresde.checkpoint import Checkpoint
 from scoresde.errors import UsageError, require
 from scoresde.score_model import ScoreModel
-
-PILOT_SAMPLES = 32
 
 
 def fitted_tables(
@@ -38,8 +37,8 @@ def fitted_tables(
     Returns:
         The tables, and the numbers of evaluations that are calibrated.
     """
-    choose_threads(PILOT_SAMPLES * math.prod(model.shape))
-    labels = demo_labels(PILOT_SAMPLES, checkpoint.description["data"]["num_classes"])
+    choose_threads(NUM_SAMPLES * math.prod(model.shape))
+    labels = demo_labels(NUM_SAMPLES, checkpoint.description["data"]["num_classes"])
 
     def search() -> Any:
         with Progress("pilot", NUM_EVALUATIONS, unit="evaluation", shown=leader) as progress:
@@ -52,7 +51,8 @@ def fitted_tables(
             return False
         return True
 
-    fits = dict(Fitted.from_json(Pilots(checkpoint).find("tables", _settings(config), search, valid, leader)).fits)
+    settings = _settings(config) | {"revision": REVISION}
+    fits = dict(Fitted.from_json(Pilots(checkpoint).find("tables", settings, search, valid, leader)).fits)
     if leader:
         print("auto: tables fitted to this model by a pilot run", flush=True)
     better = read_calibrated(checkpoint, config) if calibrated else {}
