@@ -17,8 +17,10 @@ of a whole batch: thousands of equations for some fifty unknowns after a few pas
 gradient descent on the same problem needs hundreds. Levenberg and Marquardt's damping is chosen in every iteration from
 six by the error on noises that are held out; what is best there is kept, and nothing else.
 
-It starts from the table of a pilot run. A noise level that would leave the SDE's range stops at its end, and the step
-is solved again for the rest. Tables do not carry over to other models.
+Where it ends depends on the noise levels that it starts from. So it starts three times, from the table of a pilot and
+from tables on even and early nodes (`samplers.pilot_nodes`), and the best after three iterations goes on. A noise level
+that would leave the SDE's range stops at its end, and the step is solved again for the rest. Tables do not carry over
+to other models.
 """
 
 from __future__ import annotations
@@ -33,15 +35,18 @@ from torch import Tensor
 
 from samplers.fitted import Fit, Fitted
 from samplers.noise import Noise
-from samplers.pilot_run import Truth, trimmed_error
+from samplers.pilot_fit import fit
+from samplers.pilot_nodes import even_nodes
+from samplers.pilot_run import NUM_SAMPLES, Truth, pilot_run, trimmed_error
 from samplers.table import Loop
 from samplers.views import VelocityView
 from scoresde.errors import require
 from scoresde.score_model import ScoreModel
 from scoresde.sde import SDE, Level
 
-ITERATIONS, PROJECTIONS = 10, 3
-SAMPLES = 256  # of an iteration
+STARTS, FIRST, REST = 3, 3, 7
+ITERATIONS = STARTS * FIRST + REST  # the first ones of all starts, and the rest of the best
+SAMPLES, PROJECTIONS = 256, 3  # of an iteration
 DAMPINGS = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2)  # as shares of the diagonal
 HELD_OUT = 5  # one noise of so many
 LEAST_NOISES = 64
@@ -85,27 +90,50 @@ def calibrate(
     count = len(truth.start)
     require(count >= LEAST_NOISES, f"num_samples={count}: calibration needs at least {LEAST_NOISES} noises")
     require(num_steps in sampler.fits, f"num_steps={num_steps}: need one of {min(sampler.fits)} to {max(sampler.fits)}")
-    held_out = truth.part(slice(count // HELD_OUT))
-    seen = truth.part(slice(count // HELD_OUT, None))
-    solver = _Solver.of(sampler.fits[num_steps], model)
-    theta = solver.theta_of(sampler.fits[num_steps])
+    run = pilot_run(model, None if truth.cond is None else truth.cond[:NUM_SAMPLES])
+    own_starts = (fit(run, model.sde, even_nodes(run, model.sde, num_steps, early)).fit for early in (False, True))
     generator = torch.Generator().manual_seed(seed)
     with model.evaluating():
-        before = after = solver.error(theta, held_out)
-        for iteration in range(ITERATIONS):
-            batch = seen.part(torch.randperm(len(seen.start), generator=generator)[:SAMPLES])
-            normal, gradient = solver.equations(theta, batch, batch_size, generator)
-            for damping in DAMPINGS:
-                candidate = solver.step(theta, normal, gradient, damping)
-                if solver.allows(candidate):
-                    error = solver.error(candidate, held_out)
-                    if error < after:
-                        after, best = error, candidate
-            theta = best if after < before else theta
-            tell(iteration + 1, after)
-    if after < before:
-        sampler = Fitted({**sampler.fits, num_steps: solver.fit(theta)})
-    return Calibration(sampler, before, after)
+        descents = [_Descent(model, start, truth) for start in (sampler.fits[num_steps], *own_starts)]
+        before, iteration = descents[0].error, 0
+
+        def descend(descent: _Descent) -> None:
+            nonlocal iteration
+            descent.iterate(batch_size, generator)
+            iteration += 1
+            tell(iteration, min(each.error for each in descents))
+
+        for descent in descents:
+            for _ in range(FIRST):
+                descend(descent)
+        best = min(descents, key=lambda descent: descent.error)
+        for _ in range(REST):
+            descend(best)
+    if best.error < before:
+        sampler = Fitted({**sampler.fits, num_steps: best.solver.fit(best.theta)})
+    return Calibration(sampler, before, min(before, best.error))
+
+
+class _Descent:
+    """From one start: the best parameters so far, and their error on the noises that are held out."""
+
+    def __init__(self, model: ScoreModel, start: Fit, truth: Truth) -> None:
+        count = len(truth.start) // HELD_OUT
+        self.held_out, self.seen = truth.part(slice(count)), truth.part(slice(count, None))
+        self.solver = _Solver.of(start, model)
+        self.theta = self.solver.theta_of(start)
+        self.error = self.solver.error(self.theta, self.held_out)
+
+    def iterate(self, batch_size: int, generator: torch.Generator) -> None:
+        batch = self.seen.part(torch.randperm(len(self.seen.start), generator=generator)[:SAMPLES])
+        theta = self.theta
+        normal, gradient = self.solver.equations(theta, batch, batch_size, generator)
+        for damping in DAMPINGS:
+            candidate = self.solver.step(theta, normal, gradient, damping)
+            if self.solver.allows(candidate):
+                error = self.solver.error(candidate, self.held_out)
+                if error < self.error:
+                    self.error, self.theta = error, candidate
 
 
 def _solution(normal: Tensor, gradient: Tensor, damping: float, known: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from conftest import SDES
 
 from samplers import Fitted, Noise, pilot, sample
-from samplers.calibrate import HELD_OUT, ITERATIONS, _level, _Solver, calibrate
+from samplers.calibrate import HELD_OUT, ITERATIONS, _Descent, _level, _Solver, calibrate
 from samplers.pilot_run import Truth, converged, noise_of, trimmed_error
 from samplers.views import level_at
 from scoresde import EDMSDE, CallableScoreModel, DenoisedParametrization, ExactScoreModel, Gaussian, GaussianPathSDE
@@ -160,11 +161,28 @@ def test_images_and_labels(device):
     sampler = pilot(model, cond[:32])
     truth = converged(model, sampler.fits[5].sd, cond, 96)
     calibrated, before, after = calibrate(model, sampler, 5, truth, batch_size=40)
-    least = model.sde.noise_level(torch.tensor(model.sde.t_min, dtype=torch.float64))
-    torch.testing.assert_close(sampler.fits[5].noise_level[-1], least)  # from where it cannot fall any further
     assert after < 0.5 * before
     x, x_before = (end_of(model, each, 5, truth.start, truth.cond) for each in (calibrated, sampler))
     assert trimmed_error(x, truth.end) < trimmed_error(x_before, truth.end)
+
+
+def test_it_goes_on_from_a_start_whose_last_level_is_the_least(model, piloted, truth):
+    """From where it cannot fall any further."""
+    fit, least = piloted.fits[5], model.sde.noise_level(torch.tensor(model.sde.t_min, dtype=torch.float64)).item()
+    level = torch.cat([fit.noise_level[:-1], fit.noise_level.new_tensor([least])])
+    descent = _Descent(model, dataclasses.replace(fit, noise_level=level), truth)
+    before, generator = descent.error, torch.Generator().manual_seed(0)
+    for _ in range(4):
+        descent.iterate(64, generator)
+    assert descent.error < 0.5 * before
+
+
+def test_a_bad_table_is_not_what_it_goes_on_from(model, piloted, truth):
+    """The starts on even nodes are better, and one of them is kept."""
+    fit = piloted.fits[5]
+    bad = dataclasses.replace(fit, noise_level=torch.linspace(80, 40, 5, dtype=torch.float64))
+    errors = [calibrate(model, Fitted({5: start}), 5, truth).after for start in (fit, bad)]
+    assert errors[1] < 2 * errors[0]
 
 
 def test_trimmed_error_leaves_out_the_worst_three_of_a_hundred():
