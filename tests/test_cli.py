@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from samplers import DDIM, Fitted, sample
-from samplers.calibrate import Calibration
+from samplers.calibrate import ITERATIONS, Calibration
 from scoresde import checkpoint
 from scoresde.app import calibrate as calibrate_module
 from scoresde.app import sample as sample_module
@@ -482,7 +482,7 @@ def calibrated(work, capsys, monkeypatch):
 
     def other(model, sampler, num_steps, truth, *, tell, **_):
         fit = sampler.fits[num_steps]
-        tell(10, 0.1)
+        tell(ITERATIONS, 0.1)
         return Calibration(Fitted({num_steps: replace(fit, weights=1.1 * fit.weights)}), 0.2, 0.1)
 
     monkeypatch.setattr(calibrate_module, "calibrated_table", other)
@@ -492,7 +492,7 @@ def calibrated(work, capsys, monkeypatch):
     said = capsys.readouterr()
     assert "truth: the flow from 200 noises" in said.out
     assert re.search(r"5 evaluations: error \S+ -> \S+ on noises held out, \d+ s; kept in .*calibrated.json", said.out)
-    assert "calibrate 5 10/10" in said.err
+    assert f"calibrate 5 {ITERATIONS}/{ITERATIONS}" in said.err
     yield path
     path.unlink(missing_ok=True)
 
