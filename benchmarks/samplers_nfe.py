@@ -6,7 +6,7 @@ solver and its nodes on the same denoiser and from the same noise; at every numb
 compared with
 
     piloted       `samplers.pilot_tables`: tables fitted by one pilot run of 32 samples on other noise
-    calibrated    `samplers.calibrate`, from there: up to 10 evaluations, again on other noises
+    calibrated    `samplers.calibrate`, from there and even nodes: up to 10 evaluations, again on other noises
     trigonometric `Trigonometric` with two values, the data's deviation for its scale, and power 1.5
 
 Problems: two mixtures with exact scores (in the plane; in 64 dimensions, low-rank components fitted to the digits), and

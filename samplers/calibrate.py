@@ -26,8 +26,9 @@ to other models.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import repeat
 from typing import NamedTuple, final
 
 import torch
@@ -75,7 +76,7 @@ def calibrate(
 
     Args:
         model: what will be sampled from; differentiable in x_t and t.
-        sampler: whose table it starts from (`pilot(model)`).
+        sampler: whose table is the first start, and is kept where nothing is gained (`pilot(model)`).
         num_steps: which table.
         truth: ends of the model's flow, from 64 noises or more (`samplers.pilot_run.converged`); one in five is held
             out.
@@ -95,23 +96,20 @@ def calibrate(
     generator = torch.Generator().manual_seed(seed)
     with model.evaluating():
         descents = [_Descent(model, start, truth) for start in (sampler.fits[num_steps], *own_starts)]
-        before, iteration = descents[0].error, 0
-
-        def descend(descent: _Descent) -> None:
-            nonlocal iteration
+        before = descents[0].error
+        for iteration, descent in enumerate(_turns(descents), 1):
             descent.iterate(batch_size, generator)
-            iteration += 1
             tell(iteration, min(each.error for each in descents))
+    if descent.error < before:
+        sampler = Fitted({**sampler.fits, num_steps: descent.solver.fit(descent.theta)})
+    return Calibration(sampler, before, descent.error)
 
-        for descent in descents:
-            for _ in range(FIRST):
-                descend(descent)
-        best = min(descents, key=lambda descent: descent.error)
-        for _ in range(REST):
-            descend(best)
-    if best.error < before:
-        sampler = Fitted({**sampler.fits, num_steps: best.solver.fit(best.theta)})
-    return Calibration(sampler, before, min(before, best.error))
+
+def _turns(descents: list[_Descent]) -> Iterator[_Descent]:
+    """Whose iteration is next: all have the first ones, and the one that is best then has the rest."""
+    for descent in descents:
+        yield from repeat(descent, FIRST)
+    yield from repeat(min(descents, key=lambda descent: descent.error), REST)
 
 
 class _Descent:

@@ -7,7 +7,7 @@ right for few steps.
 add the same. Where a fitted step k from phi_k to phi_{k+1} misses by c_k when it is corrected and by e_k when it is
 predicted, its own error is
 
-    own_k^2 = |c_k|^2 + |w_k / sin phi_{k+1}|^2 |e_k|^2,
+    own_k^2 = |c_k|^2 + |w_k / sin phi_{k+1}|^2 |e_k|^2        (|.| the mean over all entries of all samples),
 
 as the next evaluation, of weight w_k in the correction, sees the predicted value: h = (cos^2(phi) u - D) / sin(phi)
 changes with y = u cos(phi) by 1 / sin(phi) at little noise, where D hardly changes. With errors of a step like its
