@@ -12,7 +12,7 @@ import torch
 from ml_collections import ConfigDict
 from torch import Tensor
 
-from samplers import AnnealedLangevin, PredictorCorrector, TableSampler, choose_snr
+from samplers import AnnealedLangevin, Fitted, PredictorCorrector, Sampler, TableSampler, choose_snr
 from samplers import sample as draw
 from scoresde.app.device import choose_threads
 from scoresde.app.fitted_tables import fitted_tables
@@ -25,7 +25,6 @@ from scoresde.checkpoint import Checkpoint
 from scoresde.data import Scaling
 from scoresde.errors import UsageError, require
 from scoresde.score_model import ScoreModel
-from scoresde.sde import Level
 from scoresde.training import join_world
 from sde_configs import build
 
@@ -47,13 +46,8 @@ def sample(
 
     Batches are kept on disk as they are drawn: the same command goes on after a kill, and no sample is lost or doubled.
     """
-    require(num_samples >= 1, f"num_samples={num_samples}: need at least 1")
-    require(num_steps is None or num_steps >= 1, f"num_steps={num_steps}: need at least 1")
     batch_size = config.sampling.batch_size
-    require(batch_size >= 1, f"config.sampling.batch_size={batch_size}: need at least 1")
-    make_folder(output.parent, "output", output)
-    for path in (output, output.with_suffix(".npz")):
-        require(not path.is_dir(), f"output={str(path)!r}: is a folder; choose another with --output")
+    _check(num_samples, num_steps, batch_size, output)
     data = checkpoint.description["data"]
     sampler = None if sampler_name == build.AUTO else build.build_sampler(config, sampler_name, num_steps)
     cond = parse_labels(labels, num_samples, data["num_classes"])
@@ -61,32 +55,23 @@ def sample(
     model = build.build_sampling_model(
         config, checkpoint.model().to(device), scaling_of(data), data["low"], data["high"]
     )
+    leader = world.leader
     if sampler is None:
-        sampler, counts = fitted_tables(model, checkpoint, config, world.leader, calibrated)
-        count = sampler.default_num_steps if num_steps is None else num_steps
-        if world.leader and count in counts:
-            print(f"the table of {count} evaluations is calibrated (--calibrated=off takes the pilot's)", flush=True)
+        sampler = _auto(model, checkpoint, config, num_steps, leader, calibrated)
     grid = sampler.default_grid(model.sde, sampler.default_num_steps if num_steps is None else num_steps)
-
     if isinstance(sampler, PredictorCorrector | AnnealedLangevin) and config.sampling[sampler_name].snr == 0:
-        sampler = _with_piloted_snr(sampler, sampler_name, model, grid, checkpoint, config, world.leader)
+        sampler = _with_piloted_snr(sampler, sampler_name, model, grid, checkpoint, config, leader)
     size = min(batch_size, -(-num_samples // world.size))
     firsts = range(0, num_samples, size)
-    described = {"config": checkpoint.description["config"], "digest": checkpoint.description["digest"]}
-    described |= {"threshold": config.sampling.threshold, "quantile": config.sampling.quantile}
-    described |= {"sampler": str(sampler), "grid": grid.tolist(), "labels": None if cond is None else cond.tolist()}
-    parts = Parts(output, described | {"seed": seed, "num_samples": num_samples, "size": size, "step": checkpoint.step})
+    described = _described(checkpoint, config, sampler, grid, cond)
+    parts = Parts(output, described | {"seed": seed, "num_samples": num_samples, "size": size})
     mine = [first for first in firsts[world.rank :: world.size] if not parts.has(first)]
-    if world.leader and len(mine) < len(firsts[world.rank :: world.size]):
+    if leader and len(mine) < len(firsts[world.rank :: world.size]):
         print(f"going on: {sum(map(parts.has, firsts))} of {len(firsts)} parts are there", flush=True)
     choose_threads(size * math.prod(model.shape))
     graphed = config.sampling.cuda_graph
     evaluations = sampler.num_evaluations(model.sde, grid) or 100
-    with Progress("sample", evaluations * max(1, len(mine)), unit="evaluation", shown=world.leader) as progress:
-
-        def advance(row: int, level: Level, x_t: Tensor, x0_hat: Tensor) -> None:
-            progress.update(min(progress.count + 1, progress.total))
-
+    with Progress("sample", evaluations * max(1, len(mine)), unit="evaluation", shown=leader) as progress:
         for first in mine:
             count = min(size, num_samples - first)
             x, nfe = draw(
@@ -98,14 +83,14 @@ def sample(
                 seed=seed,
                 first_index=first,
                 batch_size=size,
-                callback=None if graphed else advance,
+                callback=None if graphed else lambda *_: progress.update(min(progress.count + 1, progress.total)),
                 cuda_graph=graphed,
             )
             if graphed:
                 progress.update(min(progress.count + evaluations, progress.total))
             parts.write(first, x, nfe)
     world.wait(device)
-    if world.leader:
+    if leader:
         x, nfe = parts.join(firsts)
         raw = scaling_of(data).to_raw(x)
         save_picture(output, raw, cond, data["low"], data["high"], data["num_classes"])
@@ -114,6 +99,43 @@ def sample(
         print(f"{num_samples} samples by {sampler_name}, {nfe} network evaluations each")
         print(f"picture: {output}\nnumbers: {output.with_suffix('.npz')}")
     return 0
+
+
+def _check(num_samples: int, num_steps: int | None, batch_size: int, output: Path) -> None:
+    """That the numbers are possible and the output can be written."""
+    require(num_samples >= 1, f"num_samples={num_samples}: need at least 1")
+    require(num_steps is None or num_steps >= 1, f"num_steps={num_steps}: need at least 1")
+    require(batch_size >= 1, f"config.sampling.batch_size={batch_size}: need at least 1")
+    make_folder(output.parent, "output", output)
+    for path in (output, output.with_suffix(".npz")):
+        require(not path.is_dir(), f"output={str(path)!r}: is a folder; choose another with --output")
+
+
+def _described(
+    checkpoint: Checkpoint, config: ConfigDict, sampler: Sampler, grid: Tensor, cond: Tensor | None
+) -> dict[str, Any]:
+    """What the samples depend on beside their noise, as JSON can hold it."""
+    return {
+        "config": checkpoint.description["config"],
+        "digest": checkpoint.description["digest"],
+        "step": checkpoint.step,
+        "threshold": config.sampling.threshold,
+        "quantile": config.sampling.quantile,
+        "sampler": str(sampler),
+        "grid": grid.tolist(),
+        "labels": None if cond is None else cond.tolist(),
+    }
+
+
+def _auto(
+    model: ScoreModel, checkpoint: Checkpoint, config: ConfigDict, num_steps: int | None, leader: bool, calibrated: bool
+) -> Fitted:
+    """The fitted tables of a model; says so where the one that is asked for is calibrated."""
+    sampler, counts = fitted_tables(model, checkpoint, config, leader, calibrated)
+    count = sampler.default_num_steps if num_steps is None else num_steps
+    if leader and count in counts:
+        print(f"the table of {count} evaluations is calibrated (--calibrated=off takes the pilot's)", flush=True)
+    return sampler
 
 
 def _with_piloted_snr(
