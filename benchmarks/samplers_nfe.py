@@ -14,7 +14,7 @@ networks that are trained here if the folder does not hold them (12 core-minutes
 samples). Errors of peers are kept in the folder of their problem; without them they are measured again:
 
     python -m benchmarks.samplers_nfe [--problems mix2d,...] [--folder runs/nfe] [--mnist t10k-images-idx3-ubyte.gz]
-        [--noises 640]
+        [--counts 5,6] [--samples 400] [--noises 640]
 
 k-diffusion is compared if its `k_diffusion` can be imported.
 """
@@ -44,7 +44,7 @@ from scoresde.data import load
 
 COUNTS = (5, 6, 8, 10, 15, 20, 35, 50)
 MOST_CALIBRATED = 10
-SAMPLES = {"mix2d": 1000, "mix64": 1000, "plane": 500, "mnist": 100}
+SAMPLES = {"mix2d": 1000, "mix64": 1000, "plane": 500, "digits_edm": 200, "digits_vp": 200, "mnist": 100}
 TRAINING = {
     "digits_edm": ["--sde=edm", "--config.training.num_steps=5000"],
     "digits_vp": ["--sde=vp", "--config.parametrization.name=NoiseParametrization", "--config.training.num_steps=5000"],
@@ -117,12 +117,12 @@ def trained(name: str, folder: Path, mnist: str) -> ScoreModel:
     return checkpoint.model()
 
 
-def problem(name: str, folder: Path, mnist: str) -> Problem:
+def problem(name: str, folder: Path, mnist: str, count: int | None = None) -> Problem:
     """A problem, its truth by 800 evaluations of Runge-Kutta's method; says what half as many change."""
     exact = {"mix2d": mixture_in_the_plane, "mix64": mixture_of_digits}
     model = ExactScoreModel(exact[name](), EDMSDE(t_min=1e-4)) if name in exact else trained(name, folder, mnist)
     classes = getattr(getattr(model, "network", None), "num_classes", 0)
-    count = SAMPLES.get(name, 200)
+    count = count or SAMPLES[name]
     start = model.sde.noise_level(torch.tensor(model.sde.t_max, dtype=torch.float64)).item() * Noise(
         100, torch.arange(count)
     ).normal(0, model.shape, torch.float64)
@@ -278,11 +278,12 @@ def main() -> None:
     parser.add_argument("--problems", default="mix2d,mix64,plane,digits_edm,digits_vp")
     parser.add_argument("--folder", type=Path, default=Path("runs/nfe"))
     parser.add_argument("--mnist", default="")
+    parser.add_argument("--samples", type=int, help="that judge, in place of the problem's own number")
     parser.add_argument("--noises", type=int, default=640, help="of the calibration")
     parser.add_argument("--counts", default=",".join(map(str, COUNTS)))
     options = parser.parse_args()
     for name in options.problems.split(","):
-        p = problem(name, options.folder, options.mnist)
+        p = problem(name, options.folder, options.mnist, options.samples)
         began, calls = time.process_time(), 0
 
         def count(done: int) -> None:
