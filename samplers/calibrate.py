@@ -100,7 +100,7 @@ def calibrate(
         for iteration, descent in enumerate(_turns(descents), 1):
             descent.iterate(batch_size, generator)
             tell(iteration, min(each.error for each in descents))
-    if descent.error < before:
+    if descent.error < before:  # the last that had its turn is the best of them
         sampler = Fitted({**sampler.fits, num_steps: descent.solver.fit(descent.theta)})
     return Calibration(sampler, before, descent.error)
 
