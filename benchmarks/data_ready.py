@@ -29,7 +29,7 @@ def measure(path: str, size: tuple[int, ...]) -> str:
 
     data.load("modes")
     before, usage, start = memory(), resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
-    loaded = data.load(path=path, choices=data.Choices(image_size=size))
+    loaded = data.load(path=path, choices=data.ReadOptions(image_size=size))
     array, count = loaded.values.numel() / 1e6, len(loaded)
     loaded, _ = loaded.split(0.1)
     loaded.std()

@@ -25,9 +25,9 @@ import torch
 from torch import Tensor
 
 from samplers import pilot, sample
+from scoresde.app.config import load_config
 from scoresde.app.pictures import demo_labels
 from scoresde.app.run_folder import RunFolder
-from scoresde.app.settings import load_config
 from scoresde.app.train import train
 from scoresde.data import load
 from scoresde.metrics import frechet_distance, judge, train_classifier

@@ -19,11 +19,11 @@ from torch import Tensor
 from torch.func import jvp, vmap
 
 from benchmarks.likelihood import SDES, drawn, targets
-from samplers import Exact, Noise, log_prob
-from samplers.divergence import _hadamard
-from samplers.encoding import encoding
+from samplers import Exact, log_prob
+from samplers.likelihood.divergence import _hadamard
+from samplers.likelihood.inversion import encoding
 from samplers.table import Loop
-from scoresde import VPSDE, EDMParametrization, ExactScoreModel, NetworkScoreModel, UNet
+from scoresde import VPSDE, EDMParametrization, ExactScoreModel, NetworkScoreModel, Noise, UNet
 from scoresde.sde import Level
 
 SAMPLES, DRAWS = 16, 60

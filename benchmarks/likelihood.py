@@ -24,7 +24,7 @@ from torch import Tensor
 
 from benchmarks.samplers_nfe import mixture_in_the_plane, mixture_of_digits
 from samplers import Exact, Probes, adaptive_log_prob, log_prob
-from samplers.divergence import Divergence
+from samplers.likelihood.divergence import Divergence
 from scoresde import (
     EDMSDE,
     VESDE,

@@ -18,7 +18,7 @@ import torch
 
 from samplers import sample
 from scoresde import SDE, ExactScoreModel
-from scoresde.app.settings import SDES, load_config
+from scoresde.app.config import SDES, load_config
 from scoresde.checkpoint import construct
 from scoresde.data import nine_modes
 from sde_configs.build import SAMPLERS, build_sampler

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import torch
 
-from samplers import Noise, RungeKutta4, TableSampler, run
+from samplers import RungeKutta4, TableSampler, run
 from samplers.multistep import Multistep, multistep_table
-from samplers.noise import NoiseSource
 from samplers.quadrature import Time
-from scoresde import VPSDE, DiscreteVPSDE, ExactScoreModel, Gaussian
+from scoresde import VPSDE, DiscreteVPSDE, ExactScoreModel, Gaussian, Noise
+from scoresde.noise import NoiseSource
 from sde_configs import default
 from sde_configs.build import SAMPLERS, build_sampler
 
@@ -93,7 +93,7 @@ def errors_on_a_gaussian(sampler, sde, spacing, counts, device, exact_history):
             host = sde.level(grid)
             uncorrected = multistep_table(scheme._replace(corrector=False), host.at(slice(-1)), host.at(slice(1, None)))
             table.b[known, : known + 1], table.b[known, known + 1 :] = uncorrected.b[known], 0
-            p, q = scheme.view.factors(levels.at(slice(0, known)))
+            p, q = scheme.integrand.factors(levels.at(slice(0, known)))
             for k in range(known):
                 here, x_k = levels.at(k), flow(levels.at(k))
                 history.insert(0, p[k] * model.denoise_at(x_k, here) + q[k] * x_k)

@@ -21,9 +21,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from samplers import DDIM, Ancestral, DPMSolver, Noise, TableSampler, uniform_log_snr
+from samplers import DDIM, Ancestral, DPMSolver, TableSampler, uniform_log_snr
 from samplers.table import Loop
-from scoresde import VPSDE, NetworkScoreModel, NoiseParametrization
+from scoresde import VPSDE, NetworkScoreModel, Noise, NoiseParametrization
 
 SHAPE = (3, 32, 32)
 

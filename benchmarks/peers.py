@@ -21,14 +21,13 @@ from samplers import (
     Adams,
     DPMSolver,
     Heun,
-    Noise,
     SDEDPMSolver,
     StepSampler,
     UniPC,
     karras,
     uniform_log_snr,
 )
-from scoresde import EDMSDE, SDE, VPSDE, ExactScoreModel
+from scoresde import EDMSDE, SDE, VPSDE, ExactScoreModel, Noise
 from scoresde.data import nine_modes
 
 NUM_STEPS, NUM_SAMPLES = 20, 64

@@ -21,7 +21,7 @@ from scoresde import VPSDE, NetworkScoreModel, NoiseParametrization, UNet, check
 from scoresde.app.interrupt import Interruption
 from scoresde.data import ArrayData
 from scoresde.objective import DenoisingObjective
-from scoresde.training import Trainer, TrainingSettings
+from scoresde.training import Trainer, TrainingOptions
 from sde_configs import default
 
 
@@ -58,7 +58,7 @@ def main() -> None:
     network = UNet(3, channels=60, multipliers=(1, 2, 3), num_blocks=2)
     model = NetworkScoreModel(network, VPSDE(), NoiseParametrization(), (3, 32, 32)).to(options.device)
     data = ArrayData(torch.randn(64, 3, 32, 32))
-    settings = TrainingSettings(batch_size=options.batch_size)
+    settings = TrainingOptions(batch_size=options.batch_size)
     trainer = Trainer(model, data, DenoisingObjective(), settings)
     config = default.get_config().logging
     safe, bare = [], []

@@ -5,8 +5,8 @@ gives the RMS over samples without the worst in a hundred. Peers are run from th
 solver and its nodes on the same denoiser and from the same noise; at every number of evaluations the best of them is
 compared with
 
-    piloted       `samplers.pilot_tables`: tables fitted by one pilot run of 32 samples on other noise
-    calibrated    `samplers.calibrate`, from there and even nodes: up to 10 evaluations, again on other noises
+    piloted       `samplers.fitted.pilot`: tables fitted by one pilot run of 32 samples on other noise
+    calibrated    `samplers.fitted.calibrate`, from there and even nodes: up to 10 evaluations, again on other noises
     trigonometric `Trigonometric` with two values, the data's deviation for its scale, and power 1.5
 
 Problems: two mixtures with exact scores (in the plane; in 64 dimensions, low-rank components fitted to the digits), and
@@ -33,11 +33,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from samplers import Noise, RungeKutta4, Trigonometric, phi_to_clean, pilot
-from samplers.calibrate import calibrate
-from samplers.pilot_run import converged
-from samplers.views import level_at
-from scoresde import EDMSDE, VPSDE, ExactScoreModel, GaussianMixture, ScoreModel
+from samplers import RungeKutta4, Trigonometric, phi_to_clean, pilot
+from samplers.fitted.calibrate import calibrate
+from samplers.fitted.reference import reference_coupling
+from samplers.integrands import level_at
+from scoresde import EDMSDE, VPSDE, ExactScoreModel, GaussianMixture, Noise, ScoreModel
 from scoresde.app.cli import main as command_line
 from scoresde.app.run_folder import RunFolder
 from scoresde.data import load
@@ -133,7 +133,7 @@ def problem(name: str, folder: Path, mnist: str, count: int | None = None) -> Pr
     for steps in (100, 200):
         grid = torch.cat([level_at(model.sde, asinh(*unsolved.ends, steps + 1)).t, torch.zeros(1, dtype=torch.float64)])
         x_T = start * model.sde.alpha(grid[0]).item()
-        with model.evaluating():
+        with model.eval_mode():
             ends.append(RungeKutta4().run(model, x_T, grid, Noise(0, torch.arange(count)), cond))
     print(f"{name}: data deviation {ends[1].std():.3f}, truth good to {trimmed(ends[1] - ends[0]):.1e}", flush=True)
     return unsolved._replace(end=ends[1])
@@ -295,7 +295,7 @@ def main() -> None:
         print(f"{name}: pilot of {calls} evaluations, {time.process_time() - began:.1f} core-s", flush=True)
         began = time.process_time()
         labels = torch.arange(options.noises) % classes if classes else None
-        truth = converged(p.model, piloted.fits[8].sd, labels, options.noises, seed=50)
+        truth = reference_coupling(p.model, piloted.fits[8].sd, labels, options.noises, seed=50)
         print(f"{name}: {options.noises} noises to calibrate on, {time.process_time() - began:.1f} core-s", flush=True)
         scale = p.end.std().item()
         columns = "".join(f"{c:>11}" for c in ("piloted", "calibrated", "trigonom.", "best peer"))
@@ -305,7 +305,7 @@ def main() -> None:
             calibrated = calibrate(p.model, piloted, n, truth).sampler if n <= MOST_CALIBRATED else None
             seconds = time.process_time() - began
             errors = []
-            with p.model.evaluating():
+            with p.model.eval_mode():
                 for sampler, grid in (
                     (piloted, piloted.default_grid(p.model.sde, n)),
                     (calibrated, None if calibrated is None else calibrated.default_grid(p.model.sde, n)),

@@ -2,12 +2,10 @@
 
 from samplers.ancestral import DDIM, Ancestral
 from samplers.base import Sampler, StepSampler, TableSampler
-from samplers.divergence import Exact, Probes
 from samplers.dpm_solver import DPMSolver, DPMSolverSingle, SDEDPMSolverSingle
-from samplers.encoding import decode, encode, slerp
 from samplers.euler_maruyama import EulerMaruyama
-from samplers.fitted import Fitted
-from samplers.generate import Samples, Trajectory, prior, sample
+from samplers.fitted.pilot import pilot
+from samplers.fitted.tables import FittedSampler
 from samplers.grids import (
     chain,
     karras,
@@ -19,16 +17,17 @@ from samplers.grids import (
     vp_quadratic,
 )
 from samplers.langevin import AnnealedLangevin
-from samplers.likelihood import Likelihood, adaptive_log_prob, log_prob
+from samplers.likelihood.divergence import Exact, Probes
+from samplers.likelihood.inversion import decode, encode, slerp
+from samplers.likelihood.log_prob import Likelihood, adaptive_log_prob, log_prob
 from samplers.multistep import DEIS, Adams, SDEDPMSolver, UniPC
-from samplers.noise import Noise
 from samplers.norm_langevin import NormPredictorCorrector
-from samplers.pilot_snr import choose_snr
-from samplers.pilot_tables import pilot
 from samplers.predictor_corrector import PredictorCorrector
 from samplers.probability_flow import ProbabilityFlow
 from samplers.reverse_diffusion import ReverseDiffusion
 from samplers.runge_kutta import EDM, Heun, Midpoint, RungeKutta4, StochasticHeun
+from samplers.sampling import Samples, Trajectory, prior, sample
+from samplers.snr import choose_snr
 from samplers.table import Table, run
 from samplers.trigonometric import Trigonometric
 
@@ -43,11 +42,10 @@ __all__ = [
     "DPMSolverSingle",
     "EulerMaruyama",
     "Exact",
-    "Fitted",
+    "FittedSampler",
     "Heun",
     "Likelihood",
     "Midpoint",
-    "Noise",
     "NormPredictorCorrector",
     "PredictorCorrector",
     "ProbabilityFlow",

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from samplers import grids
-from samplers.noise import Noise, NoiseSource, Path
 from samplers.table import Callback, Loop, Table, concatenate, denoiser_table
 from scoresde.errors import UsageError, require
+from scoresde.noise import Noise, NoiseSource, Path
 from scoresde.score_model import ScoreModel
 from scoresde.sde import SDE, Level
 
@@ -137,7 +137,8 @@ class StepSampler(TableSampler):
 def along_path(noise: Noise, sde: SDE, table: Table, grid: Tensor) -> Path:
     """Noise for the rows of a table along one Brownian motion, whose clock is the signal-to-noise ratio.
 
-    In that clock the noise of the reverse SDE has unit strength (`samplers.views`); its coordinate is the log-SNR, from
+    In that clock the noise of the reverse SDE has unit strength (`samplers.integrands`); its coordinate is the
+    log-SNR, from
     t_max to t_min.
     """
     first, last = sde.log_snr(torch.tensor([sde.t_max, sde.t_min], dtype=torch.float64)).tolist()

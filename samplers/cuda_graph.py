@@ -12,9 +12,9 @@ from typing import final
 import torch
 from torch import Tensor
 
-from samplers.noise import Noise
 from samplers.table import Loop
 from scoresde.errors import require
+from scoresde.noise import Noise
 
 
 @final

@@ -1,6 +1,7 @@
 r"""DPM-Solver and DPM-Solver++ (Lu et al. 2022a, 2022b): exponential integrators in log r.
 
-DPM-Solver integrates the noise, DPM-Solver++ the estimate of x_0: two views of one flow (`samplers.views`). In log r,
+DPM-Solver integrates the noise, DPM-Solver++ the estimate of x_0: two integrands of one flow (`samplers.integrands`).
+In log r,
 with h the length of a step, the single-step methods evaluate at the start and at r_1 h (and r_2 h):
 
     order 1    y + M h_0                                           DDIM
@@ -21,22 +22,24 @@ from torch import Tensor
 
 from samplers import grids
 from samplers.base import StepSampler
+from samplers.integrands import Integrand, ReverseIntegrand, integrand_of, level_at, stage_table
 from samplers.multistep import Multistep, Scheme, check_values
 from samplers.quadrature import LogSNR, weights
 from samplers.table import Table
-from samplers.views import ReverseView, View, level_at, stage_table, view_of
 from scoresde.errors import require
 from scoresde.sde import SDE, Level
 
 
-def single_steps(view: View, sde: SDE, start: Level, end: Level, order: int) -> tuple[list[Level], list[Tensor]]:
+def single_steps(
+    integrand: Integrand, sde: SDE, start: Level, end: Level, order: int
+) -> tuple[list[Level], list[Tensor]]:
     """The levels of the stages of single steps, and what each stage has added to y (see `stage_table`)."""
     first, last = torch.log(start.noise_level), torch.log(end.noise_level)
     logs = [first + share * (last - first) for share in {1: (0,), 2: (0, 1 / 2), 3: (0, 1 / 3, 2 / 3)}[order]]
     levels = [start, *(level_at(sde, torch.exp(log_r)) for log_r in logs[1:])]
 
     def line(through: list[Tensor], to: Tensor) -> Tensor:
-        return weights(view, LogSNR(), torch.stack(through, 1), first, to)
+        return weights(integrand, LogSNR(), torch.stack(through, 1), first, to)
 
     zero = torch.zeros_like(first)[:, None]
     if order == 1:
@@ -51,62 +54,62 @@ def single_steps(view: View, sde: SDE, start: Level, end: Level, order: int) -> 
     ]
 
 
-ViewName = Literal["denoised", "noise"]
+IntegrandName = Literal["denoised", "noise"]
 
 
-def _check(order: int, view: str) -> None:
+def _check(order: int, integrand: str) -> None:
     check_values("order", order, 3)
-    require(view in ("denoised", "noise"), f"view={view!r}: need 'denoised' or 'noise'")
+    require(integrand in ("denoised", "noise"), f"integrand={integrand!r}: need 'denoised' or 'noise'")
 
 
 @final
 @dataclass(frozen=True)
 class DPMSolver(Multistep):
-    """DPM-Solver++ (view "denoised") and DPM-Solver ("noise"), multistep: 2M and 3M are of order 2 and 3.
+    """DPM-Solver++ (integrand "denoised") and DPM-Solver ("noise"), multistep: 2M and 3M are of order 2 and 3.
 
     Strong order `order`; one evaluation a step; no noise. Order 1 is DDIM.
     """
 
     order: int = 2
-    view: ViewName = "denoised"
+    integrand: IntegrandName = "denoised"
 
     noise = "none"
     default_grid = staticmethod(grids.uniform_log_snr)
     default_num_steps = 20
 
     def __post_init__(self) -> None:
-        _check(self.order, self.view)
+        _check(self.order, self.integrand)
 
     @property
     def min_steps(self) -> int:  # type: ignore[override]
         return self.order
 
     def scheme(self, sde: SDE) -> Scheme:
-        return Scheme(view_of(self.view), LogSNR(), self.order, half="B2" if self.order == 2 else "")
+        return Scheme(integrand_of(self.integrand), LogSNR(), self.order, half="B2" if self.order == 2 else "")
 
 
 @final
 @dataclass(frozen=True)
 class DPMSolverSingle(StepSampler):
-    """DPM-Solver++ (view "denoised") and DPM-Solver ("noise"), single-step: 2S and 3S are of order 2 and 3.
+    """DPM-Solver++ (integrand "denoised") and DPM-Solver ("noise"), single-step: 2S and 3S are of order 2 and 3.
 
     Strong order `order`; `order` evaluations a step; no noise. Order 1 is DDIM.
     """
 
     order: int = 2
-    view: ViewName = "denoised"
+    integrand: IntegrandName = "denoised"
 
     noise = "none"
     default_grid = staticmethod(grids.uniform_log_snr)
     default_num_steps = 10
 
     def __post_init__(self) -> None:
-        _check(self.order, self.view)
+        _check(self.order, self.integrand)
 
     def steps(self, sde: SDE, start: Level, end: Level) -> Table:
-        view = view_of(self.view)
-        levels, totals = single_steps(view, sde, start, end, self.order)
-        return stage_table(view, levels, end, totals, [None] * self.order)
+        integrand = integrand_of(self.integrand)
+        levels, totals = single_steps(integrand, sde, start, end, self.order)
+        return stage_table(integrand, levels, end, totals, [None] * self.order)
 
 
 @final
@@ -124,7 +127,7 @@ class SDEDPMSolverSingle(StepSampler):
     default_num_steps = 50
 
     def steps(self, sde: SDE, start: Level, end: Level) -> Table:
-        view = ReverseView(1.0)
-        levels, totals = single_steps(view, sde, start, end, 2)
-        noise: list[Tensor | None] = [view.noise(start, levels[1]), view.noise(levels[1], end)]
-        return stage_table(view, levels, end, totals, noise)
+        integrand = ReverseIntegrand(1.0)
+        levels, totals = single_steps(integrand, sde, start, end, 2)
+        noise: list[Tensor | None] = [integrand.noise(start, levels[1]), integrand.noise(levels[1], end)]
+        return stage_table(integrand, levels, end, totals, noise)

@@ -1,14 +1,15 @@
 r"""Multistep methods: a step is integrated from the estimates of the last few rows.
 
-In a view dy = h dm (`samplers.views`) the integral of the polynomial through the last k values of h is Adams and
+In a integrand dy = h dm (`samplers.integrands`) the integral of the polynomial through the last k values of h is Adams
+and
 Bashforth's method, of strong order k. The polynomial may be meant in t, in log r, in r or in phi; the weights are exact
 in each (`samplers.quadrature`):
 
-    DEIS (Zhang and Chen 2023, section 3.2, t AB-DEIS)              noise view, polynomials in t
-    DPM-Solver, multistep (Lu et al. 2022a, appendix)               noise view, in log r
-    DPM-Solver++, multistep (Lu et al. 2022b, algorithm 2)          denoised view, in log r
-    UniPC (Zhao et al. 2023), both parts                            denoised view, in log r
-    SDE-DPM-Solver++, multistep (Lu et al. 2022b, appendix)         reverse view, in log r, and noise
+    DEIS (Zhang and Chen 2023, section 3.2, t AB-DEIS)              noise integrand, polynomials in t
+    DPM-Solver, multistep (Lu et al. 2022a, appendix)               noise integrand, in log r
+    DPM-Solver++, multistep (Lu et al. 2022b, algorithm 2)          denoised integrand, in log r
+    UniPC (Zhao et al. 2023), both parts                            denoised integrand, in log r
+    SDE-DPM-Solver++, multistep (Lu et al. 2022b, appendix)         reverse integrand, in log r, and noise
 
 The corrector (Adams and Moulton) repeats the last step with the value that was found at its end, and so has order
 k + 1; it costs no evaluation, and its correction is a part of the next row.
@@ -33,9 +34,9 @@ from torch import Tensor
 
 from samplers import grids
 from samplers.base import StepSampler
+from samplers.integrands import Integrand, NoiseIntegrand, ReverseIntegrand, integrand_of, sum_table
 from samplers.quadrature import LogSNR, Time, Variable, variable_of, weights
 from samplers.table import Table
-from samplers.views import NoiseView, ReverseView, View, sum_table, view_of
 from scoresde.errors import require
 from scoresde.sde import SDE, Level
 
@@ -46,13 +47,13 @@ class Scheme(NamedTuple):
     """A multistep method.
 
     Attributes:
-        view, variable: what is integrated, and what it is a polynomial in.
+        integrand, variable: what is integrated, and what it is a polynomial in.
         num_values: how many values of h a step knows.
         corrector: whether steps are corrected at the next row.
         half: whether the linear term has the half weight of "B1" or "B2"; with two values only.
     """
 
-    view: View
+    integrand: Integrand
     variable: Variable
     num_values: int
     corrector: bool = False
@@ -61,12 +62,12 @@ class Scheme(NamedTuple):
 
 def multistep_table(scheme: Scheme, start: Level, end: Level) -> Table:
     """The rows of a multistep method on consecutive steps; each ends where the next begins."""
-    return predictor_corrector_table(scheme.view, start, end, *multistep_weights(scheme, start, end))
+    return predictor_corrector_table(scheme.integrand, start, end, *multistep_weights(scheme, start, end))
 
 
 def multistep_weights(scheme: Scheme, start: Level, end: Level) -> tuple[Tensor, Tensor | None]:
     """The weights of a multistep method's steps and of their corrections, as `predictor_corrector_table` takes them."""
-    view, variable, num_values, corrector, half = scheme
+    integrand, variable, num_values, corrector, half = scheme
     r = torch.cat([start.noise_level, end.noise_level[-1:]])
     v = variable.at(torch.cat([start.t, end.t[-1:]]), r)
     num_steps = len(start.t)
@@ -78,32 +79,32 @@ def multistep_weights(scheme: Scheme, start: Level, end: Level) -> tuple[Tensor,
         past = torch.stack([v[step - j] for j in range(k)], 1)
         if half and k == 2:
             predict[step, :k] = _half_weights(
-                view, r[step], r[step + 1], -((past[:, 1] - first) / (last - first)), half
+                integrand, r[step], r[step + 1], -((past[:, 1] - first) / (last - first)), half
             )
         else:
-            predict[step, :k] = weights(view, variable, past, first, last)
+            predict[step, :k] = weights(integrand, variable, past, first, last)
         if correct is None:
             continue
         if half and k == 1:  # through the values at both ends: the linear term reaches one step ahead
-            both = _half_weights(view, r[step], r[step + 1], -torch.ones_like(first), half).flip(1)
+            both = _half_weights(integrand, r[step], r[step + 1], -torch.ones_like(first), half).flip(1)
         else:
-            both = weights(view, variable, torch.cat([last[:, None], past], 1), first, last)
+            both = weights(integrand, variable, torch.cat([last[:, None], past], 1), first, last)
         correct[step, : k + 1] = both
     return predict, correct
 
 
 def predictor_corrector_table(
-    view: View, start: Level, end: Level, predict: Tensor, correct: Tensor | None = None
+    integrand: Integrand, start: Level, end: Level, predict: Tensor, correct: Tensor | None = None
 ) -> Table:
     """The rows of steps that are sums of the last values of h, each corrected in the next row.
 
     Args:
-        view, start, end: what is summed, along which steps.
+        integrand, start, end: what is summed, along which steps.
         predict: `(num_steps, k)` weights of the step's values, newest first.
         correct: `(num_steps, k + 1)` weights of the same step with the value at its end in front, or None.
     """
     weights = predict if correct is None else corrected(predict, correct)
-    return sum_table(view, start, end, weights, view.noise(start, end))
+    return sum_table(integrand, start, end, weights, integrand.noise(start, end))
 
 
 def corrected(predict: Tensor, correct: Tensor) -> Tensor:
@@ -114,10 +115,10 @@ def corrected(predict: Tensor, correct: Tensor) -> Tensor:
     return total
 
 
-def _half_weights(view: View, start: Tensor, end: Tensor, back: Tensor, half: Half) -> Tensor:
+def _half_weights(integrand: Integrand, start: Tensor, end: Tensor, back: Tensor, half: Half) -> Tensor:
     """Weights of the value at the start, and of that `back` steps before it, with half a step for the linear term."""
-    constant = view.measure(end) - view.measure(start)
-    linear = 0.5 * (constant if half == "B2" else view.slope(end) * torch.log(end / start)) / back
+    constant = integrand.measure(end) - integrand.measure(start)
+    linear = 0.5 * (constant if half == "B2" else integrand.slope(end) * torch.log(end / start)) / back
     return torch.stack([constant + linear, -linear], 1)
 
 
@@ -148,14 +149,14 @@ class Adams(Multistep):
     Attributes:
         num_values: how many values of the estimate a step knows.
         corrector: whether the last step is corrected by the newest value.
-        view: the estimate that is integrated: "noise", "denoised" or "velocity".
+        integrand: the estimate that is integrated: "noise", "denoised" or "velocity".
         variable: in which it is taken for a polynomial: "t", "log_snr", "noise_level" or "phi".
-        sd: the scale of the data, in the velocity view and in phi.
+        sd: the scale of the data, in the velocity integrand and in phi.
     """
 
     num_values: int = 3
     corrector: bool = True
-    view: Literal["noise", "denoised", "velocity"] = "velocity"
+    integrand: Literal["noise", "denoised", "velocity"] = "velocity"
     variable: Literal["t", "log_snr", "noise_level", "phi"] = "phi"
     sd: float = 1.0
 
@@ -165,7 +166,7 @@ class Adams(Multistep):
 
     def __post_init__(self) -> None:
         check_values("num_values", self.num_values, 4)
-        view_of(self.view, self.sd)
+        integrand_of(self.integrand, self.sd)
 
     @property
     def order(self) -> int:  # type: ignore[override]
@@ -176,8 +177,8 @@ class Adams(Multistep):
         return self.num_values
 
     def scheme(self, sde: SDE) -> Scheme:
-        view, variable = view_of(self.view, self.sd), variable_of(self.variable, sde, self.sd)
-        return Scheme(view, variable, self.num_values, self.corrector)
+        integrand, variable = integrand_of(self.integrand, self.sd), variable_of(self.variable, sde, self.sd)
+        return Scheme(integrand, variable, self.num_values, self.corrector)
 
 
 @final
@@ -199,7 +200,7 @@ class DEIS(Multistep):
         return self.order
 
     def scheme(self, sde: SDE) -> Scheme:
-        return Scheme(NoiseView(), Time(sde), self.order)
+        return Scheme(NoiseIntegrand(), Time(sde), self.order)
 
 
 @final
@@ -212,7 +213,7 @@ class UniPC(Multistep):
 
     num_values: int = 3
     variant: Literal["B1", "B2"] = "B2"
-    view: Literal["noise", "denoised"] = "denoised"
+    integrand: Literal["noise", "denoised"] = "denoised"
 
     noise = "none"
     default_grid = staticmethod(grids.vp_quadratic)
@@ -221,7 +222,7 @@ class UniPC(Multistep):
     def __post_init__(self) -> None:
         check_values("num_values", self.num_values, 3)
         require(self.variant in ("B1", "B2"), f"variant={self.variant!r}: need 'B1' or 'B2'")
-        view_of(self.view)
+        integrand_of(self.integrand)
 
     @property
     def order(self) -> int:  # type: ignore[override]
@@ -232,7 +233,7 @@ class UniPC(Multistep):
         return self.num_values
 
     def scheme(self, sde: SDE) -> Scheme:
-        return Scheme(view_of(self.view), LogSNR(), self.num_values, True, self.variant)
+        return Scheme(integrand_of(self.integrand), LogSNR(), self.num_values, True, self.variant)
 
 
 @final
@@ -267,4 +268,4 @@ class SDEDPMSolver(Multistep):
         return self.num_values
 
     def scheme(self, sde: SDE) -> Scheme:
-        return Scheme(ReverseView(self.eta), LogSNR(), self.num_values, half="B2" if self.num_values == 2 else "")
+        return Scheme(ReverseIntegrand(self.eta), LogSNR(), self.num_values, half="B2" if self.num_values == 2 else "")

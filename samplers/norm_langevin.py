@@ -17,10 +17,10 @@ from torch import Tensor
 from samplers import grids
 from samplers.base import Sampler, StepSampler
 from samplers.langevin import check_corrector
-from samplers.noise import NoiseSource
 from samplers.reverse_diffusion import ReverseDiffusion
 from samplers.table import Callback
 from samplers.table import run as run_table
+from scoresde.noise import NoiseSource
 from scoresde.score_model import ScoreModel
 from scoresde.sde import SDE, Level, transition
 

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from samplers import grids
 from samplers.base import Sampler
-from samplers.noise import NoiseSource
 from samplers.table import Callback
 from scoresde.errors import require
+from scoresde.noise import NoiseSource
 from scoresde.score_model import ScoreModel
 from scoresde.sde import SDE, Level
 

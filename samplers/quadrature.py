@@ -1,7 +1,7 @@
 r"""Weights of quadratures: the integral over a step of the polynomial through values that are known.
 
 The values h_j are known at nodes v_j of a variable v, in which h is taken for a polynomial, and are integrated over the
-measure of a view:
+measure of a integrand:
 
     w_j = int L_j(v) dm = int L_j(v) (dm/dv) dv,        L_j the Lagrange polynomials of the nodes,
 
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from samplers.views import View
+from samplers.integrands import Integrand
 from scoresde.errors import unknown_name
 from scoresde.sde import SDE
 
@@ -121,12 +121,12 @@ def _gauss() -> tuple[Tensor, Tensor]:
     return torch.from_numpy(x), torch.from_numpy(w)
 
 
-def weights(view: View, variable: Variable, nodes: Tensor, start: Tensor, end: Tensor) -> Tensor:
+def weights(integrand: Integrand, variable: Variable, nodes: Tensor, start: Tensor, end: Tensor) -> Tensor:
     """w_j of steps from v = `start` to `end`, both `(n,)`, for values at `nodes` `(n, k)`: `(n, k)`."""
     x, w = _gauss()
     half = (end - start)[:, None] / 2
     v = start[:, None] + half * (1 + x)  # (n, POINTS)
-    density = half * w * view.slope(variable.noise_level(v)) * variable.log_slope(v)
+    density = half * w * integrand.slope(variable.noise_level(v)) * variable.log_slope(v)
     result = []
     for j in range(nodes.shape[1]):
         lagrange = torch.ones_like(v)

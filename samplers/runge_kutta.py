@@ -1,7 +1,9 @@
 r"""Runge-Kutta methods for the probability flow.
 
-In a view dy = h dm (`samplers.views`) a Runge-Kutta method is that of any ordinary differential equation. In the noise
-view, over r = sigma / alpha, Heun's method is that of Karras et al. 2022, algorithm 1: a DDIM step, and a second one
+In a integrand dy = h dm (`samplers.integrands`) a Runge-Kutta method is that of any ordinary differential equation. In
+the noise
+integrand, over r = sigma / alpha, Heun's method is that of Karras et al. 2022, algorithm 1: a DDIM step, and a second
+one
 that replaces the slope at the start by the mean of both ends. As rows, with M the measure of the step:
 
     stage   y' = y + M h_0
@@ -25,19 +27,19 @@ from torch import Tensor
 
 from samplers import grids
 from samplers.base import StepSampler
+from samplers.integrands import Integrand, NoiseIntegrand, ReverseIntegrand, integrand_of, level_at, stage_table
 from samplers.table import Table
-from samplers.views import NoiseView, ReverseView, View, level_at, stage_table, view_of
 from scoresde.errors import require
 from scoresde.sde import SDE, Level
 
-ViewName = Literal["noise", "denoised", "velocity"]
+IntegrandName = Literal["noise", "denoised", "velocity"]
 MIDPOINT = ((1 / 2,), (0, 1))
 HEUN = ((1,), (1 / 2, 1 / 2))
 RK4 = ((1 / 2,), (0, 1 / 2), (0, 0, 1), (1 / 6, 1 / 3, 1 / 3, 1 / 6))
 
 
 def runge_kutta(
-    view: View,
+    integrand: Integrand,
     sde: SDE,
     start: Level,
     end: Level,
@@ -45,24 +47,24 @@ def runge_kutta(
     noise: list[Tensor | None] | None = None,
 ) -> Table:
     """Steps of an explicit method: row i of `tableau` holds the weights of stage i + 1, the last those of the step."""
-    m_0, m_1 = view.measure(start.noise_level), view.measure(end.noise_level)
+    m_0, m_1 = integrand.measure(start.noise_level), integrand.measure(end.noise_level)
     levels = [start]
     for row in tableau[:-1]:
         share = sum(row)  # how far the stage reaches
-        levels.append(end if share == 1 else level_at(sde, view.noise_level(m_0 + share * (m_1 - m_0))))
+        levels.append(end if share == 1 else level_at(sde, integrand.noise_level(m_0 + share * (m_1 - m_0))))
     totals = [(m_1 - m_0)[:, None] * torch.tensor(row, dtype=m_0.dtype) for row in tableau]
-    return stage_table(view, levels, end, totals, noise or [None] * len(tableau))
+    return stage_table(integrand, levels, end, totals, noise or [None] * len(tableau))
 
 
 @final
 @dataclass(frozen=True)
 class Heun(StepSampler):
-    """Heun's method on the probability flow (in the noise view Karras et al. 2022, algorithm 1, for any alpha).
+    """Heun's method on the probability flow (in the noise integrand Karras et al. 2022, algorithm 1, for any alpha).
 
     Strong order 2; two evaluations a step (one for the last, to clean data); no noise.
     """
 
-    view: ViewName = "noise"
+    integrand: IntegrandName = "noise"
 
     order = 2
     noise = "none"
@@ -70,7 +72,7 @@ class Heun(StepSampler):
     default_num_steps = 20
 
     def steps(self, sde: SDE, start: Level, end: Level) -> Table:
-        return runge_kutta(view_of(self.view), sde, start, end, HEUN)
+        return runge_kutta(integrand_of(self.integrand), sde, start, end, HEUN)
 
 
 @final
@@ -78,7 +80,7 @@ class Heun(StepSampler):
 class Midpoint(StepSampler):
     """The midpoint method on the probability flow. Strong order 2; two evaluations a step; no noise."""
 
-    view: ViewName = "velocity"
+    integrand: IntegrandName = "velocity"
 
     order = 2
     noise = "none"
@@ -86,7 +88,7 @@ class Midpoint(StepSampler):
     default_num_steps = 20
 
     def steps(self, sde: SDE, start: Level, end: Level) -> Table:
-        return runge_kutta(view_of(self.view), sde, start, end, MIDPOINT)
+        return runge_kutta(integrand_of(self.integrand), sde, start, end, MIDPOINT)
 
 
 @final
@@ -94,7 +96,7 @@ class Midpoint(StepSampler):
 class RungeKutta4(StepSampler):
     """The classical Runge-Kutta method on the probability flow. Strong order 4; four evaluations a step; no noise."""
 
-    view: ViewName = "velocity"
+    integrand: IntegrandName = "velocity"
 
     order = 4
     noise = "none"
@@ -102,13 +104,14 @@ class RungeKutta4(StepSampler):
     default_num_steps = 20
 
     def steps(self, sde: SDE, start: Level, end: Level) -> Table:
-        return runge_kutta(view_of(self.view), sde, start, end, RK4)
+        return runge_kutta(integrand_of(self.integrand), sde, start, end, RK4)
 
 
 @final
 @dataclass(frozen=True)
 class StochasticHeun(StepSampler):
-    """Heun's method on the reverse SDE, in the view where its noise has unit strength and stands alone: dy = D dm + dB.
+    """Heun's method on the reverse SDE, in the integrand where its noise has unit strength and stands alone: dy = D dm
+    + dB.
 
     Weak order 2, as Heun's method has for noise that does not depend on the state (Kloeden and Platen 1992, section
     14.1); two evaluations a step; independent noise.
@@ -120,8 +123,8 @@ class StochasticHeun(StepSampler):
     default_num_steps = 100
 
     def steps(self, sde: SDE, start: Level, end: Level) -> Table:
-        view = ReverseView(1.0)
-        return runge_kutta(view, sde, start, end, HEUN, [view.noise(start, end), None])
+        integrand = ReverseIntegrand(1.0)
+        return runge_kutta(integrand, sde, start, end, HEUN, [integrand.noise(start, end), None])
 
 
 @final
@@ -176,7 +179,7 @@ class EDM(StepSampler):
         arrival = Level(*(torch.cat([a[1:], b[-1:]]) for a, b in zip(above, end, strict=True)))
         added = torch.sqrt((arrival.noise_level**2 - end.noise_level**2).clamp(min=0))
         noise = self.churn_scale * arrival.alpha * torch.where(torch.cat([moved[1:], moved.new_zeros(1)]), added, 0)
-        view = NoiseView()
+        integrand = NoiseIntegrand()
         rise = (end.noise_level - above.noise_level)[:, None]
         totals = [rise, rise * torch.tensor(HEUN[1], dtype=r.dtype)]
-        return stage_table(view, [above, end], arrival, totals, [None, noise])
+        return stage_table(integrand, [above, end], arrival, totals, [None, noise])

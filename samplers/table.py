@@ -4,7 +4,8 @@ On a given grid a linear solver computes, row by row,
 
     y_{k+1} = a_k y_k + sum_j b_kj h_{k-j} + c_k z_k,        h_k = p_k D(y_k, t_k) + q_k y_k,
 
-where D is the denoiser, h the view of it in which the solver is smooth (D itself, the noise, the velocity), and z_k
+where D is the denoiser, h the integrand of it in which the solver is smooth (D itself, the noise, the velocity), and
+z_k
 fresh standard normal noise. A solver with several stages has several rows a step: it recovers what it needs of its
 state from the stage, which is linear in it. A table is computed once, in float64, on the host; it can be printed and
 tested as what it is; and its number of rows *is* the number of network evaluations.
@@ -19,7 +20,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from samplers.noise import BLOCK, NoiseSource
+from scoresde.noise import BLOCK, NoiseSource
 from scoresde.score_model import ScoreModel
 from scoresde.sde import Level
 
@@ -93,7 +94,7 @@ class Loop:
     """
 
     def __init__(self, table: Table, model: ScoreModel, like: Tensor, first_row: int = 0) -> None:
-        along = model.along(table.level, like)
+        along = model.on_grid(table.level, like)
         on_y, on_raw = table.p * along.skip + table.q, table.p * along.out  # h = on_y y + on_raw F
         self.table, self.model, self.first_row = table, model, first_row
         self._raw, self._skip, self._out = along.raw, along.skip.tolist(), along.out.tolist()

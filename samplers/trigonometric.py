@@ -1,6 +1,7 @@
 r"""The trigonometric multistep solver: the probability flow over phi = atan(noise level / sd), to clean data itself.
 
-In the velocity view (`samplers.views`) the flow is dy = -F dphi with x = sqrt(alpha^2 + sigma^2/sd^2) y and F the
+In the velocity integrand (`samplers.integrands`) the flow is dy = -F dphi with x = sqrt(alpha^2 + sigma^2/sd^2) y and
+F the
 output of Karras et al.'s network: x, D and F are regular at both ends of phi, for sd near the data's scale F is small,
 and no part of the equation is stiff. So Adams and Bashforth's method, with Adams and Moulton's correction at the next
 evaluation, may step to phi = 0 itself; there x = y is clean data, and no truncation is left. The nodes
@@ -9,7 +10,7 @@ evaluation, may step to phi = 0 itself; there x = y is clean data, and no trunca
 
 are finer towards the data: with power 1 the last step is one of Euler's whatever the order, with power p the last nodes
 are n^-p apart. On exact scores order 4 with power 2 is best, on trained networks 2 or 3 with 1.5, whose errors are
-rougher; `samplers.pilot_tables` finds out for a model.
+rougher; `samplers.fitted.pilot` finds out for a model.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from torch import Tensor
 
 from samplers import grids
 from samplers.base import TableSampler
+from samplers.integrands import VelocityIntegrand
 from samplers.multistep import Scheme, check_values, multistep_table
 from samplers.quadrature import Phi
 from samplers.table import Table
-from samplers.views import VelocityView
 from scoresde.sde import SDE, Level
 
 
@@ -61,7 +62,7 @@ class Trigonometric(TableSampler):
 
     def __post_init__(self) -> None:
         check_values("num_values", self.num_values, 4)
-        VelocityView(self.sd)
+        VelocityIntegrand(self.sd)
 
     @property
     def order(self) -> int:  # type: ignore[override]
@@ -72,4 +73,4 @@ class Trigonometric(TableSampler):
         level = sde.level(grid[:-1])
         end = to_clean(level) if grid[-1] == 0 else sde.level(grid[1:])
         num_values = min(self.num_values, len(level.t))
-        return multistep_table(Scheme(VelocityView(self.sd), Phi(self.sd), num_values, True), level, end)
+        return multistep_table(Scheme(VelocityIntegrand(self.sd), Phi(self.sd), num_values, True), level, end)

@@ -4,8 +4,10 @@ from scoresde.bounds import ddpm_bound, elbo
 from scoresde.checkpoint import load_model, save_model
 from scoresde.errors import UsageError
 from scoresde.learned_sde import LearnedVPSDE
+from scoresde.models.thresholded import ThresholdedModel
 from scoresde.named_sdes import EDMSDE, VESDE, VPSDE, CosineSDE, DiscreteVPSDE, RectifiedFlowSDE, SubVPSDE
 from scoresde.networks import MLP, UNet
+from scoresde.noise import Noise
 from scoresde.objective import (
     DenoisedWeighting,
     DenoisingObjective,
@@ -31,8 +33,7 @@ from scoresde.parametrization import (
 from scoresde.score_model import CallableScoreModel, ExactScoreModel, NetworkScoreModel, ScoreModel
 from scoresde.sde import SDE, GaussianPathSDE
 from scoresde.targets import EmpiricalDistribution, Gaussian, GaussianMixture
-from scoresde.threshold import ThresholdedModel
-from scoresde.training import TrainingSettings, fit
+from scoresde.training import TrainingOptions, fit
 
 __all__ = [
     "EDMSDE",
@@ -61,6 +62,7 @@ __all__ = [
     "LogNormalNoiseLevels",
     "MinSNRWeighting",
     "NetworkScoreModel",
+    "Noise",
     "NoiseParametrization",
     "NoiseWeighting",
     "RectifiedFlowSDE",
@@ -68,7 +70,7 @@ __all__ = [
     "ScoreParametrization",
     "SubVPSDE",
     "ThresholdedModel",
-    "TrainingSettings",
+    "TrainingOptions",
     "UNet",
     "UniformTimes",
     "UsageError",

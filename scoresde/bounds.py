@@ -111,7 +111,7 @@ def elbo(
     first, last = _level(model, model.sde.t_min, x_0), _level(model, model.sde.t_max, x_0)
     width = (first.log_snr - last.log_snr) / num_evaluations
     dim, cells, factor = x_0[0].numel(), [], x_0.new_zeros((), dtype=torch.float64)
-    with model.evaluating():
+    with model.eval_mode():
         for k in range(num_evaluations):
             u = torch.rand(len(x_0), device=x_0.device, dtype=torch.float64, generator=generator)
             t = model.sde.time(last.log_snr + (k + u) * width).clamp(model.sde.t_min, model.sde.t_max)
@@ -229,7 +229,7 @@ def ddpm_bound(
         f"num_terms={num_terms}: need 1 to {num_steps}, the steps of the grid between noisy times",
     )
     terms = []
-    with model.evaluating():
+    with model.eval_mode():
         for k in range(num_terms):
             start, end = k * num_steps // num_terms, (k + 1) * num_steps // num_terms
             step = torch.randint(start, end, (len(x_0),), device=x_0.device, generator=generator)

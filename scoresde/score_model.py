@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 @final
 @dataclass(frozen=True)
-class Along:
+class GridModel:
     """A model along times that are known beforehand: D = skip[k] x_t + out[k] raw(k, x_t, cond) at time k.
 
     The factors `(n,)` are float64 on the host. So a loop can fold them into its own, where a network
@@ -62,7 +62,7 @@ class ScoreModel(ABC):
         """E[x_0 | x_t] at a `Level` that is known already, so that loops compute no alpha and sigma again."""
 
     @abstractmethod
-    def along(self, level: Level, x: Tensor) -> Along:
+    def on_grid(self, level: Level, x: Tensor) -> GridModel:
         """This model at the times of a level, parts `(n,)` in float64 on the host, for batches like `x`."""
 
     @final
@@ -124,7 +124,7 @@ class ScoreModel(ABC):
         """Raises `UsageError` for conditions that the model is known not to take; on a device they would be a crash."""
 
     @abstractmethod
-    def evaluating(self) -> contextlib.AbstractContextManager[None]:
+    def eval_mode(self) -> contextlib.AbstractContextManager[None]:
         """While entered, networks are in evaluation mode."""
 
     @final
@@ -187,7 +187,7 @@ class NetworkScoreModel(nn.Module, ScoreModel):
         output, level = self.output(x_t, level, cond), level.match_rank(x_t)
         return self.parametrization.c_skip(level) * x_t + self.parametrization.c_out(level) * output
 
-    def along(self, level: Level, x: Tensor) -> Along:
+    def on_grid(self, level: Level, x: Tensor) -> GridModel:
         self._check_shape(x)
         rule = self.parametrization
         network, c_in, c_noise = self.network, rule.c_in(level).tolist(), _for_each(rule.c_noise(level), x)
@@ -196,7 +196,7 @@ class NetworkScoreModel(nn.Module, ScoreModel):
         def raw(k: int, x_t: Tensor, cond: Tensor | None) -> Tensor:
             return _same_shape(network(x_t * c_in[k] if scaled[k] else x_t, c_noise[k], cond), x_t)
 
-        return Along(rule.c_skip(level), rule.c_out(level), raw)
+        return GridModel(rule.c_skip(level), rule.c_out(level), raw)
 
     def check_cond(self, cond: Tensor) -> None:
         num_classes = getattr(self.network, "num_classes", None)  # a network of the user's own may not tell
@@ -210,7 +210,7 @@ class NetworkScoreModel(nn.Module, ScoreModel):
         )
 
     @contextlib.contextmanager
-    def evaluating(self) -> Iterator[None]:
+    def eval_mode(self) -> Iterator[None]:
         was = self.training
         self.eval()
         try:
@@ -256,19 +256,19 @@ class CallableScoreModel(ScoreModel):
         predicted, level = _same_shape(self.function(*arguments), x_t), level.match_rank(x_t)
         return self.predicts.c_skip(level) * x_t + self.predicts.c_out(level) * predicted
 
-    def along(self, level: Level, x: Tensor) -> Along:
+    def on_grid(self, level: Level, x: Tensor) -> GridModel:
         self._check_shape(x)
         t = _for_each(level.t, x)
 
         def raw(k: int, x_t: Tensor, cond: Tensor | None) -> Tensor:
             return _same_shape(self.function(x_t, t[k], *(() if cond is None else (cond,))), x_t)
 
-        return Along(self.predicts.c_skip(level), self.predicts.c_out(level), raw)
+        return GridModel(self.predicts.c_skip(level), self.predicts.c_out(level), raw)
 
     def check_cond(self, cond: Tensor) -> None:
         pass
 
-    def evaluating(self) -> contextlib.AbstractContextManager[None]:
+    def eval_mode(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
 
     def like(self) -> Tensor:
@@ -287,18 +287,18 @@ class ExactScoreModel(ScoreModel):
         require(cond is None, "cond: an exact model of one distribution takes none; leave it out")
         return self.target.denoise(x_t, level.alpha, level.sigma)
 
-    def along(self, level: Level, x: Tensor) -> Along:
+    def on_grid(self, level: Level, x: Tensor) -> GridModel:
         alphas, sigmas = level.like(x).alpha.unbind(), level.like(x).sigma.unbind()
 
         def raw(k: int, x_t: Tensor, cond: Tensor | None) -> Tensor:
             return self.denoise_at(x_t, Level(alphas[k], alphas[k], sigmas[k]), cond)
 
-        return Along(torch.zeros_like(level.alpha), torch.ones_like(level.alpha), raw)
+        return GridModel(torch.zeros_like(level.alpha), torch.ones_like(level.alpha), raw)
 
     def check_cond(self, cond: Tensor) -> None:
         pass
 
-    def evaluating(self) -> contextlib.AbstractContextManager[None]:
+    def eval_mode(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
 
     def like(self) -> Tensor:
@@ -324,7 +324,7 @@ class ReexpressedModel(ScoreModel):
         require(t_min < t_max, f"sde={sde}: shares no noise level with the model's {model.sde}")
         if not (math.isclose(t_min, sde.t_min, rel_tol=1e-9) and math.isclose(t_max, sde.t_max, rel_tol=1e-9)):
             logger.warning("times of %s kept within [%g, %g], the noise levels of %s", sde, t_min, t_max, model.sde)
-            sde = sde.within(t_min, t_max)
+            sde = sde.restricted(t_min, t_max)
         self.model, self.sde, self.shape = model, sde, model.shape
 
     def denoise_at(self, x_t: Tensor, level: Level, cond: Tensor | None = None) -> Tensor:
@@ -336,21 +336,21 @@ class ReexpressedModel(ScoreModel):
         t = self.model.sde.time(level.log_snr).clamp(self.model.sde.t_min, self.model.sde.t_max)
         return self.model.sde.level(t)
 
-    def along(self, level: Level, x: Tensor) -> Along:
+    def on_grid(self, level: Level, x: Tensor) -> GridModel:
         original = self._original(level)
         factor = original.alpha / level.alpha
-        inner, scale = self.model.along(original, x), factor.tolist()
+        inner, scale = self.model.on_grid(original, x), factor.tolist()
 
         def raw(k: int, x_t: Tensor, cond: Tensor | None) -> Tensor:
             return inner.raw(k, x_t if scale[k] == 1 else x_t * scale[k], cond)
 
-        return Along(inner.skip * factor, inner.out, raw)
+        return GridModel(inner.skip * factor, inner.out, raw)
 
     def check_cond(self, cond: Tensor) -> None:
         self.model.check_cond(cond)
 
-    def evaluating(self) -> contextlib.AbstractContextManager[None]:
-        return self.model.evaluating()
+    def eval_mode(self) -> contextlib.AbstractContextManager[None]:
+        return self.model.eval_mode()
 
     def like(self) -> Tensor:
         return self.model.like()

@@ -143,7 +143,7 @@ class SDE(ABC):
         return level.alpha * x_0 + level.sigma * eps
 
     @final
-    def within(self, t_min: float, t_max: float) -> SDE:
+    def restricted(self, t_min: float, t_max: float) -> SDE:
         """The same path over other times."""
         part = copy.copy(self)
         times = {"t_min": t_min, "t_max": t_max, "t_end": min(max(self.t_end, t_min), t_max)}

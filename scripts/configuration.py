@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import nn
 
-from scoresde.app.settings import documented_fields, recipes
+from scoresde.app.config import documented_fields, recipes
 from scoresde.checkpoint import classes
 from scoresde.objective import TrainingTimes, Weighting
 from scoresde.parametrization import Parametrization

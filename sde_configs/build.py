@@ -34,16 +34,16 @@ from samplers import (
 )
 from scoresde import data
 from scoresde.checkpoint import construct
-from scoresde.data import ArrayData, Choices, Scaling
+from scoresde.data import ArrayData, ReadOptions, Scaling
 from scoresde.errors import UsageError, require, unknown_name
+from scoresde.models.thresholded import ThresholdedModel
 from scoresde.objective import DenoisingObjective, Objective, TrainingTimes, VariationalObjective, Weighting
 from scoresde.parametrization import Parametrization
 from scoresde.score_model import NetworkScoreModel, ScoreModel
 from scoresde.sde import SDE
-from scoresde.threshold import ThresholdedModel
-from scoresde.training import TrainingSettings
+from scoresde.training import TrainingOptions
 
-AUTO = "auto"  # tables fitted to the model that is sampled from: see `samplers.pilot_tables`
+AUTO = "auto"  # tables fitted to the model that is sampled from: see `samplers.fitted.pilot`
 SAMPLERS: dict[str, type[Sampler]] = {
     "pc": PredictorCorrector,
     "langevin": AnnealedLangevin,
@@ -69,8 +69,8 @@ SAMPLERS: dict[str, type[Sampler]] = {
 
 def build_data(config: ConfigDict) -> tuple[ArrayData, ArrayData | None]:
     """Training and held-out data."""
-    choices = {field.name: config.data[field.name] for field in fields(Choices) if field.name in config.data}
-    loaded = data.load(config.data.name, config.data.path, Choices(**choices))
+    choices = {field.name: config.data[field.name] for field in fields(ReadOptions) if field.name in config.data}
+    loaded = data.load(config.data.name, config.data.path, ReadOptions(**choices))
     train, held_out = loaded.split(config.data.held_out)
     require(
         held_out is None or held_out.num_classes <= train.num_classes,
@@ -128,9 +128,9 @@ def build_objective(config: ConfigDict, model: NetworkScoreModel) -> Objective:
     )
 
 
-def build_settings(config: ConfigDict) -> TrainingSettings:
+def build_settings(config: ConfigDict) -> TrainingOptions:
     """How to optimise."""
-    return TrainingSettings(**config.training)
+    return TrainingOptions(**config.training)
 
 
 def build_sampling_model(

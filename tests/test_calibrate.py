@@ -9,11 +9,19 @@ import pytest
 import torch
 from conftest import SDES
 
-from samplers import Fitted, Noise, pilot, sample
-from samplers.calibrate import HELD_OUT, ITERATIONS, _Descent, _level, _Solver, calibrate
-from samplers.pilot_run import Truth, converged, noise_of, trimmed_error
-from samplers.views import level_at
-from scoresde import EDMSDE, CallableScoreModel, DenoisedParametrization, ExactScoreModel, Gaussian, GaussianPathSDE
+from samplers import FittedSampler, pilot, sample
+from samplers.fitted.calibrate import HELD_OUT, ITERATIONS, _Descent, _level, _Solver, calibrate
+from samplers.fitted.reference import Coupling, noise_of, reference_coupling, trimmed_error
+from samplers.integrands import level_at
+from scoresde import (
+    EDMSDE,
+    CallableScoreModel,
+    DenoisedParametrization,
+    ExactScoreModel,
+    Gaussian,
+    GaussianPathSDE,
+    Noise,
+)
 from scoresde.data import nine_modes
 from scoresde.errors import UsageError
 
@@ -30,11 +38,11 @@ def piloted(model):
 
 @pytest.fixture(scope="module")
 def truth(model, piloted):
-    return converged(model, piloted.fits[8].sd, num_samples=1000, seed=1)
+    return reference_coupling(model, piloted.fits[8].sd, num_samples=1000, seed=1)
 
 
 def test_the_truth_is_the_converged_flow(model, piloted, truth):
-    fine = converged(model, piloted.fits[8].sd, num_samples=1000, seed=1, num_evaluations=800, batch_size=500)
+    fine = reference_coupling(model, piloted.fits[8].sd, num_samples=1000, seed=1, num_evaluations=800, batch_size=500)
     assert torch.equal(fine.start, truth.start)
     assert trimmed_error(truth.end, fine.end) < 3e-4
 
@@ -48,7 +56,7 @@ def test_a_table_goes_through_its_parameters(model, piloted):
         again = solver.fit(theta)
         torch.testing.assert_close(again.noise_level, fit.noise_level)
         x_T = noise_of(model, 6, seed=0)
-        ends = [end_of(model, Fitted({num_steps: each}), num_steps, x_T) for each in (fit, again)]
+        ends = [end_of(model, FittedSampler({num_steps: each}), num_steps, x_T) for each in (fit, again)]
         torch.testing.assert_close(ends[0], ends[1])
         torch.testing.assert_close(solver.end(theta.repeat(6, 1), x_T, None), ends[0])
 
@@ -56,14 +64,14 @@ def test_a_table_goes_through_its_parameters(model, piloted):
 def end_of(model, sampler, num_steps, x_T, cond=None):
     """From noise at t_max; a table that starts below takes the same noise there."""
     grid = sampler.default_grid(model.sde, num_steps)
-    x_T = Truth(x_T, x_T, None).start_of(sampler.table(model.sde, grid), model.sde)
+    x_T = Coupling(x_T, x_T, None).start_of(sampler.table(model.sde, grid), model.sde)
     return sampler.run(model, x_T, grid, Noise(0, torch.arange(0)), cond)
 
 
 def _one_step(model, piloted):
     solver = _Solver.of(piloted.fits[4], model)
     theta = torch.tensor([1.0, math.log(20.0)], dtype=torch.float64)
-    return _Solver(model, solver.view, 1, solver.largest).fit(theta)
+    return _Solver(model, solver.integrand, 1, solver.largest).fit(theta)
 
 
 @pytest.mark.parametrize("sde", SDES.values(), ids=SDES.keys())
@@ -101,11 +109,11 @@ def test_it_gains_on_noises_that_it_never_saw(model, piloted, truth, num_steps):
     calibrated, before, after = calibrate(model, piloted, num_steps, truth, tell=lambda i, error: told.append(i))
     assert told == list(range(1, ITERATIONS + 1))
     assert after < 0.7 * before
-    other = converged(model, piloted.fits[8].sd, num_samples=500, seed=9)
+    other = reference_coupling(model, piloted.fits[8].sd, num_samples=500, seed=9)
     errors = [trimmed_error(end_of(model, each, num_steps, other.start), other.end) for each in (piloted, calibrated)]
     assert errors[1] < 0.7 * errors[0]
     assert calibrated.fits[9] is piloted.fits[9]
-    again = Fitted.from_json(calibrated.to_json())
+    again = FittedSampler.from_json(calibrated.to_json())
     torch.testing.assert_close(again.fits[num_steps].weights, calibrated.fits[num_steps].weights, rtol=0, atol=0)
 
 
@@ -118,9 +126,9 @@ def test_it_is_deterministic(model, piloted, truth):
 def test_where_nothing_can_be_gained_the_start_is_kept(model, piloted, truth):
     """The truth is what the table itself does."""
     held_out, solver = len(truth.start) // HELD_OUT, _Solver.of(piloted.fits[6], model)
-    same = Fitted({6: solver.fit(solver.theta_of(piloted.fits[6]))})  # but for rounding
+    same = FittedSampler({6: solver.fit(solver.theta_of(piloted.fits[6]))})  # but for rounding
     ends = [end_of(model, same, 6, part) for part in (truth.start[:held_out], truth.start[held_out:])]
-    own = Truth(truth.start, torch.cat(ends), None)
+    own = Coupling(truth.start, torch.cat(ends), None)
     sampler, before, after = calibrate(model, piloted, 6, own)
     assert before == after == 0
     assert sampler.fits == piloted.fits
@@ -130,7 +138,7 @@ def test_a_flow_that_stands_still_is_calibrated():
     """Of a Gaussian h is zero for the right scale: no weight has any effect."""
     model = ExactScoreModel(Gaussian(torch.zeros(3), torch.eye(3)).to(dtype=torch.float64), EDMSDE())
     sampler = pilot(model)
-    after = calibrate(model, sampler, 5, converged(model, 1.0, num_samples=64)).after
+    after = calibrate(model, sampler, 5, reference_coupling(model, 1.0, num_samples=64)).after
     assert math.isfinite(after)
 
 
@@ -159,7 +167,7 @@ def test_images_and_labels(device):
     model = CallableScoreModel(denoiser, DenoisedParametrization(), EDMSDE(), shape, device=device)
     cond = (torch.arange(96) % 3).float()
     sampler = pilot(model, cond[:32])
-    truth = converged(model, sampler.fits[5].sd, cond, 96)
+    truth = reference_coupling(model, sampler.fits[5].sd, cond, 96)
     calibrated, before, after = calibrate(model, sampler, 5, truth, batch_size=40)
     assert after < 0.5 * before
     x, x_before = (end_of(model, each, 5, truth.start, truth.cond) for each in (calibrated, sampler))
@@ -181,7 +189,7 @@ def test_a_bad_table_is_not_what_it_goes_on_from(model, piloted, truth):
     """The starts on even nodes are better, and one of them is kept."""
     fit = piloted.fits[5]
     bad = dataclasses.replace(fit, noise_level=torch.linspace(80, 40, 5, dtype=torch.float64))
-    errors = [calibrate(model, Fitted({5: start}), 5, truth).after for start in (fit, bad)]
+    errors = [calibrate(model, FittedSampler({5: start}), 5, truth).after for start in (fit, bad)]
     assert errors[1] < 2 * errors[0]
 
 

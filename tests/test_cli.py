@@ -19,13 +19,13 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from samplers import DDIM, Fitted, sample
-from samplers.calibrate import ITERATIONS, Calibration
+from samplers import DDIM, FittedSampler, sample
+from samplers.fitted.calibrate import ITERATIONS, Calibration
 from scoresde import checkpoint
 from scoresde.app import calibrate as calibrate_module
 from scoresde.app import sample as sample_module
 from scoresde.app.cli import main
-from scoresde.app.pilots import calibrated_path, pilots_path
+from scoresde.app.pilot_cache import calibrated_path, pilots_path
 from scoresde.app.run_folder import RunFolder
 from sde_configs import build
 from tests.mistakes import assert_mistake
@@ -483,7 +483,7 @@ def calibrated(work, capsys, monkeypatch):
     def other(model, sampler, num_steps, truth, *, tell, **_):
         fit = sampler.fits[num_steps]
         tell(ITERATIONS, 0.1)
-        return Calibration(Fitted({num_steps: replace(fit, weights=1.1 * fit.weights)}), 0.2, 0.1)
+        return Calibration(FittedSampler({num_steps: replace(fit, weights=1.1 * fit.weights)}), 0.2, 0.1)
 
     monkeypatch.setattr(calibrate_module, "calibrated_table", other)
     path = calibrated_path(RunFolder(Path("runs/toy")).all_checkpoints()[-1])

@@ -12,8 +12,7 @@ import torch
 
 from samplers import DDIM, Heun
 from scoresde import UsageError, VariationalObjective, checkpoint
-from scoresde.app.run_folder import flat
-from scoresde.app.settings import (
+from scoresde.app.config import (
     SDES,
     describe_fields,
     from_json,
@@ -23,6 +22,7 @@ from scoresde.app.settings import (
     override_sampling,
     recipes,
 )
+from scoresde.app.run_folder import flat
 from scoresde.data import ArrayData
 from scoresde.training import Trainer
 from sde_configs import build, default

@@ -18,8 +18,8 @@ import torch
 from PIL import Image
 
 from scoresde import UsageError
-from scoresde.data import Choices, load
-from scoresde.data import choices as choices_module
+from scoresde.data import ReadOptions, load
+from scoresde.data import options as options_module
 from sde_configs import build, default
 
 
@@ -67,7 +67,7 @@ def test_a_parquet_file(arrow, tmp_path, bare, column):
     np.testing.assert_array_equal(data.values.numpy(), images(3, 1, 2))
     assert data.labels.tolist() == [1, 0, 1]
     assert data.class_names == ("cat", "dog")
-    assert load(path=str(tmp_path / "x.parquet"), choices=Choices(class_conditional=False)).labels is None
+    assert load(path=str(tmp_path / "x.parquet"), choices=ReadOptions(class_conditional=False)).labels is None
 
 
 def test_a_folder_of_parquet_files_is_read_in_order_and_by_split(arrow, tmp_path):
@@ -76,9 +76,9 @@ def test_a_folder_of_parquet_files_is_read_in_order_and_by_split(arrow, tmp_path
     data = load(path=str(tmp_path))
     np.testing.assert_array_equal(data.values.numpy(), images(4, 5, 0, 1))
     assert data.labels.tolist() == [2, 2, 0, 0]
-    assert load(path=str(tmp_path), choices=Choices(split="test")).labels.tolist() == [1, 1]
+    assert load(path=str(tmp_path), choices=ReadOptions(split="test")).labels.tolist() == [1, 1]
     with pytest.raises(UsageError, match=r"data.split.*'valid'.*known are test, train"):
-        load(path=str(tmp_path), choices=Choices(split="valid"))
+        load(path=str(tmp_path), choices=ReadOptions(split="valid"))
 
 
 def test_words_become_classes_in_sorted_order(arrow, tmp_path):
@@ -91,7 +91,7 @@ def test_unreadable_rows_keep_labels_with_their_images(arrow, tmp_path):
     made = arrow.table({"image": [png(0), b"torn", None, png(3)], "label": [0, 1, 2, 3]})
     write(made, tmp_path / "x.parquet")
     with pytest.warns(UserWarning, match=r"2 of 4.*x.parquet, row 1 \(not an image.*row 2 \(holds no bytes\)"):
-        data = load(path=str(tmp_path / "x.parquet"), choices=Choices(max_unreadable=0.5))
+        data = load(path=str(tmp_path / "x.parquet"), choices=ReadOptions(max_unreadable=0.5))
     assert data.labels.tolist() == [0, 3]
     np.testing.assert_array_equal(data.values.numpy(), images(0, 3))
 
@@ -134,7 +134,7 @@ def test_a_folder_written_by_save_to_disk(arrow, tmp_path):
     save_to_disk(arrow, tmp_path / "two/test", table(arrow, [3]))
     (tmp_path / "two/dataset_dict.json").write_text('{"splits": ["train", "test"]}')
     np.testing.assert_array_equal(load(path=str(tmp_path / "two")).values.numpy(), images(1, 2))
-    assert len(load(path=str(tmp_path / "two"), choices=Choices(split="test"))) == 1
+    assert len(load(path=str(tmp_path / "two"), choices=ReadOptions(split="test"))) == 1
     (tmp_path / "two/dataset_dict.json").write_text("[")
     with pytest.raises(UsageError, match="cannot be read as a data set on disk"):
         load(path=str(tmp_path / "two"))
@@ -182,11 +182,11 @@ def test_a_name_of_the_hub_is_given_to_datasets(arrow, monkeypatch):
 
     Rows.select_columns = lambda self, columns: types.SimpleNamespace(iter=lambda n: iter([made.select(columns)]))
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
-    data = load("hf:someone/pictures", choices=Choices(split="test"))
+    data = load("hf:someone/pictures", choices=ReadOptions(split="test"))
     np.testing.assert_array_equal(data.values.numpy(), images(1, 2))
     assert asked == [("someone/pictures", "test")]
     with pytest.raises(UsageError, match=r"hf:x.*cannot load split 'none'.*Unknown split"):
-        load("hf:x", choices=Choices(split="none"))
+        load("hf:x", choices=ReadOptions(split="none"))
 
 
 @pytest.mark.parametrize(("name", "path"), [("hf:x", ""), ("", "x.parquet"), ("", "saved")])
@@ -194,7 +194,7 @@ def test_without_the_extra_the_remedy_is_named(tmp_path, monkeypatch, name, path
     def missing(module):
         raise ModuleNotFoundError(f"No module named {module!r}")
 
-    monkeypatch.setattr(choices_module.importlib, "import_module", missing)
+    monkeypatch.setattr(options_module.importlib, "import_module", missing)
     (tmp_path / "x.parquet").write_bytes(b"PAR1")
     (tmp_path / "saved").mkdir()
     (tmp_path / "saved/state.json").write_text("{}")
@@ -216,9 +216,15 @@ def test_idx_with_its_labels_beside_it(tmp_path, suffix, labels_suffix):
     assert data.labels.tolist() == [0, 1, 2, 3, 4]
     assert torch.equal(load(path=str(tmp_path)).values, data.values)  # the folder will do
     (tmp_path / "other").write_bytes(idx(np.arange(5)[::-1]))
-    assert load(path=str(path), choices=Choices(labels_path=str(tmp_path / "other"))).labels.tolist() == [4, 3, 2, 1, 0]
+    assert load(path=str(path), choices=ReadOptions(labels_path=str(tmp_path / "other"))).labels.tolist() == [
+        4,
+        3,
+        2,
+        1,
+        0,
+    ]
     with pytest.raises(UsageError, match=r"labels_path='nowhere'.*cannot be read"):
-        load(path=str(path), choices=Choices(labels_path="nowhere"))
+        load(path=str(path), choices=ReadOptions(labels_path="nowhere"))
 
 
 def test_a_folder_of_mnists_four_files_is_its_training_set(tmp_path):
@@ -310,7 +316,7 @@ def test_bytes_are_images_with_channels_first(tmp_path):
 def test_labels_path_is_for_idx_alone(tmp_path):
     np.save(tmp_path / "x.npy", noise(5, 6))
     with pytest.raises(UsageError, match=r"labels_path='y.npy': only IDX"):
-        load(path=str(tmp_path / "x.npy"), choices=Choices(labels_path="y.npy"))
+        load(path=str(tmp_path / "x.npy"), choices=ReadOptions(labels_path="y.npy"))
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e6])
@@ -324,7 +330,7 @@ def test_deviation_over_blocks_is_that_of_all(monkeypatch, offset):
 
 def test_the_configuration_reaches_the_reader(tmp_path):
     config = default.get_config()
-    known = {field.name: field.default for field in fields(Choices)}
+    known = {field.name: field.default for field in fields(ReadOptions)}
     assert {name: config.data[name] for name in known} == known  # one set of defaults
     np.save(tmp_path / "x.npy", noise(8, 6, 6))
     config.data.path, config.data.image_size = str(tmp_path / "x.npy"), (4,)

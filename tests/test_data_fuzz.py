@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from scoresde import UsageError
-from scoresde.data import ArrayData, Choices, load
+from scoresde.data import ArrayData, ReadOptions, load
 
 VALUES = np.random.default_rng(0).integers(0, 256, (6, 8, 8), dtype=np.uint8)
-CHOICES = Choices(max_unreadable=1.0, image_size=(8,), channels=3, max_gigabytes=0.05)
+CHOICES = ReadOptions(max_unreadable=1.0, image_size=(8,), channels=3, max_gigabytes=0.05)
 TABLES = ("x.parquet", "saved/data.arrow")
 
 
@@ -130,7 +130,7 @@ def fuzz(folder, name, num_examples):
 @pytest.mark.parametrize("name", FILES)
 def test_the_sound_file_is_read(tmp_path, name):
     check(tmp_path, name, FILES[name])
-    choices = Choices(image_size=(8,), channels=3)
+    choices = ReadOptions(image_size=(8,), channels=3)
     assert load(path=str(tmp_path / (name if "/" not in name else name.split("/")[0])), choices=choices).shape == (
         3,
         8,

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from scoresde import UsageError
-from scoresde.data import ArrayData, Choices, load
-from scoresde.data import gather as gather_module
+from scoresde.data import ArrayData, ReadOptions, load
+from scoresde.data import decoding as decoding_module
 from scoresde.data.images import MAX_PIXELS, decode, refitted
 
 
@@ -52,7 +52,7 @@ def test_names_of_classes_stay_with_the_parts(photos):
 
 
 def test_labels_can_be_left_out(photos):
-    data = load(path=str(photos), choices=Choices(class_conditional=False))
+    data = load(path=str(photos), choices=ReadOptions(class_conditional=False))
     assert data.labels is None
     assert data.class_names == ()
 
@@ -69,9 +69,9 @@ def test_folders_of_splits_are_not_classes(tmp_path):
     for i, name in enumerate(["train/a/1", "train/b/2", "test/a/3", "test/b/4", "test/b/5"]):
         save(tmp_path / f"{name}.png", noise(4, 4, seed=i))
     assert load(path=str(tmp_path)).labels.tolist() == [0, 1]
-    assert load(path=str(tmp_path), choices=Choices(split="test")).labels.tolist() == [0, 1, 1]
+    assert load(path=str(tmp_path), choices=ReadOptions(split="test")).labels.tolist() == [0, 1, 1]
     with pytest.raises(UsageError, match=r"unknown data.split.*'tset': did you mean 'test'"):
-        load(path=str(tmp_path), choices=Choices(split="tset"))
+        load(path=str(tmp_path), choices=ReadOptions(split="tset"))
 
 
 def transparent_grey():
@@ -115,12 +115,12 @@ def test_what_a_kind_of_file_means(tmp_path, image, suffix, expected):
     path = tmp_path / f"x.{suffix}"
     image.save(path, **({"lossless": True} if suffix == "webp" else {}))
     expected = np.array(expected).reshape(2, -1).T[:, None]
-    np.testing.assert_array_equal(decode("x", path, Choices()), expected)
-    np.testing.assert_array_equal(decode("x", path.read_bytes(), Choices()), expected)
-    colour = decode("x", path, Choices(channels=3))
+    np.testing.assert_array_equal(decode("x", path, ReadOptions()), expected)
+    np.testing.assert_array_equal(decode("x", path.read_bytes(), ReadOptions()), expected)
+    colour = decode("x", path, ReadOptions(channels=3))
     np.testing.assert_array_equal(colour, np.broadcast_to(expected, colour.shape))
     weights = np.array([0.299, 0.587, 0.114]) if len(expected) == 3 else np.ones(1)
-    grey = decode("x", path, Choices(channels=1))
+    grey = decode("x", path, ReadOptions(channels=1))
     np.testing.assert_allclose(grey[0], np.tensordot(weights, expected, 1), atol=0.51 if len(expected) == 3 else 0)
 
 
@@ -132,7 +132,7 @@ def test_cameras_orientation_is_honoured(tmp_path, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     save(tmp_path / "x.png", np.ascontiguousarray(np.rot90(upright, undo) if stored is None else stored), exif=exif)
-    np.testing.assert_array_equal(decode("x", tmp_path / "x.png", Choices())[0], upright)
+    np.testing.assert_array_equal(decode("x", tmp_path / "x.png", ReadOptions())[0], upright)
 
 
 def bars():
@@ -140,7 +140,7 @@ def bars():
     return Image.fromarray(np.repeat([0] * 3 + [100] * 6 + [255] * 3, 6).reshape(12, 6).T.astype(np.uint8))
 
 
-FITS = {  # four pixels a side; bicubic weights overshoot by less than a tenth of an edge
+RESIZE_MODES = {  # four pixels a side; bicubic weights overshoot by less than a tenth of an edge
     "crop": lambda x: abs(x - 100).max() <= 16,
     "pad": lambda x: (x[[0, 3]] == 0).all() and x[1, 0] < 15 and abs(x[1:3, 1:3] - 100).max() <= 16 and x[1, 3] > 240,
     "squash": lambda x: (x[:, 0] < 15).all() and abs(x[:, 1:3] - 100).max() <= 16 and (x[:, 3] > 240).all(),
@@ -148,23 +148,23 @@ FITS = {  # four pixels a side; bicubic weights overshoot by less than a tenth o
 }
 
 
-@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("fit", RESIZE_MODES)
 def test_each_fit_does_what_it_says(tmp_path, fit):
     bars().save(tmp_path / "x.png")
-    x = decode("x", tmp_path / "x.png", Choices(image_size=(4,), fit=fit)).astype(int)
+    x = decode("x", tmp_path / "x.png", ReadOptions(image_size=(4,), fit=fit)).astype(int)
     assert x.shape == (1, 4, 4)
-    assert FITS[fit](x[0]), x
+    assert RESIZE_MODES[fit](x[0]), x
 
 
 def test_center_surrounds_a_smaller_image_with_black(tmp_path):
     save(tmp_path / "x.png", np.full((2, 2), 9, np.uint8))
-    x = decode("x", tmp_path / "x.png", Choices(image_size=(4, 6), fit="center"))
+    x = decode("x", tmp_path / "x.png", ReadOptions(image_size=(4, 6), fit="center"))
     assert x[0].nonzero() == (pytest.approx([1, 1, 2, 2]), pytest.approx([2, 3, 2, 3]))
 
 
-@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("fit", RESIZE_MODES)
 def test_height_and_width_may_differ(photos, fit):
-    assert load(path=str(photos), choices=Choices(image_size=(5, 9), fit=fit)).shape == (3, 5, 9)
+    assert load(path=str(photos), choices=ReadOptions(image_size=(5, 9), fit=fit)).shape == (3, 5, 9)
 
 
 def test_a_large_jpeg_is_the_same_picture_when_unpacked_smaller(tmp_path):
@@ -172,19 +172,19 @@ def test_a_large_jpeg_is_the_same_picture_when_unpacked_smaller(tmp_path):
     smooth = (127 + 60 * np.sin(x / 90) + 60 * np.cos(y / 70)).astype(np.uint8)
     save(tmp_path / "x.jpg", smooth, quality=95)
     save(tmp_path / "x.png", smooth)
-    small = [decode("x", tmp_path / f"x.{s}", Choices(image_size=(16,))).astype(int) for s in ("jpg", "png")]
+    small = [decode("x", tmp_path / f"x.{s}", ReadOptions(image_size=(16,))).astype(int) for s in ("jpg", "png")]
     assert abs(small[0] - small[1]).max() <= 4
 
 
 def test_images_in_memory_are_fitted_too():
     values = torch.from_numpy(noise(5, 1, 28, 28))
-    data = refitted(ArrayData(values), Choices(image_size=(32,), fit="center", channels=3), "x")
+    data = refitted(ArrayData(values), ReadOptions(image_size=(32,), fit="center", channels=3), "x")
     assert data.shape == (3, 32, 32)
     assert torch.equal(data.values[:, 1:2, 2:30, 2:30], values)
-    digits = load("digits", choices=Choices(image_size=(16,)))
+    digits = load("digits", choices=ReadOptions(image_size=(16,)))
     assert (digits.shape, int(digits.values.max()), digits.scaling.scale) == ((1, 16, 16), 16, 8.0)
     with pytest.raises(UsageError, match=r"'moons'.*float32.*\(2,\)"):
-        load("moons", choices=Choices(channels=3))
+        load("moons", choices=ReadOptions(channels=3))
 
 
 def test_images_that_differ_are_refused_with_the_remedy(photos):
@@ -193,17 +193,17 @@ def test_images_that_differ_are_refused_with_the_remedy(photos):
         UsageError, match=r"ant/4.png' has 3 channels of 6x4.*dog/9.png' has 1 channel of 5x7.*image_size=4.*channels=3"
     ):
         load(path=str(photos))
-    assert load(path=str(photos), choices=Choices(image_size=(4,), channels=3)).shape == (3, 4, 4)
+    assert load(path=str(photos), choices=ReadOptions(image_size=(4,), channels=3)).shape == (3, 4, 4)
 
 
 def test_unreadable_images_are_left_out_counted_and_named(photos):
     (photos / "cat/15.png").write_bytes((photos / "cat/1.png").read_bytes()[:50])
     (photos / "cat/0.jpg").write_bytes(b"")
     with pytest.warns(UserWarning, match=r"left out 2 of 8 images.*cat/0.jpg' \(not an image.*cat/15.png' \("):
-        data = load(path=str(photos), choices=Choices(max_unreadable=0.25))
+        data = load(path=str(photos), choices=ReadOptions(max_unreadable=0.25))
     assert data.labels.tolist() == [0, 0, 1, 1, 2, 2]
     with pytest.raises(UsageError, match=r"2 of 8 images.*cat/0.jpg.*raise data.max_unreadable=0.24"):
-        load(path=str(photos), choices=Choices(max_unreadable=0.24))
+        load(path=str(photos), choices=ReadOptions(max_unreadable=0.24))
     with pytest.raises(UsageError, match="1 of 8 images"):
         load(path=str(photos))
 
@@ -211,7 +211,7 @@ def test_unreadable_images_are_left_out_counted_and_named(photos):
 def test_no_readable_image_at_all(tmp_path):
     (tmp_path / "x.png").write_bytes(b"text")
     with pytest.raises(UsageError, match=r"no image that can be read.*x.png"):
-        load(path=str(tmp_path), choices=Choices(max_unreadable=1.0))
+        load(path=str(tmp_path), choices=ReadOptions(max_unreadable=1.0))
 
 
 def bomb(side):
@@ -226,12 +226,12 @@ def bomb(side):
 def test_an_image_bomb_is_refused_by_name_whatever_the_limit(photos, side):
     (photos / "cat/bomb.png").write_bytes(bomb(side))
     with pytest.raises(UsageError, match=rf"cat/bomb.png'.*more than {MAX_PIXELS:,} pixels"):
-        load(path=str(photos), choices=Choices(max_unreadable=1.0))
+        load(path=str(photos), choices=ReadOptions(max_unreadable=1.0))
 
 
 def test_more_than_fits_is_refused_before_it_is_allocated(photos):
     with pytest.raises(UsageError, match=r"takes 4.32e-07 GB.*max_gigabytes=1e-07"):
-        load(path=str(photos), choices=Choices(max_gigabytes=1e-7))
+        load(path=str(photos), choices=ReadOptions(max_gigabytes=1e-7))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links and pipes")
@@ -271,7 +271,7 @@ def test_names_that_are_not_text(tmp_path):
 def test_threads_do_not_change_the_order(tmp_path, monkeypatch):
     for i in range(100):
         save(tmp_path / f"{i:03}.png", noise(40, 40, seed=i) if i % 3 else np.full((40, 40), i, np.uint8))
-    monkeypatch.setattr(gather_module, "BATCH", 3)
+    monkeypatch.setattr(decoding_module, "BATCH", 3)
     threaded = load(path=str(tmp_path))
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
     assert torch.equal(load(path=str(tmp_path)).values, threaded.values)
@@ -298,7 +298,7 @@ BAD = {
 @pytest.mark.parametrize(("field", "value"), [(f, v) for f, values in BAD.items() for v in values])
 def test_choices_without_meaning_are_refused(field, value):
     with pytest.raises(UsageError, match=f"data.{field}"):
-        Choices(**{field: value})
+        ReadOptions(**{field: value})
 
 
 def test_nothing_is_left_of_the_filters_of_warnings(photos):

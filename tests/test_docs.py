@@ -12,7 +12,7 @@ import torch
 import scoresde
 from benchmarks import orders
 from scoresde import VPSDE
-from scoresde.app.settings import load_config
+from scoresde.app.config import load_config
 from scoresde.checkpoint import construct
 from sde_configs import default
 from sde_configs.build import SAMPLERS, build_sampler

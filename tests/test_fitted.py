@@ -11,13 +11,13 @@ import torch
 from analytic import mixture
 from conftest import SDES
 
-from samplers import Adams, Fitted, Noise, Trigonometric, phi_to_clean, pilot, sample
-from samplers.pilot_fit import Form, carried, fit, refit
-from samplers.pilot_nodes import even_nodes, power_nodes, score
-from samplers.pilot_run import pilot_run, trimmed_error
-from samplers.pilot_tables import NUM_EVALUATIONS
+from samplers import Adams, FittedSampler, Trigonometric, phi_to_clean, pilot, sample
+from samplers.fitted.least_squares import Form, carried, fit, refit
+from samplers.fitted.nodes import even_nodes, power_nodes, score
+from samplers.fitted.pilot import NUM_EVALUATIONS
+from samplers.fitted.reference import pilot_run, trimmed_error
+from samplers.integrands import level_at
 from samplers.table import Loop
-from samplers.views import level_at
 from scoresde import (
     EDMSDE,
     VESDE,
@@ -27,6 +27,7 @@ from scoresde import (
     ExactScoreModel,
     Gaussian,
     GaussianMixture,
+    Noise,
     UsageError,
 )
 from scoresde.data import nine_modes
@@ -190,7 +191,7 @@ def test_a_refit_ends_nearer_to_the_converged_flow(model, num_steps):
 
 
 def test_a_refit_leaves_a_table_where_its_ridge_is_large(model, monkeypatch):
-    monkeypatch.setattr("samplers.pilot_fit.REFIT_RIDGE", 1e12)
+    monkeypatch.setattr("samplers.fitted.least_squares.REFIT_RIDGE", 1e12)
     run = pilot_run(model)
     first = fit(run, model.sde, power_nodes(run, model.sde, 8, 1.5, 1.0)).fit
     second, x = refit(run, model, first, lambda: None)
@@ -242,7 +243,7 @@ def test_the_spread_is_between_the_entries_deviation_and_that_of_the_first_direc
 
 
 def test_tables_go_through_json(model, piloted):
-    again = Fitted.from_json(json.loads(json.dumps(piloted.to_json())))
+    again = FittedSampler.from_json(json.loads(json.dumps(piloted.to_json())))
     for n in (4, 8, 50):
         assert torch.equal(sample(model, piloted, 3, num_steps=n).x, sample(model, again, 3, num_steps=n).x)
         assert sample(model, again, 3, num_steps=n).nfe == n
@@ -265,7 +266,7 @@ def test_tables_go_through_json(model, piloted):
 )
 def test_damaged_tables_are_no_tables(damage):
     with pytest.raises(ValueError, match="no fitted tables"):
-        Fitted.from_json(damage)
+        FittedSampler.from_json(damage)
 
 
 def test_other_steps_and_grids_are_named(model, piloted):

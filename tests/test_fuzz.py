@@ -14,8 +14,8 @@ from safetensors.torch import save as to_bytes
 from test_checkpoint import DATA, make_model
 
 from scoresde import checkpoint
+from scoresde.app.config import load_config, of_checkpoint, override
 from scoresde.app.run_folder import flat
-from scoresde.app.settings import load_config, of_checkpoint, override
 from scoresde.data import ArrayData
 from scoresde.errors import UsageError
 from sde_configs import build

@@ -8,11 +8,11 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = [  # a name stands for the module and all below it; modules of one layer may know each other
     {"scoresde._json", "scoresde._shape", "scoresde._stable", "scoresde.errors"},
-    {"scoresde.sde", "scoresde.named_sdes", "scoresde.learned_sde", "scoresde.networks"},
+    {"scoresde.sde", "scoresde.named_sdes", "scoresde.learned_sde", "scoresde.networks", "scoresde.noise"},
     {"scoresde.parametrization", "scoresde.targets"},
     {"scoresde.score_model"},
-    {"scoresde.reverse", "scoresde.objective", "scoresde.bounds", "scoresde.checkpoint", "scoresde.threshold"},
-    {"samplers.table", "samplers.noise", "samplers.grids", "samplers.base"},
+    {"scoresde.reverse", "scoresde.objective", "scoresde.bounds", "scoresde.checkpoint", "scoresde.models"},
+    {"samplers.table", "samplers.grids", "samplers.base"},
     {"samplers"},
     {"scoresde.training", "scoresde.data", "scoresde.metrics", "scoresde.plots"},
     {"sde_configs"},

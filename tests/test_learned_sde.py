@@ -32,7 +32,7 @@ from scoresde import (
     EDMParametrization,
     LearnedVPSDE,
     NetworkScoreModel,
-    TrainingSettings,
+    TrainingOptions,
     UsageError,
     VariationalObjective,
     checkpoint,
@@ -86,7 +86,7 @@ def test_the_weights_are_the_rises_and_the_ends_stay(device):
 
 def test_a_part_is_the_same_path_and_has_no_description(sde):
     low, high = (sde.t_min + share * (sde.t_max - sde.t_min) for share in (0.3, 0.6))
-    part, t = sde.within(low, high), torch.linspace(low, high, 7, dtype=torch.float64)
+    part, t = sde.restricted(low, high), torch.linspace(low, high, 7, dtype=torch.float64)
     assert (part.t_min, part.t_max) == (low, high)
     assert torch.equal(part.log_snr(t), sde.log_snr(t))
     assert torch.equal(part.time(sde.log_snr(t)), sde.time(sde.log_snr(t)))
@@ -193,7 +193,7 @@ def learned_model(device, seed=0, parametrization=EDMParametrization(0.5)):  # n
 
 def make_trainer(device, objective=None, **settings):
     data = ArrayData(0.5 * torch.randn(64, 2, generator=torch.Generator().manual_seed(0)))
-    settings = TrainingSettings(**{"num_steps": 12, "batch_size": 16, "warmup_steps": 3, "lr": 0.02, **settings})
+    settings = TrainingOptions(**{"num_steps": 12, "batch_size": 16, "warmup_steps": 3, "lr": 0.02, **settings})
     return Trainer(learned_model(device), data, objective or VariationalObjective(), settings)
 
 

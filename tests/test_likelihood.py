@@ -6,9 +6,9 @@ import math
 import pytest
 import torch
 
-from samplers.divergence import Exact, Probes
-from samplers.encoding import decode, encode, encoding, slerp
-from samplers.likelihood import adaptive_log_prob, log_prob
+from samplers.likelihood.divergence import Exact, Probes
+from samplers.likelihood.inversion import decode, encode, encoding, slerp
+from samplers.likelihood.log_prob import adaptive_log_prob, log_prob
 from scoresde import (
     EDMSDE,
     MLP,

@@ -8,9 +8,8 @@ import pytest
 import torch
 from scipy import stats
 
-from samplers import Noise
-from samplers.noise import Path, _places, mix
-from scoresde import UsageError
+from scoresde import Noise, UsageError
+from scoresde.noise import Path, _places, mix
 
 
 def test_the_hash_is_splitmix(device):

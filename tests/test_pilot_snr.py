@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from samplers import Ancestral, AnnealedLangevin, PredictorCorrector, choose_snr, uniform_log_snr
-from samplers.pilot_snr import mismatch
+from samplers.snr import mismatch
 from scoresde import VPSDE, ExactScoreModel, Gaussian, UsageError
 
 
@@ -33,7 +33,7 @@ def test_the_least_mismatch_is_found_going_downhill(device, monkeypatch):
         asked.append(sampler.snr)
         return abs(sampler.snr - 0.24)
 
-    monkeypatch.setattr("samplers.pilot_snr.mismatch", fake)
+    monkeypatch.setattr("samplers.snr.mismatch", fake)
     chosen = choose_snr(gaussian(device), lambda snr: PredictorCorrector(snr=snr), torch.tensor([1.0, 0.0]))
     assert chosen == 0.25
     assert sorted(asked) == [0.1, 0.16, 0.25, 0.4]

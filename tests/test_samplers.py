@@ -116,7 +116,7 @@ SAMPLERS = [
     DEIS(3),
     DEIS(4),
     *(UniPC(p, variant) for p in (1, 2, 3) for variant in ("B1", "B2")),
-    UniPC(3, view="noise"),
+    UniPC(3, integrand="noise"),
     *(cls(k, view) for cls in (DPMSolver, DPMSolverSingle) for k in (1, 2, 3) for view in ("denoised", "noise")),
     SDEDPMSolver(1),
     SDEDPMSolver(2),

@@ -284,6 +284,6 @@ def test_prior_samples_have_the_priors_deviation(sde):
 
 
 def test_a_cut_range_keeps_the_sampling_end_inside():
-    assert VPSDE().within(0.01, 0.5).t_end == 0.01
-    assert VPSDE().within(1e-4, 0.5).t_end == VPSDE().t_end
+    assert VPSDE().restricted(0.01, 0.5).t_end == 0.01
+    assert VPSDE().restricted(1e-4, 0.5).t_end == VPSDE().t_end
     assert EDMSDE(t_min=0.01).t_end == 0.01

@@ -167,7 +167,7 @@ def test_a_deeply_nested_header_is_answered(tmp_path, capsys):
 
 @pytest.mark.parametrize("name", EVIL_NAMES)
 def test_a_configuration_cannot_name_anything_but_the_known_classes(tmp_path, trap, capsys, name):
-    from scoresde.app.settings import load_config
+    from scoresde.app.config import load_config
 
     config = json.loads(load_config("vp", None).to_json())
     config["network"] = {"name": name, "command": f"touch {trap}"}

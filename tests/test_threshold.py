@@ -45,7 +45,7 @@ def test_samples_end_in_the_range_whatever_the_loop(quantile, device):
     assert x.abs().max() <= 1
     assert x.abs().max() > 0.99
     level = model.sde.level(torch.tensor([0.7, 0.4], dtype=torch.float64))
-    along, y = model.along(level, x), torch.linspace(-2, 2, 8, device=device).reshape(2, 4)
+    along, y = model.on_grid(level, x), torch.linspace(-2, 2, 8, device=device).reshape(2, 4)
     for k in range(2):
         d = along.skip[k] * y + along.out[k] * along.raw(k, y, None)
         torch.testing.assert_close(d, model.denoise(y, level.t[k].item()).double(), check_dtype=False)

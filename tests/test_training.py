@@ -14,7 +14,7 @@ from scoresde import (
     EDMParametrization,
     NetworkScoreModel,
     NoiseParametrization,
-    TrainingSettings,
+    TrainingOptions,
     UNet,
     UsageError,
     checkpoint,
@@ -39,7 +39,7 @@ def gaussian_data(num_samples=64, seed=0):
 
 
 def make_trainer(device, seed=0, objective=None, data=None, **settings):
-    settings = TrainingSettings(**{"num_steps": 12, "batch_size": 16, "warmup_steps": 3, **settings})
+    settings = TrainingOptions(**{"num_steps": 12, "batch_size": 16, "warmup_steps": 3, **settings})
     return Trainer(make_model(device), data or gaussian_data(), objective or DenoisingObjective(), settings, seed)
 
 
@@ -83,12 +83,12 @@ class Recorder:
     ],
 )
 def test_learning_rate_is_a_ramp_and_half_a_cosine(step, lr):
-    settings = TrainingSettings(num_steps=110, lr=2.0, lr_final=0.1, warmup_steps=10)
+    settings = TrainingOptions(num_steps=110, lr=2.0, lr_final=0.1, warmup_steps=10)
     assert settings.lr_at(step) == pytest.approx(lr, rel=1e-12)
 
 
 def test_without_warm_up_the_first_step_has_the_full_rate():
-    assert TrainingSettings(num_steps=10, lr=0.3, warmup_steps=0).lr_at(0) == pytest.approx(0.3, rel=1e-12)
+    assert TrainingOptions(num_steps=10, lr=0.3, warmup_steps=0).lr_at(0) == pytest.approx(0.3, rel=1e-12)
 
 
 def test_each_step_uses_its_learning_rate(device):
@@ -191,7 +191,7 @@ def test_a_state_after_metrics_were_taken_holds_no_old_losses(device):
 
 
 def test_state_of_another_model_is_refused(device):
-    settings, data = TrainingSettings(num_steps=1), gaussian_data()
+    settings, data = TrainingOptions(num_steps=1), gaussian_data()
     wide = Trainer(make_model(device, width=24), data, DenoisingObjective(), settings)
     with pytest.raises(UsageError, match="do not fit"):
         wide.load_state(1, advance(make_trainer(device), 1).state())
@@ -222,7 +222,7 @@ def test_held_out_loss_is_of_the_averaged_model(device):
 
 def test_the_loss_on_a_gaussian_reaches_the_bayes_error(device):
     """At the exact denoiser |eps_hat - eps|^2 / dim has mean v = alpha^2 STD^2 / (alpha^2 STD^2 + sigma^2)."""
-    settings = TrainingSettings(num_steps=400, batch_size=256, lr=1e-2, warmup_steps=20, ema_decay=0.98)
+    settings = TrainingOptions(num_steps=400, batch_size=256, lr=1e-2, warmup_steps=20, ema_decay=0.98)
     model = make_model(device, width=32)
     objective = DenoisingObjective()
     generator = torch.Generator(device).manual_seed(3)
@@ -251,7 +251,7 @@ def test_fit_trains_a_conditional_model_from_a_tensor(device):
     labels = (x_0[:, 0] > 0).long()
     model = make_model(device, num_classes=2)
     before = model.network.conditioning.label.weight.detach().clone()
-    trained = fit(model, x_0, labels, settings=TrainingSettings(num_steps=3, batch_size=8), progress=False)
+    trained = fit(model, x_0, labels, settings=TrainingOptions(num_steps=3, batch_size=8), progress=False)
     assert not trained.training
     assert not any(p.requires_grad for p in trained.parameters())
     assert not torch.equal(trained.network.conditioning.label.weight, before)
@@ -327,7 +327,7 @@ def test_flips_mirror_about_half_of_the_images(device):
         recorder.batches.append(x_0[:, 0, 0].cpu()),
         0 * next(model.parameters()).sum() + torch.zeros(len(x_0), device=x_0.device),
     )[1]
-    trainer = Trainer(model, ArrayData(images), recorder, TrainingSettings(batch_size=64, flip=True))
+    trainer = Trainer(model, ArrayData(images), recorder, TrainingOptions(batch_size=64, flip=True))
     advance(trainer, 4)
     rows = torch.cat(recorder.batches)
     flipped = (rows == torch.arange(3.0, -1, -1)).all(1)
@@ -368,7 +368,7 @@ def test_bfloat16_trains_float32_weights_to_nearly_the_same_loss(device):
 )
 def test_settings_that_make_no_sense_are_named(field, value):
     with pytest.raises(UsageError, match=rf"training\.{field}={value}"):
-        TrainingSettings(**{field: value.strip("'") if isinstance(value, str) else value})
+        TrainingOptions(**{field: value.strip("'") if isinstance(value, str) else value})
 
 
 class LabelRecorder(Recorder):
@@ -381,7 +381,7 @@ class LabelRecorder(Recorder):
 
 def labelled_run(device, label_dropout, **settings):
     data = ArrayData(gaussian_data(256).values, torch.arange(256) % 3)
-    recorder, settings = LabelRecorder(), TrainingSettings(num_steps=8, batch_size=256, **settings)
+    recorder, settings = LabelRecorder(), TrainingOptions(num_steps=8, batch_size=256, **settings)
     model = make_model(device, num_classes=3, label_dropout=label_dropout)
     state = torch.get_rng_state()
     advance(Trainer(model, data, recorder, settings), 8)
@@ -404,7 +404,7 @@ def test_a_model_with_label_dropout_trains_its_row_for_no_label(device):
     data = ArrayData(gaussian_data().values, torch.arange(64) % 3)
     model = make_model(device, num_classes=3, label_dropout=0.5)
     before = model.network.conditioning.label.weight.detach().clone()
-    trainer = advance(Trainer(model, data, DenoisingObjective(), TrainingSettings(num_steps=5)), 5)
+    trainer = advance(Trainer(model, data, DenoisingObjective(), TrainingOptions(num_steps=5)), 5)
     assert (model.network.conditioning.label.weight - before).abs().max(1).values.min() > 0
     x = torch.randn(4, 2, device=device)
     assert trainer.ema_model.denoise(x, 0.5).isfinite().all()
@@ -415,7 +415,7 @@ def test_labels_that_the_network_does_not_know_are_refused_before_the_first_step
     for dropout in (0.0, 0.1):  # index 3 stands for no label, and is no class either
         model = make_model(device, num_classes=3, label_dropout=dropout)
         with pytest.raises(UsageError, match=r"labels: the largest is 3, and this network knows 0\.\.2"):
-            Trainer(model, ArrayData(x_0, labels), DenoisingObjective(), TrainingSettings())
+            Trainer(model, ArrayData(x_0, labels), DenoisingObjective(), TrainingOptions())
         with pytest.raises(UsageError, match="the largest is 3"):
             fit(model, x_0, labels, progress=False)
     with pytest.raises(UsageError, match="without classes"):
@@ -423,7 +423,7 @@ def test_labels_that_the_network_does_not_know_are_refused_before_the_first_step
 
 
 def quick_fit(model, x_0, labels=None):
-    return fit(model, x_0, labels, settings=TrainingSettings(num_steps=3, batch_size=8), progress=False)
+    return fit(model, x_0, labels, settings=TrainingOptions(num_steps=3, batch_size=8), progress=False)
 
 
 @pytest.mark.parametrize("kind", [torch.Tensor.double, torch.Tensor.numpy, torch.Tensor.tolist])
@@ -470,7 +470,7 @@ def test_the_average_has_the_buffers_of_the_model(device):
             return self.last(self.norm(x))
 
     model = NetworkScoreModel(Normed(), VPSDE(), NoiseParametrization(), (2,)).to(device)
-    trainer = Trainer(model, gaussian_data(), DenoisingObjective(), TrainingSettings(num_steps=5))
+    trainer = Trainer(model, gaussian_data(), DenoisingObjective(), TrainingOptions(num_steps=5))
     advance(trainer, 5)
     assert trainer.ema_model.network.norm.num_batches_tracked == 5
     assert model.network.norm.running_mean.abs().max() > 0
@@ -503,7 +503,7 @@ def test_whole_numbers_are_spread_over_their_unit_intervals(device):
             return DenoisingObjective().at(model, x_0, t, eps, cond)
 
     model = NetworkScoreModel(MLP(3, width=8, depth=1), VPSDE(), EDMParametrization(1.0), (3,)).to(device)
-    settings = TrainingSettings(num_steps=4, batch_size=64, dequantize=True)
+    settings = TrainingOptions(num_steps=4, batch_size=64, dequantize=True)
     trainer = Trainer(model, data, Watching(), settings)
     for _ in range(2):
         trainer.step()

@@ -13,8 +13,8 @@ from PIL import Image
 
 from scoresde import VESDE, VPSDE, Gaussian, SubVPSDE
 from scoresde.app.cli import main, picture
-from scoresde.app.looks import langevin, training
-from scoresde.app.looks.subject import Plane
+from scoresde.app.figures import langevin, training
+from scoresde.app.figures.subject import Plane
 from scoresde.app.visualize import LOOKS
 from scoresde.data import ArrayData
 from tests.mistakes import assert_mistake, with_defaults
@@ -70,9 +70,9 @@ def quick(monkeypatch):
     }
     for name, values in few.items():
         for constant, value in values.items():
-            monkeypatch.setattr(f"scoresde.app.looks.{name}.{constant}", value)
+            monkeypatch.setattr(f"scoresde.app.figures.{name}.{constant}", value)
     for name in ("denoising", "langevin", "training"):
-        monkeypatch.setattr(f"scoresde.app.looks.{name}.FRAMES", 2)
+        monkeypatch.setattr(f"scoresde.app.figures.{name}.FRAMES", 2)
 
 
 def drawn(what, output, *arguments):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from scoresde.training.world import ALONE, World, share
+from scoresde.training.parallel import ALONE, World, share
 
 ROOT = Path(__file__).parent.parent
 TRAIN = [

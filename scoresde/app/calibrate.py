@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import torch
 from ml_collections import ConfigDict
 
-from samplers.calibrate import ITERATIONS, LEAST_NOISES
-from samplers.calibrate import calibrate as calibrated_table
-from samplers.pilot_run import DENSE, Truth, converged, trimmed_error
-from samplers.pilot_tables import NUM_STEPS
+from samplers.fitted.calibrate import ITERATIONS, LEAST_NOISES
+from samplers.fitted.calibrate import calibrate as calibrated_table
+from samplers.fitted.pilot import NUM_STEPS
+from samplers.fitted.reference import DENSE, Coupling, reference_coupling, trimmed_error
 from scoresde.app.compare import GOOD
 from scoresde.app.device import choose_threads
 from scoresde.app.fitted_tables import fitted_tables, read_calibrated, write_calibrated
@@ -81,7 +81,7 @@ def calibrate(
     return 0
 
 
-def _truth(model: ScoreModel, scale: float, num_noises: int, seed: int, num_classes: int) -> Truth:
+def _truth(model: ScoreModel, scale: float, num_noises: int, seed: int, num_classes: int) -> Coupling:
     """The ends of the flow from noises that no other mode takes; raises `UsageError` where the flow does not converge.
 
     It is followed twice from the first batch, to see how far it is off.
@@ -89,8 +89,8 @@ def _truth(model: ScoreModel, scale: float, num_noises: int, seed: int, num_clas
     seed, labels = seed + 1_000_003, demo_labels(num_noises, num_classes)
     some = demo_labels(BATCH, num_classes)
     with Progress("truth", -(-num_noises // BATCH) * DENSE + DENSE // 2, unit="evaluation") as progress:
-        rough = converged(model, scale, some, BATCH, seed, DENSE // 2, BATCH, progress.advance)
-        truth = converged(model, scale, labels, num_noises, seed, DENSE, BATCH, progress.advance)
+        rough = reference_coupling(model, scale, some, BATCH, seed, DENSE // 2, BATCH, progress.advance)
+        truth = reference_coupling(model, scale, labels, num_noises, seed, DENSE, BATCH, progress.advance)
     doubt = trimmed_error(rough.end, truth.end[:BATCH])
     require(
         doubt < GOOD * scale,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from ml_collections import ConfigDict
 
-    from scoresde.app.looks.subject import Subject
+    from scoresde.app.figures.subject import Subject
     from scoresde.app.visualize import Look
     from scoresde.checkpoint import Checkpoint
 
@@ -135,9 +135,9 @@ OF_EVALUATION = ("metric", "dequantization")
 
 
 def _train(values: Any, rest: list[str]) -> int:
+    from scoresde.app.config import load_config, override
     from scoresde.app.device import choose_device
     from scoresde.app.run_folder import RunFolder
-    from scoresde.app.settings import load_config, override
 
     _refuse(values, OF_EVALUATION, "belongs to --mode evaluate; leave it out")
     _refuse(values, ("input",), "training takes --config.data.path")
@@ -164,8 +164,8 @@ def _train(values: Any, rest: list[str]) -> int:
 def _trained(values: Any, rest: list[str]) -> tuple[Checkpoint, ConfigDict, Path]:
     """The checkpoint that is asked for, its configuration with the settings given here, and where results go."""
     from scoresde import checkpoint
+    from scoresde.app.config import load_config, of_checkpoint, override_sampling
     from scoresde.app.run_folder import HOW_TO_TRAIN, RunFolder, newest_run
-    from scoresde.app.settings import load_config, of_checkpoint, override_sampling
 
     require(
         values["config"].value is None,
@@ -312,7 +312,7 @@ def _encode(values: Any, rest: list[str]) -> int:
     device = choose_device(values["device"].value)
     output = _output(values, folder / f"{mode}.png")
 
-    from scoresde.app.encode import encode_data, interpolate
+    from scoresde.app.invert import encode_data, interpolate
 
     return (encode_data if mode == "encode" else interpolate)(
         loaded,
@@ -328,7 +328,7 @@ def _encode(values: Any, rest: list[str]) -> int:
 def _visualize(values: Any, rest: list[str]) -> int:
     """A run that is named, or the newest where nothing is; otherwise what --sde and --config say, with no run."""
     from scoresde.app.device import choose_device
-    from scoresde.app.looks.subject import Options
+    from scoresde.app.figures.subject import Options
     from scoresde.app.visualize import FLAGS, look_of, visualize
 
     what, output = values["what"].value, values["output"].value
@@ -348,10 +348,10 @@ def _visualize(values: Any, rest: list[str]) -> int:
 
 def _looked_at(values: Any, rest: list[str], look: Look, device: torch.device) -> tuple[Subject, Path]:
     """What a picture is of, and the folder where it goes."""
+    from scoresde.app.config import load_config, override
     from scoresde.app.device import choose_threads
-    from scoresde.app.looks.subject import TRAINED_IN_SECONDS, of_checkpoint, of_data
+    from scoresde.app.figures.subject import TRAINED_IN_SECONDS, of_checkpoint, of_data
     from scoresde.app.run_folder import RunFolder
-    from scoresde.app.settings import load_config, override
 
     named = values["checkpoint"].value or values["workdir"].value
     given = values["sde"].value or values["config"].value or any(a.startswith("--config.") for a in rest)
@@ -379,7 +379,7 @@ def _looked_at(values: Any, rest: list[str], look: Look, device: torch.device) -
 
 
 def _print_help(values: Any) -> None:
-    from scoresde.app.settings import describe_fields, recipes
+    from scoresde.app.config import describe_fields, recipes
 
     print(USAGE)
     for name in values:

@@ -15,9 +15,8 @@ from torch import Tensor
 from samplers import (
     DDIM,
     DPMSolver,
-    Fitted,
+    FittedSampler,
     Heun,
-    Noise,
     TableSampler,
     Trigonometric,
     UniPC,
@@ -26,9 +25,9 @@ from samplers import (
     uniform_log_snr,
     vp_quadratic,
 )
-from samplers.pilot_run import Truth, converged, trimmed_error
+from samplers.fitted.reference import Coupling, reference_coupling, trimmed_error
 from samplers.table import Loop
-from scoresde import plots
+from scoresde import Noise, plots
 from scoresde.app.device import choose_threads
 from scoresde.app.fitted_tables import fitted_tables
 from scoresde.app.pictures import demo_labels
@@ -46,7 +45,7 @@ TRUTH, BATCH = 256, 64  # evaluations of the run that the others are measured ag
 GOOD = 0.02  # an error of so much of the samples' deviation is hard to see
 
 
-def solvers(fitted: Fitted, scale: float) -> dict[str, tuple[TableSampler, Callable[[SDE, int], Tensor]]]:
+def solvers(fitted: FittedSampler, scale: float) -> dict[str, tuple[TableSampler, Callable[[SDE, int], Tensor]]]:
     """The samplers that are compared, for samples of a deviation, each with its grid of some evaluations."""
     return {
         "auto": (fitted, fitted.default_grid),
@@ -86,7 +85,7 @@ def compare(
     labels, scale = demo_labels(num_samples, data["num_classes"]), next(iter(fitted.fits.values())).sd
     with Progress("truth", -(-num_samples // BATCH) * (TRUTH + TRUTH // 2), unit="evaluation") as progress:
         truth, rough = (
-            converged(model, scale, labels, num_samples, 1, evaluations, BATCH, progress.advance)
+            reference_coupling(model, scale, labels, num_samples, 1, evaluations, BATCH, progress.advance)
             for evaluations in (TRUTH, TRUTH // 2)
         )
     doubt = trimmed_error(rough.end, truth.end)
@@ -107,13 +106,13 @@ def compare(
 
 
 def _measure(
-    model: ScoreModel, truth: Truth, compared: Mapping[str, tuple[TableSampler, Callable[[SDE, int], Tensor]]]
+    model: ScoreModel, truth: Coupling, compared: Mapping[str, tuple[TableSampler, Callable[[SDE, int], Tensor]]]
 ) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
     """For each sampler its errors and its seconds a sample; NaN where it takes no such number of evaluations."""
     noise = Noise(1, torch.arange(len(truth.start)))  # none of them draws any
     errors: dict[str, list[float]] = {name: [] for name in compared}
     seconds: dict[str, list[float]] = {name: [] for name in compared}
-    with Progress("compare", sum(COUNTS) * len(compared), unit="evaluation") as progress, model.evaluating():
+    with Progress("compare", sum(COUNTS) * len(compared), unit="evaluation") as progress, model.eval_mode():
         for count in COUNTS:
             for name, (sampler, grid) in compared.items():
                 table = sampler.table(model.sde, grid(model.sde, count))

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from torch import Tensor
 
 from samplers import Ancestral, Exact, Probes, log_prob
-from samplers.likelihood import EXACT_UP_TO
+from samplers.likelihood.log_prob import EXACT_UP_TO
 from scoresde.app.progress import Progress
 from scoresde.app.user_data import labels_of
 from scoresde.bounds import ddpm_bound, elbo

@@ -9,14 +9,14 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from samplers import Fitted, pilot
-from samplers.fitted import Fit
-from samplers.pilot_run import NUM_SAMPLES
-from samplers.pilot_tables import NUM_EVALUATIONS, REVISION
+from samplers import FittedSampler, pilot
+from samplers.fitted.pilot import NUM_EVALUATIONS, REVISION
+from samplers.fitted.reference import NUM_SAMPLES
+from samplers.fitted.tables import FittedTable
 from scoresde._json import parse_json
 from scoresde.app.device import choose_threads
 from scoresde.app.pictures import demo_labels
-from scoresde.app.pilots import Pilots, calibrated_path
+from scoresde.app.pilot_cache import PilotCache, calibrated_path
 from scoresde.app.progress import Progress
 from scoresde.app.run_folder import write_text
 from scoresde.checkpoint import Checkpoint
@@ -26,7 +26,7 @@ from scoresde.score_model import ScoreModel
 
 def fitted_tables(
     model: ScoreModel, checkpoint: Checkpoint, config: ConfigDict, leader: bool, calibrated: bool
-) -> tuple[Fitted, list[int]]:
+) -> tuple[FittedSampler, list[int]]:
     """The tables of a pilot run, which is made once and kept beside the checkpoint, and those that are calibrated.
 
     Args:
@@ -46,17 +46,17 @@ def fitted_tables(
 
     def valid(found: Any) -> bool:
         try:
-            Fitted.from_json(found)
+            FittedSampler.from_json(found)
         except ValueError:
             return False
         return True
 
     settings = _settings(config) | {"revision": REVISION}
-    fits = dict(Fitted.from_json(Pilots(checkpoint).find("tables", settings, search, valid, leader)).fits)
+    fits = dict(FittedSampler.from_json(PilotCache(checkpoint).find("tables", settings, search, valid, leader)).fits)
     if leader:
         print("auto: tables fitted to this model by a pilot run", flush=True)
     better = read_calibrated(checkpoint, config) if calibrated else {}
-    return Fitted(fits | better), sorted(better)
+    return FittedSampler(fits | better), sorted(better)
 
 
 def _settings(config: ConfigDict) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def _settings(config: ConfigDict) -> dict[str, Any]:
     return {"threshold": config.sampling.threshold, "quantile": config.sampling.quantile}
 
 
-def read_calibrated(checkpoint: Checkpoint, config: ConfigDict) -> dict[int, Fit]:
+def read_calibrated(checkpoint: Checkpoint, config: ConfigDict) -> dict[int, FittedTable]:
     """The calibrated fits of a checkpoint, by number of evaluations; none where none were made with these settings.
 
     Raises:
@@ -84,18 +84,18 @@ def read_calibrated(checkpoint: Checkpoint, config: ConfigDict) -> dict[int, Fit
     if kept.get("settings") != _settings(config):
         return {}
     try:
-        fits = Fitted.from_json(kept.get("tables")).fits
+        fits = FittedSampler.from_json(kept.get("tables")).fits
     except ValueError as error:
         raise UsageError(f"{path}: {error}; {remedy}") from error
     return dict(fits)
 
 
-def write_calibrated(checkpoint: Checkpoint, config: ConfigDict, fits: dict[int, Fit]) -> Path:
+def write_calibrated(checkpoint: Checkpoint, config: ConfigDict, fits: dict[int, FittedTable]) -> Path:
     """Keeps calibrated fits beside the checkpoint, and returns where."""
     path = calibrated_path(checkpoint.path)
     record = {"digest": checkpoint.description["digest"], "settings": _settings(config)}
     try:
-        write_text(path, json.dumps(record | {"tables": Fitted(fits).to_json()}, indent=1))
+        write_text(path, json.dumps(record | {"tables": FittedSampler(fits).to_json()}, indent=1))
     except OSError as error:
         raise UsageError(f"{path}: cannot be written ({error}); copy the checkpoint to a folder of yours") from error
     return path

@@ -12,7 +12,7 @@ from typing import Any, final
 
 from scoresde import checkpoint
 from scoresde._json import parse_json
-from scoresde.app.pilots import calibrated_path, pilots_path
+from scoresde.app.pilot_cache import calibrated_path, pilots_path
 from scoresde.errors import UsageError, require
 from sde_configs import default
 

@@ -12,15 +12,15 @@ import torch
 from ml_collections import ConfigDict
 from torch import Tensor
 
-from samplers import AnnealedLangevin, Fitted, PredictorCorrector, Sampler, TableSampler, choose_snr
+from samplers import AnnealedLangevin, FittedSampler, PredictorCorrector, Sampler, TableSampler, choose_snr
 from samplers import sample as draw
 from scoresde.app.device import choose_threads
 from scoresde.app.fitted_tables import fitted_tables
-from scoresde.app.parts import Parts
 from scoresde.app.pictures import demo_labels, save_numbers, save_picture
-from scoresde.app.pilots import Pilots
+from scoresde.app.pilot_cache import PilotCache
 from scoresde.app.progress import Progress
 from scoresde.app.run_folder import make_folder
+from scoresde.app.shards import SampleShards
 from scoresde.checkpoint import Checkpoint
 from scoresde.data import Scaling
 from scoresde.errors import UsageError, require
@@ -64,7 +64,7 @@ def sample(
     size = min(batch_size, -(-num_samples // world.size))
     firsts = range(0, num_samples, size)
     described = _described(checkpoint, config, sampler, grid, cond)
-    parts = Parts(output, described | {"seed": seed, "num_samples": num_samples, "size": size})
+    parts = SampleShards(output, described | {"seed": seed, "num_samples": num_samples, "size": size})
     mine = [first for first in firsts[world.rank :: world.size] if not parts.has(first)]
     if leader and len(mine) < len(firsts[world.rank :: world.size]):
         print(f"going on: {sum(map(parts.has, firsts))} of {len(firsts)} parts are there", flush=True)
@@ -129,7 +129,7 @@ def _described(
 
 def _auto(
     model: ScoreModel, checkpoint: Checkpoint, config: ConfigDict, num_steps: int | None, leader: bool, calibrated: bool
-) -> Fitted:
+) -> FittedSampler:
     """The fitted tables of a model; says so where the one that is asked for is calibrated."""
     sampler, counts = fitted_tables(model, checkpoint, config, leader, calibrated)
     count = sampler.default_num_steps if num_steps is None else num_steps
@@ -159,7 +159,7 @@ def _with_piloted_snr(
     def valid(found: Any) -> bool:
         return isinstance(found, float) and 0 < found < 1
 
-    snr = Pilots(checkpoint).find("snr", settings, search, valid, write=leader)
+    snr = PilotCache(checkpoint).find("snr", settings, search, valid, write=leader)
     if leader:
         print(f"snr {snr} (by a pilot run; --config.sampling.{name}.snr=VALUE sets it)", flush=True)
     return replace(sampler, snr=snr)

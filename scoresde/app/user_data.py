@@ -12,8 +12,8 @@ from torch import Tensor
 
 from scoresde.app.sample import scaling_of
 from scoresde.checkpoint import Checkpoint
-from scoresde.data import ArrayData, Choices
-from scoresde.data.choices import reading
+from scoresde.data import ArrayData, ReadOptions
+from scoresde.data.options import reading
 from scoresde.data.sources import read_path
 from scoresde.errors import require
 from sde_configs import build
@@ -57,11 +57,11 @@ def data_of(path: str, checkpoint: Checkpoint, config: ConfigDict) -> ArrayData:
     """
     described: dict[str, Any] = checkpoint.description["data"]
     choices = {
-        f.name: config.data[f.name] for f in fields(Choices) if f.name in config.data and f.name != "labels_path"
+        f.name: config.data[f.name] for f in fields(ReadOptions) if f.name in config.data and f.name != "labels_path"
     }
     source = f"input={path!r}"
     with reading(source, "data"):
-        data = read_path(Path(path), Choices(**choices), source)
+        data = read_path(Path(path), ReadOptions(**choices), source)
     shape = tuple(checkpoint.description["model"]["shape"])
     require(data.shape == shape, f"{source}: holds samples of shape {data.shape}; this model takes {shape}")
     low, high = data.values.min().item(), data.values.max().item()

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from scoresde import plots
-from scoresde.app.looks import denoising, density, langevin, schedule, score_field, training, trajectories
-from scoresde.app.looks.subject import Options, Subject
+from scoresde.app.figures import denoising, density, langevin, schedule, score_field, training, trajectories
+from scoresde.app.figures.subject import Options, Subject
 from scoresde.app.run_folder import make_folder
 from scoresde.errors import require, unknown_name
 

@@ -18,17 +18,17 @@ from pathlib import Path
 import numpy as np
 
 from scoresde.data.arrays import ArrayData
-from scoresde.data.choices import Choices, choose_split, reading
-from scoresde.data.gather import gather
+from scoresde.data.decoding import gather
 from scoresde.data.images import SUFFIXES
-from scoresde.data.numbers import from_arrays
-from scoresde.data.tables import is_saved, read_parquet, read_saved
+from scoresde.data.numpy_files import from_arrays
+from scoresde.data.options import ReadOptions, choose_split, reading
+from scoresde.data.parquet import is_saved, read_parquet, read_saved
 from scoresde.errors import require
 
 SPLITS = frozenset({"train", "training", "test", "testing", "val", "valid", "validation"})
 
 
-def read_folder(path: Path, choices: Choices, source: str) -> ArrayData:
+def read_folder(path: Path, choices: ReadOptions, source: str) -> ArrayData:
     """Whatever images a folder holds.
 
     Raises:
@@ -73,7 +73,7 @@ def walk(root: Path, source: str) -> list[str]:
     return sorted(found, key=lambda path: path.split(os.sep))
 
 
-def read_images(root: Path, files: list[Path], choices: Choices, source: str) -> ArrayData:
+def read_images(root: Path, files: list[Path], choices: ReadOptions, source: str) -> ArrayData:
     """Images of a folder, with the first level of sub-folders as classes."""
     parts = [file.relative_to(root).parts for file in files]
     names = sorted({p[0] for p in parts if len(p) > 1})

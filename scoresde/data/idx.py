@@ -18,8 +18,8 @@ from typing import IO
 import numpy as np
 
 from scoresde.data.arrays import ArrayData
-from scoresde.data.choices import Choices, reading
-from scoresde.data.numbers import from_arrays
+from scoresde.data.numpy_files import from_arrays
+from scoresde.data.options import ReadOptions, reading
 from scoresde.errors import require
 
 TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -41,7 +41,7 @@ def idx_images(folder: Path) -> Path | None:
     return chosen[0] if len(chosen) == 1 else None
 
 
-def read_idx(path: Path, choices: Choices, source: str) -> ArrayData:
+def read_idx(path: Path, choices: ReadOptions, source: str) -> ArrayData:
     """Images, or other samples, and their labels: those that are given, or those that lie beside them."""
     values = read_idx_array(path, choices, source)
     labels = None
@@ -60,7 +60,7 @@ def labels_beside(path: Path) -> Path | None:
     return next((path.with_name(n) for n in (name, other) if path.with_name(n).is_file()), None)
 
 
-def read_idx_array(path: Path, choices: Choices, source: str) -> np.ndarray:
+def read_idx_array(path: Path, choices: ReadOptions, source: str) -> np.ndarray:
     """The array in one file.
 
     Raises:
@@ -76,7 +76,7 @@ def read_idx_array(path: Path, choices: Choices, source: str) -> np.ndarray:
         return _read(raw, size, choices, source)
 
 
-def _read(file: IO[bytes] | gzip.GzipFile, at_most: int, choices: Choices, source: str) -> np.ndarray:
+def _read(file: IO[bytes] | gzip.GzipFile, at_most: int, choices: ReadOptions, source: str) -> np.ndarray:
     zeros, code, num_axes = struct.unpack(">HBB", file.read(4))
     require(zeros == 0 and code in TYPES and num_axes > 0, f"{source}: cannot be read as {KIND}: no IDX header")
     shape = struct.unpack(f">{num_axes}I", file.read(4 * num_axes))

@@ -31,7 +31,7 @@ import torch
 from PIL import Image, ImageOps
 
 from scoresde.data.arrays import ArrayData
-from scoresde.data.choices import Choices
+from scoresde.data.options import ReadOptions
 from scoresde.errors import UsageError, require
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
@@ -53,7 +53,7 @@ def strict_pillow() -> Iterator[None]:
         yield
 
 
-def decode(name: str, content: bytes | Path, choices: Choices) -> np.ndarray:
+def decode(name: str, content: bytes | Path, choices: ReadOptions) -> np.ndarray:
     """The image in a file, or in the bytes of one, as uint8 (channels, height, width).
 
     Raises:
@@ -100,7 +100,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.rint(levels / 257).astype(np.uint8))
 
 
-def fitted(image: Image.Image, choices: Choices) -> Image.Image:
+def fitted(image: Image.Image, choices: ReadOptions) -> Image.Image:
     """The image in the size that is chosen."""
     if not choices.resizes or image.size == choices.height_width[::-1]:
         return image
@@ -121,7 +121,7 @@ def pixels(image: Image.Image) -> np.ndarray:
     return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
 
 
-def refitted(data: ArrayData, choices: Choices, source: str) -> ArrayData:
+def refitted(data: ArrayData, choices: ReadOptions, source: str) -> ArrayData:
     """Images in memory in the size and channels that are chosen; other data only where nothing is chosen.
 
     Values stay in their range, which bicubic weights alone would leave at edges.

@@ -15,12 +15,12 @@ from pathlib import Path
 import torch
 
 from scoresde.data.arrays import ArrayData, Scaling
-from scoresde.data.choices import Choices, reading
 from scoresde.data.folders import read_folder
 from scoresde.data.idx import idx_images, is_idx, read_idx
 from scoresde.data.images import refitted
-from scoresde.data.numbers import read_numpy
-from scoresde.data.tables import read_hugging_face, read_parquet
+from scoresde.data.numpy_files import read_numpy
+from scoresde.data.options import ReadOptions, reading
+from scoresde.data.parquet import read_hugging_face, read_parquet
 from scoresde.data.toys import TOYS
 from scoresde.errors import require, unknown_name
 
@@ -39,7 +39,7 @@ HUGGING_FACE = "hf:"
 FILES = ".npy, .npz, .parquet, IDX (MNIST's, .gz or not), or a folder of images or of .parquet files"
 
 
-def load(name: str = "", path: str = "", choices: Choices | None = None) -> ArrayData:
+def load(name: str = "", path: str = "", choices: ReadOptions | None = None) -> ArrayData:
     """Data by name, or from the user's own file or folder if `path` is given.
 
     Args:
@@ -50,7 +50,7 @@ def load(name: str = "", path: str = "", choices: Choices | None = None) -> Arra
     Raises:
         UsageError: for anything that cannot be read, and says why.
     """
-    choices = choices or Choices()
+    choices = choices or ReadOptions()
     if path:
         source = f"data.path={path!r}"
         with reading(source, "data"):
@@ -66,7 +66,7 @@ def load(name: str = "", path: str = "", choices: Choices | None = None) -> Arra
     return refitted(data, choices, source)
 
 
-def read_path(path: Path, choices: Choices, source: str) -> ArrayData:
+def read_path(path: Path, choices: ReadOptions, source: str) -> ArrayData:
     """Data of the user's own, by the kind of file or folder."""
     require(path.exists(), f"{source}: cannot be read: there is no such file or folder")
     if path.is_dir():

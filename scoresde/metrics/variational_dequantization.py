@@ -72,7 +72,7 @@ def train_dequantization(
     optimizer = torch.optim.Adam(how.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
     order = torch.Generator().manual_seed(seed)
-    with torch.enable_grad(), model.evaluating():
+    with torch.enable_grad(), model.eval_mode():
         for _ in range(num_steps):
             x, labels = data.batch(torch.randint(len(data), (64,), generator=order))
             cond = labels.to(device) if conditional and labels is not None else None

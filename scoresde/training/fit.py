@@ -12,7 +12,7 @@ from scoresde.data.arrays import ArrayData
 from scoresde.errors import UsageError, require
 from scoresde.objective import DenoisingObjective, Objective
 from scoresde.score_model import NetworkScoreModel
-from scoresde.training.trainer import Trainer, TrainingSettings
+from scoresde.training.trainer import Trainer, TrainingOptions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,7 +26,7 @@ def fit(
     labels: ArrayLike | None = None,
     *,
     objective: Objective | None = None,
-    settings: TrainingSettings | None = None,
+    settings: TrainingOptions | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> NetworkScoreModel:
@@ -57,7 +57,7 @@ def fit(
     if classes is not None and not classes.is_floating_point():
         classes = classes.long()
     trainer = Trainer(
-        model, ArrayData(values, classes), objective or DenoisingObjective(), settings or TrainingSettings(), seed
+        model, ArrayData(values, classes), objective or DenoisingObjective(), settings or TrainingOptions(), seed
     )
     bar = trange(trainer.settings.num_steps, disable=not progress, desc="train", unit="step")
     for step in bar:

@@ -24,7 +24,7 @@ from scoresde.data.arrays import ArrayData
 from scoresde.errors import UsageError, require
 from scoresde.objective import Objective
 from scoresde.score_model import NetworkScoreModel
-from scoresde.training.world import ALONE, World, share
+from scoresde.training.parallel import ALONE, World, share
 
 
 class DivergedError(UsageError):
@@ -33,7 +33,7 @@ class DivergedError(UsageError):
 
 @final
 @dataclass(frozen=True)
-class TrainingSettings:
+class TrainingOptions:
     """How to optimise: AdamW, linear warm-up, cosine decay, clipped gradients, an average of the weights."""
 
     num_steps: int = 3000
@@ -108,7 +108,7 @@ class Trainer:
         model: NetworkScoreModel,
         data: ArrayData,
         objective: Objective,
-        settings: TrainingSettings,
+        settings: TrainingOptions,
         seed: int = 0,
         world: World = ALONE,
     ) -> None:

@@ -1,6 +1,7 @@
 r"""Weights fitted to a pilot run.
 
-In the velocity view a step is y_{k+1} = y_k + sum_j w_j h_{k-j} (`samplers.multistep`). Adams's weights are exact for
+In the velocity integrand a step is y_{k+1} = y_k + sum_j w_j h_{k-j} (`samplers.multistep`). Adams's weights are exact
+for
 polynomials; along the pilot's paths y and h are known at every noise level, so the weights that are best *for this
 flow* are those of least squares over all entries of all samples,
 
@@ -24,12 +25,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from samplers.fitted import Fit
+from samplers.fitted.reference import PilotRun, kept
+from samplers.fitted.tables import FittedTable
+from samplers.integrands import VelocityIntegrand, level_at
 from samplers.multistep import Scheme, corrected, multistep_weights
-from samplers.pilot_run import PilotRun, kept
 from samplers.quadrature import Phi
 from samplers.trigonometric import to_clean
-from samplers.views import VelocityView, level_at
 from scoresde.score_model import ScoreModel
 from scoresde.sde import SDE
 
@@ -58,10 +59,10 @@ class PathFit(NamedTuple):
     Attributes:
         fit: the table.
         errors: `(n,)` RMS of where each step leads, those before it included.
-        own: `(n,)` mean of what each step adds (`samplers.pilot_nodes`).
+        own: `(n,)` mean of what each step adds (`samplers.fitted.nodes`).
     """
 
-    fit: Fit
+    fit: FittedTable
     errors: Tensor
     own: Tensor
 
@@ -70,14 +71,14 @@ def fit(run: PilotRun, sde: SDE, r: Tensor, form: Form | None = None) -> PathFit
     """The table on noise levels r that is best along the pilot's paths."""
     num_steps = len(r)
     form = form or form_of(num_steps)
-    view, level = VelocityView(run.scale), level_at(sde, r)
+    integrand, level = VelocityIntegrand(run.scale), level_at(sde, r)
     num_values = min(form.num_values, num_steps)
-    scheme = Scheme(view, Phi(run.scale), min(form.order, num_values), True)
+    scheme = Scheme(integrand, Phi(run.scale), min(form.order, num_values), True)
     predict, correct = multistep_weights(scheme, level, to_clean(level))
     assert correct is not None
     u, denoised = run.at(r)
     u[0] = r[0] * run.noise  # what it is where the table starts; D hardly differs there from what it is on the path
-    phi = view.measure(r)[:, None]
+    phi = integrand.measure(r)[:, None]
     h = (torch.cos(phi) ** 2 * u - denoised) / torch.sin(phi)
     y = torch.cat([u * torch.cos(phi), run.denoised[-1:]])  # cos(phi) = (1 + (r / sd)^2)^(-1/2)
     step = y.diff(dim=0)
@@ -92,7 +93,7 @@ def fit(run: PilotRun, sde: SDE, r: Tensor, form: Form | None = None) -> PathFit
             _least_squares(correct[k, : len(past)], gram[past][:, past], moments[past, k], form.ridge)
     largest = run.noise_level[0].item()
     errors, own = _errors(predict, correct, h, step, torch.sin(phi[:, 0]))
-    return PathFit(Fit(r, largest, run.scale, corrected(predict, correct)), errors, own)
+    return PathFit(FittedTable(r, largest, run.scale, corrected(predict, correct)), errors, own)
 
 
 def _errors(predict: Tensor, correct: Tensor, h: Tensor, step: Tensor, sin_phi: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,21 +120,23 @@ def _least_squares(weights: Tensor, gram: Tensor, moments: Tensor, ridge: float)
 
 
 @torch.no_grad()
-def refit(run: PilotRun, model: ScoreModel, fitted: Fit, tell: Callable[[], None]) -> tuple[Fit, Tensor]:
+def refit(
+    run: PilotRun, model: ScoreModel, fitted: FittedTable, tell: Callable[[], None]
+) -> tuple[FittedTable, Tensor]:
     """The table fitted to its own run, and where it leads the pilot's noise.
 
     A sample that leaves its path for another basin can no longer be led back, and counts little.
     """
-    truth, level, view = run.truth, level_at(model.sde, fitted.noise_level), VelocityView(fitted.sd)
-    num_steps, phi = len(level.t), view.measure(level.noise_level)
+    truth, level, integrand = run.truth, level_at(model.sde, fitted.noise_level), VelocityIntegrand(fitted.sd)
+    num_steps, phi = len(level.t), integrand.measure(level.noise_level)
     path = torch.cat([run.at(level.noise_level)[0] * torch.cos(phi)[:, None], run.denoised[-1:]])
-    scale, (p, q) = view.scale(level).tolist(), (factor.tolist() for factor in view.factors(level))
+    scale, (p, q) = integrand.scale(level).tolist(), (factor.tolist() for factor in integrand.factors(level))
     weights = fitted.weights[:, :num_steps].clone()
     ridge = REFIT_RIDGE * max(1.0, num_steps / 10) ** 2 / path.shape[1]
     y = truth.start_of(fitted.table(model.sde), model.sde) / scale[0]
     owner = kept(torch.arange(len(y))[:, None].expand(len(y), y[0].numel())).long()
     values: list[Tensor] = []
-    with model.evaluating():
+    with model.eval_mode():
         for k in range(num_steps):
             x = scale[k] * y
             denoised = model.denoise_at(x, level.at(k).like(x), truth.cond)
@@ -146,10 +149,10 @@ def refit(run: PilotRun, model: ScoreModel, fitted: Fit, tell: Callable[[], None
             counted = past * torch.where(size > limit, limit / size, 1.0)[owner]
             _least_squares(w, counted @ past.T, counted @ wanted, ridge)
             y = y + sum(weight * h for weight, h in zip(w.tolist(), values, strict=True))
-    return Fit(fitted.noise_level, fitted.largest, fitted.sd, weights), y
+    return FittedTable(fitted.noise_level, fitted.largest, fitted.sd, weights), y
 
 
-def carried(fitted: Fit, refitted: Fit, to: Fit) -> Fit:
+def carried(fitted: FittedTable, refitted: FittedTable, to: FittedTable) -> FittedTable:
     """What a refit changed at one number of steps n, on a fit of the same kind of nodes with m steps.
 
     The change for each unit of phi, at the same share of the steps, and (n / m)^2 of it: errors fall with the steps.
@@ -161,12 +164,12 @@ def carried(fitted: Fit, refitted: Fit, to: Fit) -> Fit:
     below = place.long().clamp(max=n - 2)
     here = torch.lerp(change[below], change[below + 1], (place - below)[:, None]) * _steps(to) * (n / m) ** 2
     weights = _widened(to.weights, columns) + _widened(here, columns).tril()
-    return Fit(to.noise_level, to.largest, to.sd, weights)
+    return FittedTable(to.noise_level, to.largest, to.sd, weights)
 
 
-def _steps(fitted: Fit) -> Tensor:
+def _steps(fitted: FittedTable) -> Tensor:
     """In phi, `(n, 1)`."""
-    phi = VelocityView(fitted.sd).measure(fitted.noise_level)
+    phi = VelocityIntegrand(fitted.sd).measure(fitted.noise_level)
     return torch.cat([phi, torch.zeros(1, dtype=phi.dtype)]).diff()[:, None]
 
 

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from samplers import AnnealedLangevin, Noise, Trajectory, power_phi, sample
-from scoresde import plots
-from scoresde.app.looks.subject import Options, Subject
+from samplers import AnnealedLangevin, Trajectory, power_phi, sample
+from scoresde import Noise, plots
+from scoresde.app.figures.subject import Options, Subject
 from scoresde.errors import require
 from scoresde.score_model import ExactScoreModel
 from scoresde.sde import SDE, Level

@@ -23,13 +23,13 @@ from typing import Any, final
 
 from scoresde.errors import UsageError, require, unknown_name
 
-FITS = ("crop", "pad", "squash", "center")
+RESIZE_MODES = ("crop", "pad", "squash", "center")
 LARGEST_SIDE = 2**14
 
 
 @final
 @dataclass(frozen=True)
-class Choices:
+class ReadOptions:
     """How to read data; the fields are those of `config.data`.
 
     Raises:
@@ -51,8 +51,8 @@ class Choices:
             not self.resizes or (len(size) in (1, 2) and all(type(n) is int and 0 < n <= LARGEST_SIDE for n in size)),
             f"data.image_size={size}: need one number, or (height, width), of at most {LARGEST_SIDE}; 0 keeps the size",
         )
-        if self.fit not in FITS:
-            raise unknown_name("data.fit", self.fit, FITS)
+        if self.fit not in RESIZE_MODES:
+            raise unknown_name("data.fit", self.fit, RESIZE_MODES)
         require(self.channels in (0, 1, 3), f"data.channels={self.channels}: need 1 (grey), 3 (colour) or 0 (as it is)")
         require(0 <= self.max_unreadable <= 1, f"data.max_unreadable={self.max_unreadable}: need a share, 0 to 1")
         require(self.max_gigabytes > 0, f"data.max_gigabytes={self.max_gigabytes}: need a number above 0")
@@ -109,7 +109,7 @@ def optional_module(name: str, source: str) -> Any:
         raise UsageError(f"{source}: reading it needs {package}; pip install scoresde[data]") from error
 
 
-def choose_split(known: list[str], choices: Choices, source: str) -> str:
+def choose_split(known: list[str], choices: ReadOptions, source: str) -> str:
     """The split to read: the only one, or the one that is chosen."""
     if len(known) > 1 and choices.split not in known:
         raise unknown_name(f"data.split of {source}:", choices.split, known)

@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 
 from samplers import grids
-from samplers.pilot_fit import fit
-from samplers.pilot_run import PilotRun
+from samplers.fitted.least_squares import fit
+from samplers.fitted.reference import PilotRun
 from scoresde.sde import SDE
 
 FEW, START = 12, 30.0  # up to so many steps they start at most at so many times the spread

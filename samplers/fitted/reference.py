@@ -18,14 +18,14 @@ import torch
 from torch import Tensor
 
 from samplers import grids
-from samplers.generate import prior
+from samplers.integrands import VelocityIntegrand, level_at
 from samplers.multistep import Scheme, multistep_table
-from samplers.noise import Noise
 from samplers.quadrature import Phi
+from samplers.sampling import prior
 from samplers.table import Loop, Table, concatenate, denoiser_table
 from samplers.trigonometric import Trigonometric
-from samplers.views import VelocityView, level_at
 from scoresde.errors import require
+from scoresde.noise import Noise
 from scoresde.score_model import ScoreModel
 from scoresde.sde import SDE, Level
 
@@ -36,16 +36,16 @@ COARSE, DENSE = 12, 136  # evaluations of the two runs
 
 @final
 @dataclass(frozen=True)
-class Truth:
+class Coupling:
     """Where the converged probability flow leads: `start` and `end` `(B, *shape)`, and the conditions `(B, ...)`."""
 
     start: Tensor
     end: Tensor
     cond: Tensor | None
 
-    def part(self, index: slice | Tensor) -> Truth:
+    def part(self, index: slice | Tensor) -> Coupling:
         """Some of the samples."""
-        return Truth(self.start[index], self.end[index], None if self.cond is None else self.cond[index])
+        return Coupling(self.start[index], self.end[index], None if self.cond is None else self.cond[index])
 
     def start_of(self, table: Table, sde: SDE) -> Tensor:
         """The same noises as samples of the prior where a table starts, which may be below t_max."""
@@ -67,7 +67,7 @@ class PilotRun:
             far apart as wholes, what they become is decided at larger noise than `scale`.
     """
 
-    truth: Truth
+    truth: Coupling
     noise_level: Tensor
     u: Tensor
     denoised: Tensor
@@ -128,7 +128,7 @@ def pilot_run(
         tell()
         rows.append((x_t / level.alpha, x0_hat))
 
-    with model.evaluating():
+    with model.eval_mode():
         first = coarse.table(model.sde, coarse.default_grid(model.sde, COARSE))
         scale = Loop(first, model, x_T)(x_T, noise, cond, watch).std().item()
         require(0 < scale < math.inf, f"model: its samples have a standard deviation of {scale}; has it been trained?")
@@ -137,7 +137,7 @@ def pilot_run(
         end = Loop(table, model, x_T)(x_T, noise, cond, watch)
     u, denoised = (torch.stack([kept(row[i]) for row in rows]) for i in (0, 1))
     level = table.level
-    return PilotRun(Truth(x_T, end, cond), level.noise_level, u, denoised, kept(x_T) / level.sigma[0], scale)
+    return PilotRun(Coupling(x_T, end, cond), level.noise_level, u, denoised, kept(x_T) / level.sigma[0], scale)
 
 
 def kept(x: Tensor) -> Tensor:
@@ -146,7 +146,7 @@ def kept(x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def converged(
+def reference_coupling(
     model: ScoreModel,
     scale: float,
     cond: Tensor | None = None,
@@ -155,7 +155,7 @@ def converged(
     num_evaluations: int = DENSE,
     batch_size: int = 64,
     tell: Callable[[], None] = lambda: None,
-) -> Truth:
+) -> Coupling:
     """The ends of the probability flow from some noises, as good as `num_evaluations` reach.
 
     Args:
@@ -167,11 +167,11 @@ def converged(
     x_T, cond = noise_of(model, num_samples, seed), None if cond is None else cond.to(model.like().device)
     loop = Loop(dense_table(model.sde, scale, num_evaluations), model, x_T[:1])
     noise, ends = Noise(seed, torch.arange(num_samples)), []
-    with model.evaluating():
+    with model.eval_mode():
         for first in range(0, num_samples, batch_size):
             part = slice(first, first + batch_size)
             ends.append(loop(x_T[part], noise, None if cond is None else cond[part], lambda *_: tell()))
-    return Truth(x_T, torch.cat(ends), cond)
+    return Coupling(x_T, torch.cat(ends), cond)
 
 
 def noise_of(model: ScoreModel, num_samples: int, seed: int) -> Tensor:
@@ -188,7 +188,7 @@ def dense_table(sde: SDE, scale: float, num_evaluations: int = DENSE) -> Table:
     first, last = torch.asinh(ends / width)
     u = torch.linspace(0, 1, num_evaluations, dtype=torch.float64)
     level = level_at(sde, width * torch.sinh(first + u * (last - first)))
-    scheme = Scheme(VelocityView(scale), Phi(scale), 3, True)
+    scheme = Scheme(VelocityIntegrand(scale), Phi(scale), 3, True)
     inner = multistep_table(scheme, level.at(slice(None, -1)), level.at(slice(1, None)))
     zero = torch.zeros(1, dtype=torch.float64)
     return concatenate([inner, denoiser_table(level.at(slice(-1, None)), zero, zero + 1, zero)])

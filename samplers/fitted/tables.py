@@ -1,4 +1,5 @@
-"""Tables that were fitted to one model: by a pilot run (`samplers.pilot`) or by calibration (`samplers.calibrate`)."""
+"""Tables that were fitted to one model: by a pilot run (`samplers.pilot`) or by calibration
+(`samplers.fitted.calibrate`)."""
 
 from __future__ import annotations
 
@@ -12,23 +13,23 @@ from torch import Tensor
 
 from samplers import grids
 from samplers.base import TableSampler
+from samplers.integrands import VelocityIntegrand, level_at, sum_table
 from samplers.table import Table
 from samplers.trigonometric import to_clean
-from samplers.views import VelocityView, level_at, sum_table
 from scoresde.errors import require
 from scoresde.sde import SDE
 
 
 @final
 @dataclass(frozen=True)
-class Fit:
-    """A table of a flow's steps in the velocity view, the last to clean data.
+class FittedTable:
+    """A table of a flow's steps in the velocity integrand, the last to clean data.
 
     Attributes:
         noise_level: `(n,)` of its evaluations, falling; it starts from noise of the first.
         largest: noise level at t_max, under the SDE that it was fitted under.
-        sd: of the view.
-        weights: `(n, k)` of h_k, h_{k-1}, ... in each step (`samplers.views.sum_table`).
+        sd: of the integrand.
+        weights: `(n, k)` of h_k, h_{k-1}, ... in each step (`samplers.integrands.sum_table`).
     """
 
     noise_level: Tensor
@@ -38,18 +39,18 @@ class Fit:
 
     def table(self, sde: SDE) -> Table:
         level = level_at(sde, self.noise_level)
-        return sum_table(VelocityView(self.sd), level, to_clean(level), self.weights)
+        return sum_table(VelocityIntegrand(self.sd), level, to_clean(level), self.weights)
 
 
 @final
 @dataclass(frozen=True)
-class Fitted(TableSampler):
+class FittedSampler(TableSampler):
     """Tables fitted to one model, by number of evaluations, with nodes of their own.
 
     They do not carry over to another model. No noise; one evaluation a step; order 0, as there are no finer steps.
     """
 
-    fits: Mapping[int, Fit] = field(repr=False)
+    fits: Mapping[int, FittedTable] = field(repr=False)
 
     order = 0
     noise = "none"
@@ -91,7 +92,7 @@ class Fitted(TableSampler):
         }
 
     @classmethod
-    def from_json(cls, found: Any) -> Fitted:
+    def from_json(cls, found: Any) -> FittedSampler:
         """The sampler that `to_json` describes; raises `ValueError` for anything else."""
         try:
             fits = {int(n): _fit_of(part) for n, part in found.items()}
@@ -102,7 +103,7 @@ class Fitted(TableSampler):
         return cls(fits)
 
 
-def _fit_of(part: Mapping[str, Any]) -> Fit:
+def _fit_of(part: Mapping[str, Any]) -> FittedTable:
     level, weights = (torch.tensor(part[name], dtype=torch.float64) for name in ("noise_level", "weights"))
     largest, sd = float(part["largest"]), float(part["sd"])
     fits = weights.ndim == 2 and level.shape == weights.shape[:1]
@@ -110,4 +111,4 @@ def _fit_of(part: Mapping[str, Any]) -> Fit:
     falls = bool((level > 0).all() and (level.diff() < 0).all() and (level <= largest * (1 + 1e-6)).all())
     if not (fits and finite and falls):
         raise ValueError("no fitted tables: damaged")
-    return Fit(level, largest, sd, weights)
+    return FittedTable(level, largest, sd, weights)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from samplers import Ancestral, DPMSolver, PredictorCorrector, Sampler, Trajectory, power_phi, sample
 from scoresde import plots
-from scoresde.app.looks.subject import Options, Plane, Subject
+from scoresde.app.figures.subject import Options, Plane, Subject
 from scoresde.errors import require
 from scoresde.named_sdes import VESDE, VPSDE, SubVPSDE
 from scoresde.sde import SDE, Level, transition

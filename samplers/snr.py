@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from samplers.base import TableSampler
-from samplers.generate import sample
-from samplers.noise import Noise
+from samplers.sampling import sample
 from scoresde.errors import require
+from scoresde.noise import Noise
 from scoresde.score_model import ScoreModel
 from scoresde.sde import Level
 
@@ -51,7 +51,7 @@ def mismatch(
     x, _ = sample(model, sampler, num_samples, grid=grid, cond=cond, callback=watch)
     noise, ratios = Noise(1, torch.arange(num_samples, device=x.device)), []
     cond = None if cond is None else cond.to(x.device)
-    with model.evaluating():
+    with model.eval_mode():
         for k, (level, chain) in enumerate(on_chain):
             x_t = level.alpha * x + level.sigma * noise.normal(k, model.shape, x.dtype)
             ratios.append(chain / _mean_square_noise(x_t, model.denoise_at(x_t, level, cond), level))

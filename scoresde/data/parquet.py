@@ -22,9 +22,9 @@ import numpy as np
 
 from scoresde._json import parse_json
 from scoresde.data.arrays import ArrayData
-from scoresde.data.choices import Choices, choose_split, optional_module, reading
-from scoresde.data.gather import Item, gather
-from scoresde.data.numbers import from_arrays
+from scoresde.data.decoding import Item, gather
+from scoresde.data.numpy_files import from_arrays
+from scoresde.data.options import ReadOptions, choose_split, optional_module, reading
 from scoresde.errors import UsageError, require
 
 IMAGE_COLUMNS = ("image", "img")
@@ -44,7 +44,7 @@ class Table:
     batches: Callable[[str], Iterator[Any]]  # of pyarrow.RecordBatch or pyarrow.Table
 
 
-def read_parquet(paths: list[Path], choices: Choices, source: str) -> ArrayData:
+def read_parquet(paths: list[Path], choices: ReadOptions, source: str) -> ArrayData:
     """Images in parquet files; of files named after splits, those of the split that is chosen."""
     splits = {path: match[1] for path in paths if (match := SPLIT_FILE.fullmatch(path.name))}
     if len(splits) == len(paths):
@@ -67,7 +67,7 @@ def read_parquet(paths: list[Path], choices: Choices, source: str) -> ArrayData:
         return _read_tables([table(path) for path in paths], choices, source)
 
 
-def read_saved(path: Path, choices: Choices, source: str) -> ArrayData:
+def read_saved(path: Path, choices: ReadOptions, source: str) -> ArrayData:
     """A folder that `save_to_disk` of `datasets` wrote, of one split or several."""
     arrow = optional_module("pyarrow", source)
 
@@ -101,7 +101,7 @@ def is_saved(path: Path) -> bool:
     return (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
 
 
-def read_hugging_face(name: str, choices: Choices, source: str) -> ArrayData:
+def read_hugging_face(name: str, choices: ReadOptions, source: str) -> ArrayData:
     """A data set of the Hugging Face hub, downloaded by `datasets` if it is not in its cache."""
     datasets = optional_module("datasets", source)
     try:
@@ -117,7 +117,7 @@ def read_hugging_face(name: str, choices: Choices, source: str) -> ArrayData:
         return _read_tables([table], choices, source)
 
 
-def _read_tables(tables: list[Table], choices: Choices, source: str) -> ArrayData:
+def _read_tables(tables: list[Table], choices: ReadOptions, source: str) -> ArrayData:
     """Images and labels of tables with the same columns."""
     image, label = _columns(tables[0], source)
     for table in tables[1:]:

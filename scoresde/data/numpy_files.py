@@ -22,7 +22,7 @@ import torch
 from numpy.lib import format as npy_format
 
 from scoresde.data.arrays import ArrayData, Scaling
-from scoresde.data.choices import Choices, reading
+from scoresde.data.options import ReadOptions, reading
 from scoresde.errors import UsageError, require
 
 KINDS = "fiu"  # floating point, integer, unsigned
@@ -31,7 +31,7 @@ SMALL = 2**24  # bytes
 KNOWN = ("x", "labels", "y")
 
 
-def read_numpy(path: Path, choices: Choices, source: str) -> ArrayData:
+def read_numpy(path: Path, choices: ReadOptions, source: str) -> ArrayData:
     """A .npy file, or a .npz file with arrays `x` and perhaps `labels` (or `y`); the content tells the two apart."""
     with reading(source, "arrays of numbers"), path.open("rb") as file:
         if zipfile.is_zipfile(file):
@@ -43,7 +43,7 @@ def read_numpy(path: Path, choices: Choices, source: str) -> ArrayData:
     return from_arrays(arrays["x"], arrays.get("labels", arrays.get("y")), choices, source)
 
 
-def _read_archive(archive: zipfile.ZipFile, choices: Choices, source: str) -> dict[str, np.ndarray]:
+def _read_archive(archive: zipfile.ZipFile, choices: ReadOptions, source: str) -> dict[str, np.ndarray]:
     members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
     require("x" in members, f"{source}: holds {sorted(members)[:10]}; need an array named 'x'")
     arrays = {}
@@ -60,7 +60,7 @@ def _read_archive(archive: zipfile.ZipFile, choices: Choices, source: str) -> di
     return arrays
 
 
-def _read_array(file: IO[bytes], num_bytes: int, name: str, choices: Choices, source: str) -> np.ndarray:
+def _read_array(file: IO[bytes], num_bytes: int, name: str, choices: ReadOptions, source: str) -> np.ndarray:
     """The array in an open file of a known size, its header checked first."""
     version = npy_format.read_magic(file)
     require(version in ((1, 0), (2, 0)), f"{source}: {name!r} is in version {version} of the format; need numbers")
@@ -80,7 +80,7 @@ def _read_array(file: IO[bytes], num_bytes: int, name: str, choices: Choices, so
 
 
 def from_arrays(
-    values: np.ndarray, labels: np.ndarray | None, choices: Choices, source: str, class_names: tuple[str, ...] = ()
+    values: np.ndarray, labels: np.ndarray | None, choices: ReadOptions, source: str, class_names: tuple[str, ...] = ()
 ) -> ArrayData:
     """Data out of arrays, with the checks and the scaling that all sources share."""
     if values.ndim == 3:

@@ -8,7 +8,7 @@ import torch
 
 from samplers import log_prob
 from scoresde import plots
-from scoresde.app.looks.subject import Options, Plane, Subject, in_chunks
+from scoresde.app.figures.subject import Options, Plane, Subject, in_chunks
 from scoresde.app.progress import Progress
 from scoresde.errors import require
 from scoresde.sde import Level

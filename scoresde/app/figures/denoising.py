@@ -12,7 +12,7 @@ from torch import Tensor
 
 from samplers import Sampler, Trajectory, sample
 from scoresde import plots
-from scoresde.app.looks.subject import Options, Plane, Subject, in_chunks
+from scoresde.app.figures.subject import Options, Plane, Subject, in_chunks
 from scoresde.errors import require
 from scoresde.sde import Level
 from sde_configs import build

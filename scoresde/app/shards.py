@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 @final
-class Parts:
+class SampleShards:
     """A folder of parts beside the output, of one command: its name holds a checksum of all that the samples depend on.
 
     Args:

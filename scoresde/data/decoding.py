@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from scoresde.data.choices import Choices, reason
 from scoresde.data.images import decode, strict_pillow
+from scoresde.data.options import ReadOptions, reason
 from scoresde.errors import UsageError, require
 
 BATCH = 32
@@ -29,7 +29,7 @@ NUM_NAMED = 3
 Item = tuple[str, bytes | Path | None]  # what to call an image, and its bytes or where they lie
 
 
-def gather(items: Iterable[Item], total: int, choices: Choices, source: str) -> tuple[np.ndarray, np.ndarray]:
+def gather(items: Iterable[Item], total: int, choices: ReadOptions, source: str) -> tuple[np.ndarray, np.ndarray]:
     """Images (N, C, H, W) and the places, among all `total` items, of the N that could be read.
 
     Raises:
@@ -60,7 +60,7 @@ def gather(items: Iterable[Item], total: int, choices: Choices, source: str) -> 
     return values[: len(kept)], np.array(kept)
 
 
-def _decoded(items: Iterable[Item], choices: Choices) -> Iterator[tuple[str, np.ndarray | str]]:
+def _decoded(items: Iterable[Item], choices: ReadOptions) -> Iterator[tuple[str, np.ndarray | str]]:
     """Names with images, or with the reason why there is none, in order."""
 
     def work(batch: list[Item]) -> list[tuple[str, np.ndarray | str]]:
@@ -82,7 +82,7 @@ def _decoded(items: Iterable[Item], choices: Choices) -> Iterator[tuple[str, np.
                 future.cancel()
 
 
-def _image_or_reason(name: str, content: bytes | Path | None, choices: Choices) -> np.ndarray | str:
+def _image_or_reason(name: str, content: bytes | Path | None, choices: ReadOptions) -> np.ndarray | str:
     if content is None:
         return "holds no bytes"
     try:
@@ -93,7 +93,7 @@ def _image_or_reason(name: str, content: bytes | Path | None, choices: Choices) 
         return "not an image of a known format" if "cannot identify" in str(error) else reason(error)
 
 
-def _check_unreadable(unreadable: list[str], total: int, choices: Choices, source: str) -> None:
+def _check_unreadable(unreadable: list[str], total: int, choices: ReadOptions, source: str) -> None:
     share = choices.max_unreadable
     require(
         len(unreadable) <= share * total,

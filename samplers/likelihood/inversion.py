@@ -1,6 +1,7 @@
 r"""Data to noise along the probability flow, and back.
 
-In the velocity view (`samplers.views`) the flow is dy = h dphi, phi = atan(noise level / sd), with y = x_0 at phi = 0.
+In the velocity integrand (`samplers.integrands`) the flow is dy = h dphi, phi = atan(noise level / sd), with y = x_0
+at phi = 0.
 It depends on the noise level through its square alone (it is the heat equation's characteristic), so that y is an even
 and h an odd function of phi: h(0) = 0 is known without an evaluation, and so is h(-phi) = -h(phi). The values on both
 sides of 0 start the multistep method at its full order, and integrate over the noise levels below the model's least,
@@ -23,12 +24,12 @@ import torch
 from torch import Tensor
 
 from samplers import grids
-from samplers.noise import Noise
+from samplers.integrands import VelocityIntegrand, level_at, sum_table
 from samplers.quadrature import Phi, weights
 from samplers.table import Loop, Table
 from samplers.trigonometric import Trigonometric
-from samplers.views import VelocityView, level_at, sum_table
 from scoresde.errors import require
+from scoresde.noise import Noise
 from scoresde.score_model import ScoreModel, check_data
 from scoresde.sde import SDE, Level
 
@@ -61,7 +62,7 @@ def nodes(sde: SDE, num_nodes: int, sd: float) -> Level:
     level = sde.level(grids.phi_to_clean(sde, num_nodes, 2.0, sd)[:-1].flip(0))
     if num_nodes <= NUM_VALUES:
         return level
-    phi = VelocityView(sd).measure(level.noise_level)
+    phi = VelocityIntegrand(sd).measure(level.noise_level)
     first = torch.maximum(phi[:NUM_VALUES], phi[0] * LEAST_RATIO ** torch.arange(NUM_VALUES))
     root = torch.linspace(first[-1].sqrt().item(), phi[-1].sqrt().item(), num_nodes - NUM_VALUES + 1, dtype=phi.dtype)
     return level_at(sde, sd * torch.tan(torch.cat([first[:-1], root**2])))
@@ -75,8 +76,8 @@ def encoding(sde: SDE, num_evaluations: int, sd: float) -> Encoding:
 
 def encoding_at(level: Level, sd: float) -> Encoding:
     """The rows along rising levels, of which the first is evaluated `FIRST_EVALUATIONS` times."""
-    view, variable, count = VelocityView(sd), Phi(sd), len(level.t)
-    phi = torch.cat([torch.zeros(1, dtype=torch.float64), view.measure(level.noise_level)])
+    integrand, variable, count = VelocityIntegrand(sd), Phi(sd), len(level.t)
+    phi = torch.cat([torch.zeros(1, dtype=torch.float64), integrand.measure(level.noise_level)])
     visits = [1] * FIRST_EVALUATIONS + list(range(2, count + 1))  # the node of each row
     rows = len(visits)
     newest: dict[int, int] = {}  # the row that has a node's best value
@@ -86,7 +87,9 @@ def encoding_at(level: Level, sd: float) -> Encoding:
         known = list(known)
         places = torch.stack([phi[abs(k)] * (1 if k > 0 else -1) for k in known])[None]
         on_rows = torch.zeros(rows, dtype=torch.float64)
-        for k, weight in zip(known, weights(view, variable, places, phi[first, None], phi[last, None])[0], strict=True):
+        for k, weight in zip(
+            known, weights(integrand, variable, places, phi[first, None], phi[last, None])[0], strict=True
+        ):
             if k:
                 on_rows[newest[abs(k)]] += weight if k > 0 else -weight
         return on_rows
@@ -104,10 +107,12 @@ def encoding_at(level: Level, sd: float) -> Encoding:
         totals.append(here if after == k else here + integral(past, k, after))
     start = Level(*(part[torch.tensor(visits) - 1] for part in level))
     end = Level(*(torch.cat([part[1:], part[-1:]]) for part in start))
-    table = sum_table(view, start, end, _newest_first(torch.stack(totals).diff(dim=0, prepend=torch.zeros(1, rows))))
+    table = sum_table(
+        integrand, start, end, _newest_first(torch.stack(totals).diff(dim=0, prepend=torch.zeros(1, rows)))
+    )
     few = min(NUM_VALUES, count)
     below = integral(range(-few, few + 1), 0, 1)
-    return Encoding(table, torch.cat([view.scale(start), view.scale(end)[-1:]]), totals[-1], below)
+    return Encoding(table, torch.cat([integrand.scale(start), integrand.scale(end)[-1:]]), totals[-1], below)
 
 
 def _newest_first(on_rows: Tensor) -> Tensor:
@@ -164,7 +169,7 @@ def _in_batches(
 ) -> Tensor:
     """Where a table without noise leads."""
     loop, nothing, ends = Loop(table, model, x[:1]), Noise(0, torch.arange(1)), []
-    with model.evaluating():
+    with model.eval_mode():
         for first in range(0, len(x), batch_size):
             part = slice(first, first + batch_size)
             ends.append(loop(x[part], nothing, None if cond is None else cond[part], lambda *_: tell()))

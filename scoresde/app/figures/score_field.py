@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from scoresde import plots
-from scoresde.app.looks.subject import Options, Plane, Subject, in_chunks
+from scoresde.app.figures.subject import Options, Plane, Subject, in_chunks
 from scoresde.score_model import ScoreModel
 from scoresde.sde import Level
 
@@ -97,7 +97,7 @@ def _look(subject: Subject, plane: Plane, level: Level) -> tuple[Tensor, Tensor,
     at = level.like(like)
 
     def field(model: ScoreModel, cond: Tensor | None) -> Tensor:
-        with model.evaluating():
+        with model.eval_mode():
             score = in_chunks(lambda points, given: model.score(points, t, given), x, cond)
         return plane.vectors(score).reshape(grid.shape)
 

@@ -17,8 +17,8 @@ from samplers import (
     vp_quadratic,
 )
 from scoresde import plots
-from scoresde.app.looks.subject import Options, Subject
-from scoresde.app.settings import SDES, load_config
+from scoresde.app.config import SDES, load_config
+from scoresde.app.figures.subject import Options, Subject
 from scoresde.checkpoint import construct
 from scoresde.errors import require
 from scoresde.sde import SDE

@@ -24,7 +24,7 @@ def calibrated_path(checkpoint: Path) -> Path:
 
 
 @final
-class Pilots:
+class PilotCache:
     """The findings of pilot runs for a checkpoint, by a name and the settings that they depend on.
 
     A file that is damaged, or of other weights, counts as none; one that cannot be written is done without.

@@ -25,8 +25,8 @@ from typing import final
 import torch
 from torch import Tensor
 
-from samplers.noise import Noise
 from scoresde.errors import require
+from scoresde.noise import Noise
 
 Products = Callable[[Tensor], Tensor]
 """Directions v `(P, B, *)` to the products v J v, entry by entry `(P, B, dim)`."""

@@ -5,7 +5,7 @@ first part vanishes. With the noise level r = sigma / alpha, x = scale(r) y and 
 
     dy = h dm (+ dB over a clock),        h = p D + q x.
 
-    view        scale                     measure m        h                              clock
+    integrand        scale                     measure m        h                              clock
     noise       alpha                     r                eps_hat                        none
     denoised    alpha r                   1 / r            D                              none
     velocity    alpha sqrt(1 + r^2/s^2)   atan(r / s)      (cos^2 x/alpha - D) / sin      none
@@ -17,10 +17,11 @@ sigma_data = s, and with s = 1 the velocity v of Salimans and Ho 2022. D, F and 
 range there.
 The last is the reverse SDE, with k = 1; in the clock r^-2, the signal-to-noise ratio, it is dy = D dm + dB with unit
 noise. For 0 < k < 1 it is the family of SDE-DPM-Solver++ (Lu et al. 2022b; k = eta^2 of `scoresde.reverse`), and k = 0
-the second view.
+the second integrand.
 
 So a deterministic solver is a quadrature of h over m (`samplers.quadrature`), whatever the SDE: Runge-Kutta and
-multistep methods differ in where they know h, DPM-Solver, DEIS, UniPC and Heun in the view and in the variable in which
+multistep methods differ in where they know h, DPM-Solver, DEIS, UniPC and Heun in the integrand and in the variable in
+which
 h is taken for a polynomial.
 """
 
@@ -40,7 +41,7 @@ from scoresde.errors import require, unknown_name
 from scoresde.sde import SDE, Level
 
 
-class View(ABC):
+class Integrand(ABC):
     """x = scale y and dy = h dm, h = p D + q x; all functions of a level, element by element."""
 
     @abstractmethod
@@ -70,7 +71,7 @@ class View(ABC):
 
 @final
 @dataclass(frozen=True)
-class NoiseView(View):
+class NoiseIntegrand(Integrand):
     """h = eps_hat over r."""
 
     def scale(self, level: Level) -> Tensor:
@@ -94,7 +95,7 @@ class NoiseView(View):
 
 @final
 @dataclass(frozen=True)
-class VelocityView(View):
+class VelocityIntegrand(Integrand):
     """h = -F over phi = atan(r / sd)."""
 
     sd: float = 1.0
@@ -125,7 +126,7 @@ class VelocityView(View):
 
 @final
 @dataclass(frozen=True)
-class ReverseView(View):
+class ReverseIntegrand(Integrand):
     """h = D over r^-(1+k), with noise of the clock r^(-2k): the probability flow at k = 0, the reverse SDE at k = 1."""
 
     k: float = 0.0
@@ -149,12 +150,12 @@ class ReverseView(View):
         return end.sigma * sqrt_one_minus_exp(self.k * (start.log_snr - end.log_snr))
 
 
-def view_of(name: str, sd: float = 1.0) -> View:
-    """The deterministic view of a name: noise, denoised or velocity."""
-    views = {"noise": NoiseView(), "denoised": ReverseView(0.0), "velocity": VelocityView(sd)}
-    if name not in views:
-        raise unknown_name("view", name, views)
-    return views[name]
+def integrand_of(name: str, sd: float = 1.0) -> Integrand:
+    """The deterministic integrand of a name: noise, denoised or velocity."""
+    integrands = {"noise": NoiseIntegrand(), "denoised": ReverseIntegrand(0.0), "velocity": VelocityIntegrand(sd)}
+    if name not in integrands:
+        raise unknown_name("integrand", name, integrands)
+    return integrands[name]
 
 
 def level_at(sde: SDE, noise_level: Tensor) -> Level:
@@ -162,19 +163,21 @@ def level_at(sde: SDE, noise_level: Tensor) -> Level:
     return sde.level(sde.time(-2 * torch.log(noise_level)).clamp(sde.t_min, sde.t_max))
 
 
-def sum_table(view: View, level: Level, arrival: Level, weights: Tensor, c: Tensor | None = None) -> Table:
+def sum_table(integrand: Integrand, level: Level, arrival: Level, weights: Tensor, c: Tensor | None = None) -> Table:
     """Rows y_{k+1} = y_k + sum_j weights_kj h_{k-j}, evaluated at `level`, arriving at `arrival`; `c` is noise in x."""
-    scale = view.scale(arrival)
-    p, q = view.factors(level)
+    scale = integrand.scale(arrival)
+    p, q = integrand.factors(level)
     c = torch.zeros_like(level.t) if c is None else c
-    return Table(level, scale / view.scale(level), scale[:, None] * weights, c, p, q)
+    return Table(level, scale / integrand.scale(level), scale[:, None] * weights, c, p, q)
 
 
-def stage_table(view: View, levels: list[Level], end: Level, totals: list[Tensor], noise: list[Tensor | None]) -> Table:
+def stage_table(
+    integrand: Integrand, levels: list[Level], end: Level, totals: list[Tensor], noise: list[Tensor | None]
+) -> Table:
     """Steps of several stages, each evaluated at a level of `levels`, of which the first is the step's start.
 
     Args:
-        view: in which the stages are sums.
+        integrand: in which the stages are sums.
         levels: where the stages evaluate, parts of shape `(n,)` each.
         end: where the steps arrive.
         totals: of each stage `(n, i + 1)`: y after stage i is y at the start + sum_j totals[i][:, j] h_j, j = 0 .. i.
@@ -186,7 +189,7 @@ def stage_table(view: View, levels: list[Level], end: Level, totals: list[Tensor
         if i:
             change[:, :i] -= totals[i - 1]  # y has what the stage before added
         newest_first = torch.nn.functional.pad(change.flip(1), (0, stages - i - 1))
-        rows.append(sum_table(view, level, levels[i + 1] if i + 1 < stages else end, newest_first, noise[i]))
+        rows.append(sum_table(integrand, level, levels[i + 1] if i + 1 < stages else end, newest_first, noise[i]))
     return interleave(rows)
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from scoresde.errors import require
-from scoresde.score_model import Along, ScoreModel
+from scoresde.score_model import GridModel, ScoreModel
 from scoresde.sde import Level
 
 
@@ -56,20 +56,20 @@ class ThresholdedModel(ScoreModel):
     def denoise_at(self, x_t: Tensor, level: Level, cond: Tensor | None = None) -> Tensor:
         return self._keep(self.model.denoise_at(x_t, level, cond))
 
-    def along(self, level: Level, x: Tensor) -> Along:
-        inner = self.model.along(level, x)
+    def on_grid(self, level: Level, x: Tensor) -> GridModel:
+        inner = self.model.on_grid(level, x)
         skip, out = inner.skip.tolist(), inner.out.tolist()
 
         def raw(k: int, x_t: Tensor, cond: Tensor | None) -> Tensor:
             return self._keep(torch.mul(x_t, skip[k]).add_(inner.raw(k, x_t, cond), alpha=out[k]))
 
-        return Along(torch.zeros_like(inner.skip), torch.ones_like(inner.out), raw)
+        return GridModel(torch.zeros_like(inner.skip), torch.ones_like(inner.out), raw)
 
     def check_cond(self, cond: Tensor) -> None:
         self.model.check_cond(cond)
 
-    def evaluating(self) -> contextlib.AbstractContextManager[None]:
-        return self.model.evaluating()
+    def eval_mode(self) -> contextlib.AbstractContextManager[None]:
+        return self.model.eval_mode()
 
     def like(self) -> Tensor:
         return self.model.like()

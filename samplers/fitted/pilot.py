@@ -2,8 +2,9 @@
 
 Which solver is best at few evaluations depends on the network: its errors make the flow rough at other noise levels
 than those of the data would. So a pilot run follows a few samples along the probability flow with many evaluations
-(`samplers.pilot_run`), and the rest is learned from what it saw: the weights of a table on some nodes
-(`samplers.pilot_fit`), and the nodes (`samplers.pilot_nodes`). Networks differ there: with steps small enough, nodes
+(`samplers.fitted.reference`), and the rest is learned from what it saw: the weights of a table on some nodes
+(`samplers.fitted.least_squares`), and the nodes (`samplers.fitted.nodes`). Networks differ there: with steps small
+enough, nodes
 that share the errors evenly among the steps are best, for some of them with more at large noise; with few steps the
 flow between two nodes is not what its errors at the nodes say, and a power of phi may be better.
 
@@ -25,10 +26,10 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
-from samplers.fitted import Fit, Fitted
-from samplers.pilot_fit import PathFit, carried, fit, refit
-from samplers.pilot_nodes import even_nodes, power_nodes, score
-from samplers.pilot_run import COARSE, DENSE, pilot_run, trimmed_error
+from samplers.fitted.least_squares import PathFit, carried, fit, refit
+from samplers.fitted.nodes import even_nodes, power_nodes, score
+from samplers.fitted.reference import COARSE, DENSE, pilot_run, trimmed_error
+from samplers.fitted.tables import FittedSampler, FittedTable
 from scoresde.score_model import ScoreModel
 
 NUM_STEPS = range(4, 51)  # for which tables are fitted
@@ -49,7 +50,7 @@ def pilot(
     model: ScoreModel,
     cond: Tensor | None = None,
     tell: Callable[[int], None] = lambda done: None,
-) -> Fitted:
+) -> FittedSampler:
     """Fits tables of 4 to 50 evaluations to a model.
 
     Args:
@@ -71,7 +72,7 @@ def pilot(
     run, sde = pilot_run(model, cond, tell=evaluated), model.sde
     even, early = (partial(even_nodes, run, sde, early=early) for early in (False, True))
     powers = [partial(power_nodes, run, sde, power=power, share=share) for power in POWERS for share in SHARES]
-    best: dict[int, tuple[Nodes, Fit]] = {}  # by the number of evaluations; its table fitted to its own run
+    best: dict[int, tuple[Nodes, FittedTable]] = {}  # by the number of evaluations; its table fitted to its own run
 
     @cache
     def first(nodes: Nodes, n: int) -> PathFit:
@@ -102,4 +103,4 @@ def pilot(
         fits[n] = first(nodes, n).fit
         if n <= max(RUNS):
             fits[n] = carried(first(nodes, nearest).fit, refitted, fits[n])
-    return Fitted(fits)
+    return FittedSampler(fits)

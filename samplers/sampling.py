@@ -11,9 +11,9 @@ from torch import Tensor
 from samplers.base import Sampler, TableSampler
 from samplers.cuda_graph import GraphedLoop
 from samplers.grids import check_grid
-from samplers.noise import Noise
 from samplers.table import Callback, Loop
 from scoresde.errors import require
+from scoresde.noise import Noise
 from scoresde.score_model import ScoreModel
 from scoresde.sde import Level
 
@@ -126,7 +126,7 @@ def sample(
         indices = torch.arange(first, min(first + batch_size, num_samples), device=like.device)
         noise = Noise(seed, first_index + indices)
         batch_cond = None if cond is None else cond[first : first + batch_size].to(like.device)
-        with model.evaluating():
+        with model.eval_mode():
             x, nfe = draw(prior(model, grid, noise, like.dtype), noise, batch_cond)
         batches.append(x)
         evaluations.append(nfe)

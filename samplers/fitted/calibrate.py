@@ -1,7 +1,7 @@
 r"""Calibration: the table of one number of evaluations, fitted to a model against its own converged flow.
 
 With n evaluations at noise levels r_0 > ... > r_{n-1}, from noise of level r_0, every explicit linear solver of the
-probability flow is, in the velocity view (`samplers.views`), with phi = atan(r / sd),
+probability flow is, in the velocity integrand (`samplers.integrands`), with phi = atan(r / sd),
 
     y_{k+1} = y_k + (phi_{k+1} - phi_k) sum_{j<=k} w_kj h_j,        theta = (w_kj, log r_0, ..., log r_{n-1}),
 
@@ -18,7 +18,8 @@ gradient descent on the same problem needs hundreds. Levenberg and Marquardt's d
 six by the error on noises that are held out; what is best there is kept, and nothing else.
 
 Where it ends depends on the noise levels that it starts from. So it starts three times, from the table of a pilot and
-from tables on even and early nodes (`samplers.pilot_nodes`), and the best after three iterations goes on. A noise level
+from tables on even and early nodes (`samplers.fitted.nodes`), and the best after three iterations goes on. A noise
+level
 that would leave the SDE's range stops at its end, and the step is solved again for the rest. Tables do not carry over
 to other models.
 """
@@ -34,14 +35,14 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor
 
-from samplers.fitted import Fit, Fitted
-from samplers.noise import Noise
-from samplers.pilot_fit import fit
-from samplers.pilot_nodes import even_nodes
-from samplers.pilot_run import NUM_SAMPLES, Truth, pilot_run, trimmed_error
+from samplers.fitted.least_squares import fit
+from samplers.fitted.nodes import even_nodes
+from samplers.fitted.reference import NUM_SAMPLES, Coupling, pilot_run, trimmed_error
+from samplers.fitted.tables import FittedSampler, FittedTable
+from samplers.integrands import VelocityIntegrand
 from samplers.table import Loop
-from samplers.views import VelocityView
 from scoresde.errors import require
+from scoresde.noise import Noise
 from scoresde.score_model import ScoreModel
 from scoresde.sde import SDE, Level
 
@@ -56,7 +57,7 @@ LEAST_NOISES = 64
 class Calibration(NamedTuple):
     """A sampler with the calibrated table in it, and the errors on the noises held out, before and after."""
 
-    sampler: Fitted
+    sampler: FittedSampler
     before: float
     after: float
 
@@ -64,9 +65,9 @@ class Calibration(NamedTuple):
 @torch.no_grad()
 def calibrate(
     model: ScoreModel,
-    sampler: Fitted,
+    sampler: FittedSampler,
     num_steps: int,
-    truth: Truth,
+    truth: Coupling,
     *,
     seed: int = 0,
     batch_size: int = 64,
@@ -78,14 +79,15 @@ def calibrate(
         model: what will be sampled from; differentiable in x_t and t.
         sampler: whose table is the first start, and is kept where nothing is gained (`pilot(model)`).
         num_steps: which table.
-        truth: ends of the model's flow, from 64 noises or more (`samplers.pilot_run.converged`); one in five is held
+        truth: ends of the model's flow, from 64 noises or more (`samplers.fitted.reference.converged`); one in five is
+        held
             out.
         seed, batch_size: of the projections and the order of the samples; how many are differentiated at once.
         tell: called with the iteration, up to `ITERATIONS`, and the least error so far.
 
     Example:
         sampler = pilot(model)
-        truth = converged(model, sampler.fits[8].sd, num_samples=640)
+        truth = reference_coupling(model, sampler.fits[8].sd, num_samples=640)
         sampler, before, after = calibrate(model, sampler, 8, truth)
     """
     count = len(truth.start)
@@ -94,14 +96,14 @@ def calibrate(
     run = pilot_run(model, None if truth.cond is None else truth.cond[:NUM_SAMPLES])
     own_starts = (fit(run, model.sde, even_nodes(run, model.sde, num_steps, early)).fit for early in (False, True))
     generator = torch.Generator().manual_seed(seed)
-    with model.evaluating():
+    with model.eval_mode():
         descents = [_Descent(model, start, truth) for start in (sampler.fits[num_steps], *own_starts)]
         before = descents[0].error
         for iteration, descent in enumerate(_turns(descents), 1):
             descent.iterate(batch_size, generator)
             tell(iteration, min(each.error for each in descents))
     if descent.error < before:  # the last that had its turn is the best of them
-        sampler = Fitted({**sampler.fits, num_steps: descent.solver.fit(descent.theta)})
+        sampler = FittedSampler({**sampler.fits, num_steps: descent.solver.fit(descent.theta)})
     return Calibration(sampler, before, descent.error)
 
 
@@ -115,7 +117,7 @@ def _turns(descents: list[_Descent]) -> Iterator[_Descent]:
 class _Descent:
     """From one start: the best parameters so far, and their error on the noises that are held out."""
 
-    def __init__(self, model: ScoreModel, start: Fit, truth: Truth) -> None:
+    def __init__(self, model: ScoreModel, start: FittedTable, truth: Coupling) -> None:
         count = len(truth.start) // HELD_OUT
         self.held_out, self.seen = truth.part(slice(count)), truth.part(slice(count, None))
         self.solver = _Solver.of(start, model)
@@ -147,18 +149,18 @@ def _solution(normal: Tensor, gradient: Tensor, damping: float, known: Tensor) -
 @final
 @dataclass(frozen=True)
 class _Solver:
-    """What is fixed of a table: the model, the view, the number of evaluations, and the noise level at t_max."""
+    """What is fixed of a table: the model, the integrand, the number of evaluations, and the noise level at t_max."""
 
     model: ScoreModel
-    view: VelocityView
+    integrand: VelocityIntegrand
     num_steps: int
     largest: float
 
     @classmethod
-    def of(cls, fit: Fit, model: ScoreModel) -> _Solver:
-        return cls(model, VelocityView(fit.sd), len(fit.noise_level), fit.largest)
+    def of(cls, fit: FittedTable, model: ScoreModel) -> _Solver:
+        return cls(model, VelocityIntegrand(fit.sd), len(fit.noise_level), fit.largest)
 
-    def theta_of(self, fit: Fit) -> Tensor:
+    def theta_of(self, fit: FittedTable) -> Tensor:
         """The parameters of a table: w_kj row by row, then log r_0, ..., log r_{n-1}."""
         n = self.num_steps
         w = torch.zeros(n, n, dtype=torch.float64)
@@ -168,18 +170,18 @@ class _Solver:
         row, column = torch.tril_indices(n, n)
         return torch.cat([(w / self._step(fit.noise_level)[:, None])[row, column], fit.noise_level.log()])
 
-    def fit(self, theta: Tensor) -> Fit:
+    def fit(self, theta: Tensor) -> FittedTable:
         """The table of some parameters."""
         level, w = self._parts(theta)
         n = self.num_steps
         newest_first = torch.zeros_like(w)
         for k in range(n):
             newest_first[k, : k + 1] = w[k, : k + 1].flip(0)
-        return Fit(level, self.largest, self.view.sd, newest_first)
+        return FittedTable(level, self.largest, self.integrand.sd, newest_first)
 
     def _step(self, noise_level: Tensor) -> Tensor:
         """The steps in phi between noise levels `(..., n)`, the last to 0."""
-        phi = self.view.measure(noise_level)
+        phi = self.integrand.measure(noise_level)
         return torch.cat([phi[..., 1:], torch.zeros_like(phi[..., :1])], -1) - phi
 
     def _parts(self, theta: Tensor) -> tuple[Tensor, Tensor]:
@@ -213,7 +215,7 @@ class _Solver:
         """Whether the noise levels fall strictly."""
         return bool(theta.isfinite().all() and (self._parts(theta)[0].diff() < 0).all())
 
-    def error(self, theta: Tensor, truth: Truth) -> float:
+    def error(self, theta: Tensor, truth: Coupling) -> float:
         """The trimmed RMS of the table's error."""
         table = self.fit(theta).table(self.model.sde)
         x_T = truth.start_of(table, self.model.sde)
@@ -225,8 +227,8 @@ class _Solver:
         (noise_level, weights), sde = self._parts(theta), self.model.sde
         level = _level(sde, noise_level)
         largest = sde.sigma(torch.tensor(sde.t_max, dtype=torch.float64)).item()
-        p, q = (part.to(x_T.dtype) for part in self.view.factors(level))
-        scale = self.view.scale(level).to(x_T.dtype)
+        p, q = (part.to(x_T.dtype) for part in self.integrand.factors(level))
+        scale = self.integrand.scale(level).to(x_T.dtype)
         level, weights = Level(*(part.to(x_T.dtype) for part in level)), weights.to(x_T.dtype)
         shape = (-1, *[1] * (x_T.ndim - 1))
         y = x_T * (level.sigma[:, 0] / largest / scale[:, 0]).view(shape)
@@ -240,7 +242,7 @@ class _Solver:
         return y
 
     def equations(
-        self, theta: Tensor, truth: Truth, batch_size: int, generator: torch.Generator
+        self, theta: Tensor, truth: Coupling, batch_size: int, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         """Gauss and Newton's normal matrix J^T J and gradient J^T e, by random projections of the errors."""
         normal, gradient = torch.zeros(len(theta), len(theta), dtype=torch.float64), torch.zeros_like(theta)

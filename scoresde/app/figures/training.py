@@ -20,7 +20,7 @@ from torch import Tensor
 
 from samplers import Heun, sample
 from scoresde import checkpoint, plots
-from scoresde.app.looks.subject import Options, Plane, Subject, in_chunks, trainer_of
+from scoresde.app.figures.subject import Options, Plane, Subject, in_chunks, trainer_of
 from scoresde.app.pictures import demo_labels
 from scoresde.app.progress import Progress
 from scoresde.data import ArrayData
@@ -104,7 +104,7 @@ def _errors(model: ScoreModel, data: ArrayData, level: Level, num_classes: int, 
     cond = labels.to(like.device) if labels is not None and num_classes else None
     eps = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(seed)).to(like)
     found = []
-    with model.evaluating():
+    with model.eval_mode():
         for t in level.t.to(like).unbind():
             x_t = model.sde.diffuse(x_0, t, eps)
             x0_hat = in_chunks(partial(_denoised, model, t), x_t, cond)

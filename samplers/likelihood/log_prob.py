@@ -1,13 +1,14 @@
 r"""Exact log densities by the probability flow.
 
 The flow carries data x_0 to noise x_T, and along it the log density changes by the divergence of its velocity (Chen et
-al. 2018, theorem 1; Song et al. 2021, appendix D.2). In the velocity view, dy = h dphi with h = p D + q x and
+al. 2018, theorem 1; Song et al. 2021, appendix D.2). In the velocity integrand, dy = h dphi with h = p D + q x and
 x = scale y, so
 
     log p(x_0) = log p_T(x_T) + dim log scale(t_max) + int scale (p tr dD/dx + q dim) dphi,
 
 from phi = 0, the data themselves, on. One evaluation of the model gives D and what is needed of its Jacobian
-(`samplers.divergence`); steps and weights are those of `samplers.encoding`, and the divergence is integrated by the
+(`samplers.likelihood.divergence`); steps and weights are those of `samplers.likelihood.inversion`, and the divergence
+is integrated by the
 weights that h has in the whole way. The steps being fixed, fresh probes in every one of them leave the log density
 unbiased, and its standard error is known from the probes themselves.
 
@@ -35,11 +36,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from samplers.divergence import Divergence, Exact, Probes
-from samplers.encoding import Encoding, encoding, encoding_at
-from samplers.noise import Noise
-from samplers.views import VelocityView, level_at
+from samplers.integrands import VelocityIntegrand, level_at
+from samplers.likelihood.divergence import Divergence, Exact, Probes
+from samplers.likelihood.inversion import Encoding, encoding, encoding_at
 from scoresde.errors import require
+from scoresde.noise import Noise
 from scoresde.score_model import ScoreModel, check_data
 from scoresde.sde import Level
 from scoresde.targets import Target
@@ -101,7 +102,7 @@ def log_prob(
     way = encoding(model.sde, num_evaluations, sd)
     divergence = divergence or (Exact() if x_0[0].numel() <= EXACT_UP_TO else Probes())
     indices, parts = torch.arange(len(x_0), device=x_0.device), []
-    with model.evaluating(), torch.set_grad_enabled(differentiable):
+    with model.eval_mode(), torch.set_grad_enabled(differentiable):
         for first in range(0, len(x_0), batch_size):
             part = slice(first, first + batch_size)
             noise, given = Noise(seed, indices[part]), None if cond is None else cond[part]
@@ -138,7 +139,7 @@ def adaptive_log_prob(
     below, ends = encoding_at(level_at(model.sde, low), sd), torch.stack([low[-1], largest])
     divergence = divergence or (Exact() if x_0[0].numel() <= EXACT_UP_TO else Probes())
     indices, parts, nfe = torch.arange(len(x_0), device=x_0.device), [], 0
-    with model.evaluating(), torch.no_grad():
+    with model.eval_mode(), torch.no_grad():
         for first in range(0, len(x_0), batch_size):
             part = slice(first, first + batch_size)
             noise, given = Noise(seed, indices[part]), None if cond is None else cond[part]
@@ -252,13 +253,13 @@ def _odeint(flow: _Flow, x: Tensor, ends: Tensor, sd: float, rtol: float, atol: 
     """From x at the first noise level of `ends` to the last: x_T, and the changes `(B, P)` of each probe."""
     from torchdiffeq import odeint
 
-    view, sde, dim = VelocityView(sd), flow.model.sde, x[0].numel()
-    phi, level_ends = view.measure(ends).to(x.device), level_at(sde, ends)
-    scale = view.scale(level_ends).tolist()
+    integrand, sde, dim = VelocityIntegrand(sd), flow.model.sde, x[0].numel()
+    phi, level_ends = integrand.measure(ends).to(x.device), level_at(sde, ends)
+    scale = integrand.scale(level_ends).tolist()
 
     def velocity(at: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        level = level_at(sde, view.noise_level(at.double().cpu()))
-        wide, (p, q) = view.scale(level).item(), (part.item() for part in view.factors(level))
+        level = level_at(sde, integrand.noise_level(at.double().cpu()))
+        wide, (p, q) = integrand.scale(level).item(), (part.item() for part in integrand.factors(level))
         x_t = wide * state[0]
         x0_hat, diagonals = flow(x_t, level, 0)
         return p * x0_hat + q * x_t, wide * (p * diagonals.sum(2).T / dim + q)

@@ -1,0 +1,1 @@
+"""Tables of a few evaluations, fitted to one model."""

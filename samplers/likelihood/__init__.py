@@ -1,0 +1,1 @@
+"""Data to noise along the probability flow and back, and the density of data."""

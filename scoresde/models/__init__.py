@@ -1,0 +1,1 @@
+"""Models made of models: each changes the denoiser of another and is a `ScoreModel` itself."""
