@@ -1,10 +1,12 @@
 """Samplers: discretisations of the reverse process. `sample(model, sampler, num_samples)` draws."""
 
 from samplers.ancestral import DDIM, Ancestral
-from samplers.base import Sampler, StepSampler, TableSampler
+from samplers.base import Prepared, Sampler, Samples, StepSampler, TableSampler
 from samplers.dpm_solver import DPMSolver, DPMSolverSingle, SDEDPMSolverSingle
 from samplers.euler_maruyama import EulerMaruyama
-from samplers.fitted.pilot import pilot
+from samplers.fitted.calibrate import calibrate
+from samplers.fitted.pilot import fit_sampler
+from samplers.fitted.reference import reference_coupling
 from samplers.fitted.tables import FittedSampler
 from samplers.grids import (
     chain,
@@ -18,17 +20,16 @@ from samplers.grids import (
 )
 from samplers.langevin import AnnealedLangevin
 from samplers.likelihood.divergence import Exact, Probes
-from samplers.likelihood.inversion import decode, encode, slerp
+from samplers.likelihood.inversion import slerp, to_data, to_noise
 from samplers.likelihood.log_prob import Likelihood, adaptive_log_prob, log_prob
 from samplers.multistep import DEIS, Adams, SDEDPMSolver, UniPC
-from samplers.norm_langevin import NormPredictorCorrector
-from samplers.predictor_corrector import PredictorCorrector
+from samplers.predictor_corrector import NormPredictorCorrector, PredictorCorrector
 from samplers.probability_flow import ProbabilityFlow
 from samplers.reverse_diffusion import ReverseDiffusion
 from samplers.runge_kutta import EDM, Heun, Midpoint, RungeKutta4, StochasticHeun
-from samplers.sampling import Samples, Trajectory, prior, sample
+from samplers.sampling import Trajectory, prepare, sample
 from samplers.snr import choose_snr
-from samplers.table import Table, run
+from samplers.table import Table, concatenate, denoiser_table, interleave
 from samplers.trigonometric import Trigonometric
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "Midpoint",
     "NormPredictorCorrector",
     "PredictorCorrector",
+    "Prepared",
     "ProbabilityFlow",
     "Probes",
     "ReverseDiffusion",
@@ -64,20 +66,24 @@ __all__ = [
     "Trigonometric",
     "UniPC",
     "adaptive_log_prob",
+    "calibrate",
     "chain",
     "choose_snr",
-    "decode",
-    "encode",
+    "concatenate",
+    "denoiser_table",
+    "fit_sampler",
+    "interleave",
     "karras",
     "log_prob",
     "phi_to_clean",
-    "pilot",
     "power_phi",
-    "prior",
+    "prepare",
     "quadratic_time",
-    "run",
+    "reference_coupling",
     "sample",
     "slerp",
+    "to_data",
+    "to_noise",
     "uniform_log_snr",
     "uniform_time",
     "vp_quadratic",

@@ -12,9 +12,9 @@ k^2 + c^2 = sigma_s^2; DDIM (Song, Meng and Ermon 2021, equation 16) takes c = e
     eta = 1   is ancestral sampling; along the levels of a DDPM chain it is DDPM's own update, term by term
               (a test shows it): (x_t - beta_t / sqrt(1 - abar_t) eps) / sqrt(1 - beta_t) + sqrt(betatilde_t) z.
 
-DDIM's eta scales the standard deviation of the bridge, the eta of `scoresde.reverse` the diffusion of an SDE: they
-agree as steps shrink. DDPM's larger variance, beta_t, adds the forward step's noise sigma_t^2 - (alpha_t/alpha_s)^2
-sigma_s^2 around the same mean.
+DDIM's eta scales the standard deviation of the bridge, the eta of `samplers.euler_maruyama` the diffusion of an SDE:
+they agree as steps shrink. DDPM's larger variance, beta_t, adds the forward step's noise
+sigma_t^2 - (alpha_t/alpha_s)^2 sigma_s^2 around the same mean.
 """
 
 from __future__ import annotations
@@ -23,12 +23,14 @@ from dataclasses import dataclass
 from typing import Literal, final
 
 import torch
+from torch import Tensor
 
 from samplers import grids
-from samplers.base import StepSampler
+from samplers.base import NoiseKind, StepSampler
 from samplers.table import Table, denoiser_table
 from scoresde.errors import require
-from scoresde.sde import SDE, Level, bridge, transition
+from scoresde.score_model import ScoreModel
+from scoresde.sde import Level, bridge, transition
 
 
 @final
@@ -37,51 +39,64 @@ class DDIM(StepSampler):
     """x_s = alpha_s D + sqrt(sigma_s^2 - c^2) eps_hat + c z, c = eta sigma_s sqrt(1 - r^2).
 
     Order 1 (strong at eta 0, weak otherwise); one evaluation a step; independent noise unless eta = 0.
+
+    Attributes:
+        eta: 0 is deterministic, 1 is ancestral sampling.
     """
 
     eta: float = 0.0
 
     order = 1
-    default_grid = staticmethod(grids.uniform_log_snr)
+    min_steps = 1
+    one_step = True
     default_num_steps = 100
 
     def __post_init__(self) -> None:
         require(0 <= self.eta <= 1, f"eta={self.eta}: need 0 <= eta <= 1; DDPM's larger noise is Ancestral('beta')")
 
     @property
-    def noise(self) -> str:  # type: ignore[override]
+    def noise(self) -> NoiseKind:
         return "independent" if self.eta else "none"
 
-    def steps(self, sde: SDE, start: Level, end: Level) -> Table:
+    def default_grid(self, model: ScoreModel, num_steps: int) -> Tensor:
+        return grids.uniform_log_snr(model.sde, num_steps)
+
+    def steps(self, model: ScoreModel, start: Level, end: Level) -> Table:
         c = self.eta * bridge(end, start)[2]
         a = torch.sqrt(end.sigma**2 - c**2) / start.sigma
-        return denoiser_table(start, a, end.alpha - a * start.alpha, c)
+        return denoiser_table(start, end, a, end.alpha - a * start.alpha, c)
 
 
 @final
 @dataclass(frozen=True)
 class Ancestral(StepSampler):
-    """Samples x_s from the bridge, as DDPM does; `variance` is that of the bridge ("posterior") or DDPM's "beta".
+    """Samples x_s from the bridge, as DDPM does.
 
-    Weak order 1; one evaluation a step; independent noise. With "posterior" it is DDIM at eta = 1. With "beta" it takes
-    four steps at least: see `ReverseDiffusion`.
+    Weak order 1; one evaluation a step; independent noise. With "posterior" it is DDIM at eta = 1. With "beta" it needs
+    at least four steps: see `ReverseDiffusion`.
+
+    Attributes:
+        variance: "posterior", that of the bridge, or DDPM's larger "beta".
     """
 
     variance: Literal["posterior", "beta"] = "posterior"
 
     order = 1
     noise = "independent"
-    default_grid = staticmethod(grids.uniform_log_snr)
+    one_step = True
     default_num_steps = 500
 
     def __post_init__(self) -> None:
         require(self.variance in ("posterior", "beta"), f"variance={self.variance!r}: need 'posterior' or 'beta'")
 
     @property
-    def min_steps(self) -> int:  # type: ignore[override]
+    def min_steps(self) -> int:
         return 1 if self.variance == "posterior" else 4
 
-    def steps(self, sde: SDE, start: Level, end: Level) -> Table:
+    def default_grid(self, model: ScoreModel, num_steps: int) -> Tensor:
+        return grids.uniform_log_snr(model.sde, num_steps)
+
+    def steps(self, model: ScoreModel, start: Level, end: Level) -> Table:
         on_x0, on_xt, std = bridge(end, start)
         c = std if self.variance == "posterior" else transition(end, start)[1]
-        return denoiser_table(start, on_xt, on_x0, c)
+        return denoiser_table(start, end, on_xt, on_x0, c)

@@ -1,147 +1,268 @@
 r"""What a sampler is.
 
-A sampler is a frozen set of numbers: no model, no grid and no random state inside. It declares what it claims (order,
-evaluations a step, kind of noise, the grid and the number of steps that suit it), and the tests read the declaration.
-Most samplers are tables and say only what a step is (`StepSampler`); one that is not linear in the denoiser implements
-`run` itself.
+A sampler is a frozen set of numbers: no model, no grid and no random state inside. It declares its properties (order,
+kind of noise, fewest steps, whether it is a one-step method), and the tests read that. Most samplers are
+tables and say only what a step is (`StepSampler`). One that is not linear in the denoiser has a `Prepared` of its own.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, Literal, final
+from typing import Literal, NamedTuple, final
 
 import torch
 from torch import Tensor
 
 from samplers import grids
-from samplers.table import Callback, Loop, Table, concatenate, denoiser_table
+from samplers.table import Callback, Loop, Projection, Table, clean_table, concatenate
+from scoresde.condition import Condition
 from scoresde.errors import UsageError, require
 from scoresde.noise import Noise, NoiseSource, Path
 from scoresde.score_model import ScoreModel
-from scoresde.sde import SDE, Level
+from scoresde.sde import Level
+
+NoiseKind = Literal["none", "independent", "path"]
+
+
+class Samples(NamedTuple):
+    """Samples `(num_samples, *shape)` in the model's units, and the network evaluations of each of them.
+
+    If a sampler chooses its steps, `nfe` is that of the batch that took the most.
+    """
+
+    x: Tensor
+    nfe: int
+
+
+class Prepared(ABC):
+    """A sampler made ready for a model and a grid; called for batch after batch.
+
+    Attributes:
+        model: what gives the score.
+        grid: the times, float64 on the host.
+
+    Example:
+        prepared = samplers.prepare(model, Heun())
+        x, nfe = prepared.draw(Noise(seed=0, indices=torch.arange(16)))
+    """
+
+    model: ScoreModel
+    grid: Tensor
+
+    @abstractmethod
+    def __call__(
+        self,
+        x_T: Tensor,
+        noise: NoiseSource,
+        cond: Condition = None,
+        callback: Callback | None = None,
+        project: Projection | None = None,
+    ) -> Samples:
+        """Carries a batch x_T `(B, *shape)` along the grid to its last time.
+
+        Args:
+            x_T: the state at the grid's first time.
+            noise: what the sampler draws from.
+            cond: what the model is conditioned on.
+            callback: called after each evaluation.
+            project: changes the state after each row.
+        """
+
+    @final
+    def prior(self, noise: Noise) -> Tensor:
+        """x_T ~ N(0, sigma^2 I) at the grid's first time, `(B, *shape)`: draw 0 of the noise."""
+        sigma = self.model.sde.sigma(self.grid[0]).item()
+        return sigma * noise.normal(0, self.model.shape, self.model.dtype)
+
+    @final
+    def draw(
+        self,
+        noise: Noise,
+        cond: Condition = None,
+        callback: Callback | None = None,
+        project: Projection | None = None,
+    ) -> Samples:
+        """Samples for the indices of the noise, from the prior. Other arguments as in `__call__`."""
+        return self(self.prior(noise), noise, cond, callback, project)
 
 
 class Sampler(ABC):
     """Noise to data along a grid.
 
-    Attributes:
-        order: the power of the step size with which the error at a fixed time falls: strong order for deterministic
-            samplers, weak order for stochastic ones, 0 for one that does not converge as its steps shrink.
-        noise: "none", "independent" (fresh noise in every row), or "path" (increments of one Brownian motion, the same
-            for every grid).
-        default_grid: the grid that is used if the user gives none.
-        default_num_steps: the number of its steps if the user gives none; None where the sampler chooses its steps.
+    The properties are declarations; a subclass gives them as class attributes, fields or properties.
     """
 
-    order: int
-    noise: Literal["none", "independent", "path"]
-    default_grid: Callable[[SDE, Any], Tensor]
-    default_num_steps: int | None
+    @property
+    @abstractmethod
+    def order(self) -> int:
+        """The power of the step size with which the error at a fixed time falls.
+
+        Strong order for deterministic samplers, weak order for stochastic ones; 0 for a sampler that does not converge
+        as its steps shrink.
+        """
+
+    @property
+    @abstractmethod
+    def noise(self) -> NoiseKind:
+        """The kind of noise.
+
+        "none", "independent" (fresh noise in every row), or "path" (increments of one Brownian motion, the same for
+        every grid).
+        """
 
     @abstractmethod
-    def num_evaluations(self, sde: SDE, grid: Tensor) -> int | None:
-        """Network evaluations along a grid; None where they depend on the model."""
+    def grid(self, model: ScoreModel, num_steps: int | None = None) -> Tensor:
+        """The grid that is used if the user gives none, with a number of steps or the sampler's own number.
+
+        Raises:
+            UsageError: for a number of steps that the sampler does not take.
+        """
 
     @abstractmethod
+    def num_evaluations(self, model: ScoreModel, grid: Tensor) -> int | None:
+        """Network evaluations of a sample along a grid; None if they depend on the model's output."""
+
+    @abstractmethod
+    def prepare(self, model: ScoreModel, grid: Tensor) -> Prepared:
+        """The sampler made ready for a model and a grid.
+
+        Raises:
+            UsageError: for a grid that the sampler cannot step along.
+        """
+
+    @final
     def run(
         self,
         model: ScoreModel,
         x_T: Tensor,
         grid: Tensor,
         noise: NoiseSource,
-        cond: Tensor | None = None,
+        cond: Condition = None,
         callback: Callback | None = None,
     ) -> Tensor:
-        """Carries x_T `(B, *shape)` along a grid (see `samplers.grids`) to its last time."""
+        """Carries one batch x_T `(B, *shape)` along a grid to its last time."""
+        return self.prepare(model, grid)(x_T, noise, cond, callback).x
 
 
 class TableSampler(Sampler):
-    """A sampler that is a table on every grid.
+    """A sampler that is a table on every grid."""
 
-    Attributes:
-        min_steps: the fewest steps between noisy levels with which it is what it is called.
-    """
+    @property
+    @abstractmethod
+    def min_steps(self) -> int:
+        """The fewest steps between noisy levels that the sampler takes."""
 
-    min_steps: int = 1
+    @property
+    @abstractmethod
+    def default_num_steps(self) -> int:
+        """The number of steps if the user gives none."""
 
     @abstractmethod
-    def table(self, sde: SDE, grid: Tensor) -> Table:
-        """The whole table on a grid."""
+    def default_grid(self, model: ScoreModel, num_steps: int) -> Tensor:
+        """The grid that is used if the user gives none (see `samplers.grids`)."""
+
+    @abstractmethod
+    def table(self, model: ScoreModel, grid: Tensor) -> Table:
+        """The whole table for a model's SDE and scale of the data, on a grid."""
 
     @final
-    def num_evaluations(self, sde: SDE, grid: Tensor) -> int:
-        return len(self.table(sde, grid))
+    def grid(self, model: ScoreModel, num_steps: int | None = None) -> Tensor:
+        return self.default_grid(model, self.default_num_steps if num_steps is None else num_steps)
 
     @final
-    def run(
+    def num_evaluations(self, model: ScoreModel, grid: Tensor) -> int:
+        return len(self.table(model, grid)) * model.calls_per_evaluation
+
+    @final
+    def prepare(self, model: ScoreModel, grid: Tensor) -> PreparedTable:
+        return PreparedTable(self.table(model, grid), model, grid, self.noise == "path")
+
+
+@final
+class PreparedTable(Prepared):
+    """A table with its loops, one for each size of batch, made when the first batch of that size comes.
+
+    Args:
+        table, model: what is run, on what.
+        grid: the grid of the table.
+        path: whether its noise is that of one Brownian motion a sample.
+    """
+
+    def __init__(self, table: Table, model: ScoreModel, grid: Tensor, path: bool = False) -> None:
+        self.table = table
+        self.model = model
+        self.grid = grid
+        self.path = path
+        self._loops: dict[tuple[int, torch.device, torch.dtype], Loop] = {}
+
+    @property
+    def nfe(self) -> int:
+        """Network evaluations of a sample."""
+        return len(self.table) * self.model.calls_per_evaluation
+
+    def loop(self, like: Tensor) -> Loop:
+        """The loop for batches like this one."""
+        key = (len(like), like.device, like.dtype)
+        if key not in self._loops:
+            self._loops[key] = Loop(self.table, self.model, like)
+        return self._loops[key]
+
+    def __call__(
         self,
-        model: ScoreModel,
         x_T: Tensor,
-        grid: Tensor,
         noise: NoiseSource,
-        cond: Tensor | None = None,
+        cond: Condition = None,
         callback: Callback | None = None,
-    ) -> Tensor:
-        return self.follow(Loop(self.table(model.sde, grid), model, x_T), x_T, grid, noise, cond, callback)
+        project: Projection | None = None,
+    ) -> Samples:
+        if self.path:
+            noise = self._path(noise)
+        return Samples(self.loop(x_T)(x_T, noise, cond, callback, project), self.nfe)
 
-    @final
-    def follow(
-        self,
-        loop: Loop,
-        x_T: Tensor,
-        grid: Tensor,
-        noise: NoiseSource,
-        cond: Tensor | None = None,
-        callback: Callback | None = None,
-    ) -> Tensor:
-        """`run` with this sampler's loop on the grid, where it is ready already."""
-        if self.noise == "path":
-            if not isinstance(noise, Noise):
-                raise UsageError(
-                    f"noise={type(noise).__name__}: {self} needs Noise(seed, indices), to make a path of it"
-                )
-            noise = along_path(noise, loop.model.sde, loop.table, grid)
-        return loop(x_T, noise, cond, callback)
+    def _path(self, noise: NoiseSource) -> Path:
+        """Noise for the rows along one Brownian motion, whose clock is the signal-to-noise ratio.
+
+        In that clock the noise of the reverse SDE has unit strength (`samplers.integrands`). Its coordinate is the
+        log-SNR, from t_max to t_min.
+        """
+        if not isinstance(noise, Noise):
+            raise UsageError(
+                f"noise={type(noise).__name__}: this sampler needs Noise(seed, indices), to make a path of it"
+            )
+        sde, log_snr = self.model.sde, self.table.level.log_snr
+        first, last = sde.span().log_snr.tolist()
+        ends = log_snr if self.grid[-1] == 0 else torch.cat([log_snr, sde.log_snr(self.grid[-1:])])
+        points = ((ends - first) / (last - first)).tolist()
+        return Path(noise, lambda u: math.exp(first + u * (last - first)), points)
 
 
 class StepSampler(TableSampler):
     """A sampler that says what the steps between noisy levels are; the last, to clean data, is the denoiser."""
 
+    @property
     @abstractmethod
-    def steps(self, sde: SDE, start: Level, end: Level) -> Table:
+    def one_step(self) -> bool:
+        """Whether a step uses nothing but its own start and end: not earlier values, and not its place in the grid."""
+
+    @abstractmethod
+    def steps(self, model: ScoreModel, start: Level, end: Level) -> Table:
         """The rows of the steps from `start` to `end`, parts of shape `(num_steps,)`, all above noise level 0."""
 
     @final
-    def table(self, sde: SDE, grid: Tensor) -> Table:
-        """Where the grid ends with 0, the table's last row is the denoiser: y' = D."""
-        grid = grids.check_grid(sde, grid)
+    def table(self, model: ScoreModel, grid: Tensor) -> Table:
+        """If the grid ends with 0, the table's last row is the denoiser: y' = D."""
+        grid = grids.check_grid(model.sde, grid)
         to_clean = bool(grid[-1] == 0)
-        level = sde.level(grid[:-1] if to_clean else grid)
-        last, tables = level.at(slice(-1, None)), []
-        num_steps = len(level.t) - 1
+        level = model.sde.level(grid[:-1] if to_clean else grid)
+        num_steps = len(level) - 1
         require(
             num_steps >= self.min_steps or num_steps == 0,
             f"num_steps={len(grid) - 1}: {self} needs at least {self.min_steps + to_clean}",
         )
+        tables = []
         if num_steps:
-            tables.append(self.steps(sde, level.at(slice(None, -1)), level.at(slice(1, None))))
+            tables.append(self.steps(model, level[:-1], level[1:]))
         if to_clean:
-            zero, one = torch.zeros_like(last.t), torch.ones_like(last.t)
-            tables.append(denoiser_table(last, zero, one, zero))
+            tables.append(clean_table(level[-1:]))
         return concatenate(tables)
-
-
-def along_path(noise: Noise, sde: SDE, table: Table, grid: Tensor) -> Path:
-    """Noise for the rows of a table along one Brownian motion, whose clock is the signal-to-noise ratio.
-
-    In that clock the noise of the reverse SDE has unit strength (`samplers.integrands`); its coordinate is the
-    log-SNR, from
-    t_max to t_min.
-    """
-    first, last = sde.log_snr(torch.tensor([sde.t_max, sde.t_min], dtype=torch.float64)).tolist()
-    ends = table.level.log_snr if grid[-1] == 0 else torch.cat([table.level.log_snr, sde.log_snr(grid[-1:])])
-    points = ((ends - first) / (last - first)).tolist()
-    return Path(noise, lambda u: math.exp(first + u * (last - first)), points)

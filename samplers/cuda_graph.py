@@ -1,8 +1,8 @@
 r"""A whole loop as one CUDA graph.
 
-On a GPU a small network is waited for by its own kernels: each is launched by the host, and at small batches launching
-takes longer than computing. The loop of a table asks the host nothing on the way, so all its kernels, the network's and
-the noise's included, can be recorded once and replayed with one launch, batch after batch of one shape.
+For small networks, kernel launch dominates: the host launches each kernel, and at small batches that takes longer than
+computing. The loop of a table asks the host nothing on the way, so all its kernels, the network's and the noise's
+included, can be recorded once and replayed with one launch, for batch after batch of one shape.
 """
 
 from __future__ import annotations
@@ -12,14 +12,47 @@ from typing import final
 import torch
 from torch import Tensor
 
-from samplers.table import Loop
-from scoresde.errors import require
-from scoresde.noise import Noise
+from samplers.base import Prepared, PreparedTable, Samples
+from samplers.table import Callback, Loop, Projection
+from scoresde import condition
+from scoresde.condition import Condition
+from scoresde.errors import UsageError, require
+from scoresde.noise import Noise, NoiseSource
 
 
 @final
-class GraphedLoop:
-    """A `Loop` recorded on a first batch, and replayed for others of its size; they must have its seed.
+class GraphedTable(Prepared):
+    """A prepared table whose loops are recorded: one graph for each size of batch and seed."""
+
+    def __init__(self, prepared: PreparedTable) -> None:
+        self.prepared = prepared
+        self.model = prepared.model
+        self.grid = prepared.grid
+        self._graphs: dict[tuple[int, int], _Graph] = {}
+
+    def __call__(
+        self,
+        x_T: Tensor,
+        noise: NoiseSource,
+        cond: Condition = None,
+        callback: Callback | None = None,
+        project: Projection | None = None,
+    ) -> Samples:
+        require(
+            callback is None and project is None,
+            "cuda_graph=True: a recorded loop calls no callback and no projection; leave them out",
+        )
+        if not isinstance(noise, Noise):
+            raise UsageError(f"noise={type(noise).__name__}: a recorded loop needs Noise(seed, indices)")
+        key = (len(x_T), noise.seed)
+        if key not in self._graphs:
+            self._graphs[key] = _Graph(self.prepared.loop(x_T), x_T, noise, cond)
+        return Samples(self._graphs[key](x_T, noise, cond), self.prepared.nfe)
+
+
+@final
+class _Graph:
+    """A loop recorded on a first batch, and replayed for others of its size and seed.
 
     Args:
         loop: what is recorded, on a model on CUDA whose network takes the same kernels for every input.
@@ -29,14 +62,13 @@ class GraphedLoop:
         UsageError: if the batch is not on CUDA.
     """
 
-    def __init__(self, loop: Loop, x_T: Tensor, noise: Noise, cond: Tensor | None = None) -> None:
+    def __init__(self, loop: Loop, x_T: Tensor, noise: Noise, cond: Condition) -> None:
         require(x_T.is_cuda, f"cuda_graph=True: the model is on {x_T.device}; move it to cuda, or leave cuda_graph out")
-        self._loop, self._seed = loop, noise.seed
-        self._x_T, self._indices, self._cond = (
-            x_T.clone(),
-            noise.indices.clone(),
-            None if cond is None else cond.clone(),
-        )
+        self._loop = loop
+        self._seed = noise.seed
+        self._x_T = x_T.clone()
+        self._indices = noise.indices.clone()
+        self._cond = condition.apply(torch.clone, cond)
         side = torch.cuda.Stream(x_T.device)
         side.wait_stream(torch.cuda.current_stream(x_T.device))
         with torch.cuda.stream(side):
@@ -49,11 +81,10 @@ class GraphedLoop:
     def _run(self) -> Tensor:
         return self._loop(self._x_T, Noise(self._seed, self._indices), self._cond)
 
-    def __call__(self, x_T: Tensor, noise: Noise, cond: Tensor | None = None) -> Tensor:
+    def __call__(self, x_T: Tensor, noise: Noise, cond: Condition) -> Tensor:
         """The samples of another batch."""
         self._x_T.copy_(x_T)
         self._indices.copy_(noise.indices)
-        if self._cond is not None and cond is not None:
-            self._cond.copy_(cond)
+        condition.apply(torch.Tensor.copy_, self._cond, cond)
         self._graph.replay()
         return self._x.clone()

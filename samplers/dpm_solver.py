@@ -1,8 +1,7 @@
 r"""DPM-Solver and DPM-Solver++ (Lu et al. 2022a, 2022b): exponential integrators in log r.
 
 DPM-Solver integrates the noise, DPM-Solver++ the estimate of x_0: two integrands of one flow (`samplers.integrands`).
-In log r,
-with h the length of a step, the single-step methods evaluate at the start and at r_1 h (and r_2 h):
+In log r, with h the length of a step, the single-step methods evaluate at the start and at r_1 h (and r_2 h):
 
     order 1    y + M h_0                                           DDIM
     order 2    r_1 = 1/2:  y + M h_1                               midpoint
@@ -22,21 +21,26 @@ from torch import Tensor
 
 from samplers import grids
 from samplers.base import StepSampler
-from samplers.integrands import Integrand, ReverseIntegrand, integrand_of, level_at, stage_table
+from samplers.integrands import Integrand, ReverseIntegrand, integrand_of, stage_table
 from samplers.multistep import Multistep, Scheme, check_values
 from samplers.quadrature import LogSNR, weights
 from samplers.table import Table
 from scoresde.errors import require
+from scoresde.score_model import ScoreModel
 from scoresde.sde import SDE, Level
+
+Estimate = Literal["denoised", "noise"]
+STAGES = {1: (0.0,), 2: (0.0, 1 / 2), 3: (0.0, 1 / 3, 2 / 3)}  # where methods of an order evaluate, of a step in log r
 
 
 def single_steps(
     integrand: Integrand, sde: SDE, start: Level, end: Level, order: int
 ) -> tuple[list[Level], list[Tensor]]:
     """The levels of the stages of single steps, and what each stage has added to y (see `stage_table`)."""
-    first, last = torch.log(start.noise_level), torch.log(end.noise_level)
-    logs = [first + share * (last - first) for share in {1: (0,), 2: (0, 1 / 2), 3: (0, 1 / 3, 2 / 3)}[order]]
-    levels = [start, *(level_at(sde, torch.exp(log_r)) for log_r in logs[1:])]
+    first = torch.log(start.noise_level)
+    last = torch.log(end.noise_level)
+    logs = [first + place * (last - first) for place in STAGES[order]]
+    levels = [start, *(sde.at_noise_level(torch.exp(log_r)) for log_r in logs[1:])]
 
     def line(through: list[Tensor], to: Tensor) -> Tensor:
         return weights(integrand, LogSNR(), torch.stack(through, 1), first, to)
@@ -54,9 +58,6 @@ def single_steps(
     ]
 
 
-IntegrandName = Literal["denoised", "noise"]
-
-
 def _check(order: int, integrand: str) -> None:
     check_values("order", order, 3)
     require(integrand in ("denoised", "noise"), f"integrand={integrand!r}: need 'denoised' or 'noise'")
@@ -68,24 +69,35 @@ class DPMSolver(Multistep):
     """DPM-Solver++ (integrand "denoised") and DPM-Solver ("noise"), multistep: 2M and 3M are of order 2 and 3.
 
     Strong order `order`; one evaluation a step; no noise. Order 1 is DDIM.
+
+    Attributes:
+        order: 1 to 3.
+        integrand: denoised (DPM-Solver++) or noise (DPM-Solver).
     """
 
     order: int = 2
-    integrand: IntegrandName = "denoised"
+    integrand: Estimate = "denoised"
 
     noise = "none"
-    default_grid = staticmethod(grids.uniform_log_snr)
     default_num_steps = 20
 
     def __post_init__(self) -> None:
         _check(self.order, self.integrand)
 
     @property
-    def min_steps(self) -> int:  # type: ignore[override]
+    def min_steps(self) -> int:
         return self.order
 
-    def scheme(self, sde: SDE) -> Scheme:
-        return Scheme(integrand_of(self.integrand), LogSNR(), self.order, half="B2" if self.order == 2 else "")
+    @property
+    def one_step(self) -> bool:
+        return self.order == 1
+
+    def default_grid(self, model: ScoreModel, num_steps: int) -> Tensor:
+        return grids.uniform_log_snr(model.sde, num_steps)
+
+    def scheme(self, model: ScoreModel) -> Scheme:
+        half: Literal["B2"] | None = "B2" if self.order == 2 else None
+        return Scheme(integrand_of(self.integrand), LogSNR(), self.order, half=half)
 
 
 @final
@@ -94,21 +106,29 @@ class DPMSolverSingle(StepSampler):
     """DPM-Solver++ (integrand "denoised") and DPM-Solver ("noise"), single-step: 2S and 3S are of order 2 and 3.
 
     Strong order `order`; `order` evaluations a step; no noise. Order 1 is DDIM.
+
+    Attributes:
+        order: 1 to 3.
+        integrand: denoised (DPM-Solver++) or noise (DPM-Solver).
     """
 
     order: int = 2
-    integrand: IntegrandName = "denoised"
+    integrand: Estimate = "denoised"
 
     noise = "none"
-    default_grid = staticmethod(grids.uniform_log_snr)
+    min_steps = 1
+    one_step = True
     default_num_steps = 10
 
     def __post_init__(self) -> None:
         _check(self.order, self.integrand)
 
-    def steps(self, sde: SDE, start: Level, end: Level) -> Table:
+    def default_grid(self, model: ScoreModel, num_steps: int) -> Tensor:
+        return grids.uniform_log_snr(model.sde, num_steps)
+
+    def steps(self, model: ScoreModel, start: Level, end: Level) -> Table:
         integrand = integrand_of(self.integrand)
-        levels, totals = single_steps(integrand, sde, start, end, self.order)
+        levels, totals = single_steps(integrand, model.sde, start, end, self.order)
         return stage_table(integrand, levels, end, totals, [None] * self.order)
 
 
@@ -123,11 +143,15 @@ class SDEDPMSolverSingle(StepSampler):
 
     order = 1
     noise = "path"
-    default_grid = staticmethod(grids.uniform_log_snr)
+    min_steps = 1
+    one_step = True
     default_num_steps = 50
 
-    def steps(self, sde: SDE, start: Level, end: Level) -> Table:
+    def default_grid(self, model: ScoreModel, num_steps: int) -> Tensor:
+        return grids.uniform_log_snr(model.sde, num_steps)
+
+    def steps(self, model: ScoreModel, start: Level, end: Level) -> Table:
         integrand = ReverseIntegrand(1.0)
-        levels, totals = single_steps(integrand, sde, start, end, 2)
-        noise: list[Tensor | None] = [integrand.noise(start, levels[1]), integrand.noise(levels[1], end)]
+        levels, totals = single_steps(integrand, model.sde, start, end, 2)
+        noise = [integrand.noise(start, levels[1]), integrand.noise(levels[1], end)]
         return stage_table(integrand, levels, end, totals, noise)

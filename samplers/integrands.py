@@ -1,44 +1,49 @@
-r"""Views: in which a step of a solver is a sum.
+r"""Integrands: the scale in which a step of a solver is a sum.
 
-Every sampler of the eta-family moves x by a multiple of itself and a multiple of an estimate. In the right scale the
-first part vanishes. With the noise level r = sigma / alpha, x = scale(r) y and a measure m(r),
+The probability flow and the reverse SDE move x by a multiple of itself and a multiple of D, its estimate of the data.
+In the right scale the first part vanishes. With the noise level r = sigma / alpha, x = scale(r) y and a measure m(r),
 
-    dy = h dm (+ dB over a clock),        h = p D + q x.
+    dy = h dm (+ dB, a Brownian motion whose time is the clock),        h = p D + q x.
 
-    integrand        scale                     measure m        h                              clock
+With s = sigma_data, and the angle atan(r / s) of cos and sin in the third row,
+
+    integrand   scale                     measure m        h                              clock
     noise       alpha                     r                eps_hat                        none
     denoised    alpha r                   1 / r            D                              none
     velocity    alpha sqrt(1 + r^2/s^2)   atan(r / s)      (cos^2 x/alpha - D) / sin      none
     reverse     alpha r^(1+k)             r^-(1+k)         D                              r^(-2k)
 
-The first is the probability flow du/dr = (u - D)/r of u = x/alpha (Song, Meng and Ermon 2021, equation 14), the second
-the same for u/r, the third for u / sqrt(r^2 + s^2): the output F of Karras et al.'s network, up to its sign, with
-sigma_data = s, and with s = 1 the velocity v of Salimans and Ho 2022. D, F and x are regular at both ends of the noise
-range there.
-The last is the reverse SDE, with k = 1; in the clock r^-2, the signal-to-noise ratio, it is dy = D dm + dB with unit
-noise. For 0 < k < 1 it is the family of SDE-DPM-Solver++ (Lu et al. 2022b; k = eta^2 of `scoresde.reverse`), and k = 0
-the second integrand.
+noise: the probability flow du/dr = (u - D)/r of u = x/alpha (Song, Meng and Ermon 2021, equation 14).
+denoised: the same for u/r.
+velocity: the same for u / sqrt(r^2 + s^2). h = -s F with F the output of Karras et al.'s network. With s = 1, on a
+    variance-preserving path, it is the velocity v of Salimans and Ho 2022. D, h and x stay bounded at both ends of the
+    noise range.
+reverse: with k = 1 the reverse SDE. In the clock r^-2, the signal-to-noise ratio, it is dy = D dm + dB with unit noise.
+    For 0 < k < 1 it is the family of SDE-DPM-Solver++ (Lu et al. 2022b; k is the square of the eta of
+    `samplers.euler_maruyama`), and k = 0 is the second row.
 
-So a deterministic solver is a quadrature of h over m (`samplers.quadrature`), whatever the SDE: Runge-Kutta and
-multistep methods differ in where they know h, DPM-Solver, DEIS, UniPC and Heun in the integrand and in the variable in
-which
-h is taken for a polynomial.
+So a deterministic solver is a quadrature of h over m (`samplers.quadrature`), whatever the SDE. Runge-Kutta and
+multistep methods differ in where they evaluate h; DPM-Solver, DEIS, UniPC and Heun differ in the integrand, and in the
+variable in which h is approximated by a polynomial.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Literal, final
 
 import torch
 from torch import Tensor
 
-from samplers.table import Table
+from samplers.table import Table, interleave
 from scoresde._stable import sqrt_one_minus_exp
 from scoresde.errors import require, unknown_name
-from scoresde.sde import SDE, Level
+from scoresde.sde import Level
+
+IntegrandName = Literal["noise", "denoised", "velocity"]
 
 
 class Integrand(ABC):
@@ -96,24 +101,24 @@ class NoiseIntegrand(Integrand):
 @final
 @dataclass(frozen=True)
 class VelocityIntegrand(Integrand):
-    """h = -F over phi = atan(r / sd)."""
+    """h = -sigma_data F over phi = atan(r / sigma_data), F the output of Karras et al.'s network."""
 
-    sd: float = 1.0
+    sigma_data: float = 1.0
 
     def __post_init__(self) -> None:
-        require(0 < self.sd < math.inf, f"sd={self.sd}: must be positive and finite")
+        require(0 < self.sigma_data < math.inf, f"sigma_data={self.sigma_data}: must be positive and finite")
 
     def scale(self, level: Level) -> Tensor:
-        return torch.sqrt(level.alpha**2 + (level.sigma / self.sd) ** 2)
+        return torch.sqrt(level.alpha**2 + (level.sigma / self.sigma_data) ** 2)
 
     def measure(self, noise_level: Tensor) -> Tensor:
-        return torch.atan(noise_level / self.sd)
+        return torch.atan(noise_level / self.sigma_data)
 
     def noise_level(self, measure: Tensor) -> Tensor:
-        return self.sd * torch.tan(measure)
+        return self.sigma_data * torch.tan(measure)
 
     def slope(self, noise_level: Tensor) -> Tensor:
-        ratio = noise_level / self.sd
+        ratio = noise_level / self.sigma_data
         return ratio / (1 + ratio**2)
 
     def factors(self, level: Level) -> tuple[Tensor, Tensor]:
@@ -150,51 +155,63 @@ class ReverseIntegrand(Integrand):
         return end.sigma * sqrt_one_minus_exp(self.k * (start.log_snr - end.log_snr))
 
 
-def integrand_of(name: str, sd: float = 1.0) -> Integrand:
+def integrand_of(name: str, sigma_data: float = 1.0) -> Integrand:
     """The deterministic integrand of a name: noise, denoised or velocity."""
-    integrands = {"noise": NoiseIntegrand(), "denoised": ReverseIntegrand(0.0), "velocity": VelocityIntegrand(sd)}
+    integrands = {
+        "noise": NoiseIntegrand(),
+        "denoised": ReverseIntegrand(0.0),
+        "velocity": VelocityIntegrand(sigma_data),
+    }
     if name not in integrands:
         raise unknown_name("integrand", name, integrands)
     return integrands[name]
 
 
-def level_at(sde: SDE, noise_level: Tensor) -> Level:
-    """The level of an SDE at noise levels within its range."""
-    return sde.level(sde.time(-2 * torch.log(noise_level)).clamp(sde.t_min, sde.t_max))
+def to_clean(level: Level) -> Level:
+    """The levels at which steps from some levels arrive: the next one, and clean data after the last."""
+    return Level.join(torch.cat, [level[1:], Level.clean()])
 
 
-def sum_table(integrand: Integrand, level: Level, arrival: Level, weights: Tensor, c: Tensor | None = None) -> Table:
-    """Rows y_{k+1} = y_k + sum_j weights_kj h_{k-j}, evaluated at `level`, arriving at `arrival`; `c` is noise in x."""
+def sum_table(
+    integrand: Integrand, level: Level, arrival: Level, weights: Tensor, noise: Tensor | None = None
+) -> Table:
+    """Rows y_{k+1} = y_k + sum_j weights_kj h_{k-j}.
+
+    Args:
+        integrand: the scale in which they are sums.
+        level, arrival: where rows evaluate, and where they arrive.
+        weights: `(n, H)`, newest value first.
+        noise: standard deviation in x of the noise added on arrival, or None.
+    """
     scale = integrand.scale(arrival)
     p, q = integrand.factors(level)
-    c = torch.zeros_like(level.t) if c is None else c
-    return Table(level, scale / integrand.scale(level), scale[:, None] * weights, c, p, q)
+    c = torch.zeros_like(level.t) if noise is None else noise
+    return Table(level, arrival, scale / integrand.scale(level), scale[:, None] * weights, c, p, q)
 
 
 def stage_table(
-    integrand: Integrand, levels: list[Level], end: Level, totals: list[Tensor], noise: list[Tensor | None]
+    integrand: Integrand,
+    levels: Sequence[Level],
+    end: Level,
+    totals: Sequence[Tensor],
+    noise: Sequence[Tensor | None],
 ) -> Table:
-    """Steps of several stages, each evaluated at a level of `levels`, of which the first is the step's start.
+    """Steps of several stages, each evaluated at a level of `levels`, the first of which is the step's start.
 
     Args:
-        integrand: in which the stages are sums.
+        integrand: the scale in which the stages are sums.
         levels: where the stages evaluate, parts of shape `(n,)` each.
         end: where the steps arrive.
         totals: of each stage `(n, i + 1)`: y after stage i is y at the start + sum_j totals[i][:, j] h_j, j = 0 .. i.
         noise: of each stage, what is added on arrival, in x; it stays in y from then on.
     """
-    stages, rows = len(levels), []
-    for i, (level, total) in enumerate(zip(levels, totals, strict=True)):
+    stages = len(levels)
+    arrivals = [*levels[1:], end]
+    rows = []
+    for i, total in enumerate(totals):
         change = total.clone()
         if i:
-            change[:, :i] -= totals[i - 1]  # y has what the stage before added
+            change[:, :i] -= totals[i - 1]  # y already contains what the stage before added
         newest_first = torch.nn.functional.pad(change.flip(1), (0, stages - i - 1))
-        rows.append(sum_table(integrand, level, levels[i + 1] if i + 1 < stages else end, newest_first, noise[i]))
+        rows.append(sum_table(integrand, levels[i], arrivals[i], newest_first, noise[i]))
     return interleave(rows)
-
-
-def interleave(tables: list[Table]) -> Table:
-    """Row 0 of each table, then row 1 of each, and so on."""
-    level = Level(*(torch.stack(parts, 1).flatten() for parts in zip(*(table.level for table in tables), strict=True)))
-    parts = (torch.stack([getattr(table, name) for table in tables], 1).flatten(0, 1) for name in "abcpq")
-    return Table(level, *parts)

@@ -1,18 +1,17 @@
 r"""Multistep methods: a step is integrated from the estimates of the last few rows.
 
-In a integrand dy = h dm (`samplers.integrands`) the integral of the polynomial through the last k values of h is Adams
-and
-Bashforth's method, of strong order k. The polynomial may be meant in t, in log r, in r or in phi; the weights are exact
-in each (`samplers.quadrature`):
+In an integrand dy = h dm (`samplers.integrands`) the integral of the polynomial through the last k values of h is Adams
+and Bashforth's method, of strong order k. The polynomial may be meant in t, in log r, in r or in phi; the weights are
+exact in each (`samplers.quadrature`):
 
-    DEIS (Zhang and Chen 2023, section 3.2, t AB-DEIS)              noise integrand, polynomials in t
-    DPM-Solver, multistep (Lu et al. 2022a, appendix)               noise integrand, in log r
-    DPM-Solver++, multistep (Lu et al. 2022b, algorithm 2)          denoised integrand, in log r
-    UniPC (Zhao et al. 2023), both parts                            denoised integrand, in log r
-    SDE-DPM-Solver++, multistep (Lu et al. 2022b, appendix)         reverse integrand, in log r, and noise
+    DEIS (Zhang and Chen 2023, section 3.2, t AB-DEIS)              noise, polynomials in t
+    DPM-Solver, multistep (Lu et al. 2022a, appendix)               noise, in log r
+    DPM-Solver++, multistep (Lu et al. 2022b, algorithm 2)          denoised, in log r
+    UniPC (Zhao et al. 2023), predictor and corrector               denoised, in log r
+    SDE-DPM-Solver++, multistep (Lu et al. 2022b, appendix)         reverse, in log r, and noise
 
 The corrector (Adams and Moulton) repeats the last step with the value that was found at its end, and so has order
-k + 1; it costs no evaluation, and its correction is a part of the next row.
+k + 1. It costs no evaluation, and its correction is a part of the next row.
 
 DPM-Solver++(2M), SDE-DPM-Solver++(2M) and UniPC of order 2 do not take the exact weight of the linear term, but half
 of the step (the difference is of higher order). UniPC names what the half is of: B2 = e^h - 1, the integral of the
@@ -34,13 +33,12 @@ from torch import Tensor
 
 from samplers import grids
 from samplers.base import StepSampler
-from samplers.integrands import Integrand, NoiseIntegrand, ReverseIntegrand, integrand_of, sum_table
-from samplers.quadrature import LogSNR, Time, Variable, variable_of, weights
+from samplers.integrands import Integrand, IntegrandName, NoiseIntegrand, ReverseIntegrand, integrand_of, sum_table
+from samplers.quadrature import LogSNR, Time, Variable, VariableName, variable_of, weights
 from samplers.table import Table
 from scoresde.errors import require
-from scoresde.sde import SDE, Level
-
-Half = Literal["B1", "B2", ""]
+from scoresde.score_model import ScoreModel
+from scoresde.sde import Level
 
 
 class Scheme(NamedTuple):
@@ -50,27 +48,34 @@ class Scheme(NamedTuple):
         integrand, variable: what is integrated, and what it is a polynomial in.
         num_values: how many values of h a step knows.
         corrector: whether steps are corrected at the next row.
-        half: whether the linear term has the half weight of "B1" or "B2"; with two values only.
+        half: if the linear term of two values has half a step's weight instead of the exact one, what the half is of.
     """
 
     integrand: Integrand
     variable: Variable
     num_values: int
     corrector: bool = False
-    half: Half = ""
+    half: Literal["B1", "B2"] | None = None
 
 
 def multistep_table(scheme: Scheme, start: Level, end: Level) -> Table:
     """The rows of a multistep method on consecutive steps; each ends where the next begins."""
-    return predictor_corrector_table(scheme.integrand, start, end, *multistep_weights(scheme, start, end))
+    predict, correct = multistep_weights(scheme, start, end)
+    weights = predict if correct is None else with_corrector(predict, correct)
+    return sum_table(scheme.integrand, start, end, weights, scheme.integrand.noise(start, end))
 
 
 def multistep_weights(scheme: Scheme, start: Level, end: Level) -> tuple[Tensor, Tensor | None]:
-    """The weights of a multistep method's steps and of their corrections, as `predictor_corrector_table` takes them."""
+    """The weights of a multistep method's steps and of their corrections.
+
+    Returns:
+        `(num_steps, k)` weights of the values that each step knows, newest first; and `(num_steps, k + 1)` weights of
+        the same step once the value at its end is known, that value in front, or None without a corrector.
+    """
     integrand, variable, num_values, corrector, half = scheme
     r = torch.cat([start.noise_level, end.noise_level[-1:]])
     v = variable.at(torch.cat([start.t, end.t[-1:]]), r)
-    num_steps = len(start.t)
+    num_steps = len(start)
     predict = torch.zeros(num_steps, num_values, dtype=v.dtype)
     correct = torch.zeros(num_steps, num_values + 1, dtype=v.dtype) if corrector else None
     for k in range(1, min(num_values, num_steps) + 1):
@@ -78,9 +83,8 @@ def multistep_weights(scheme: Scheme, start: Level, end: Level) -> tuple[Tensor,
         first, last = v[step], v[step + 1]
         past = torch.stack([v[step - j] for j in range(k)], 1)
         if half and k == 2:
-            predict[step, :k] = _half_weights(
-                integrand, r[step], r[step + 1], -((past[:, 1] - first) / (last - first)), half
-            )
+            back = -((past[:, 1] - first) / (last - first))
+            predict[step, :k] = _half_weights(integrand, r[step], r[step + 1], back, half)
         else:
             predict[step, :k] = weights(integrand, variable, past, first, last)
         if correct is None:
@@ -93,29 +97,15 @@ def multistep_weights(scheme: Scheme, start: Level, end: Level) -> tuple[Tensor,
     return predict, correct
 
 
-def predictor_corrector_table(
-    integrand: Integrand, start: Level, end: Level, predict: Tensor, correct: Tensor | None = None
-) -> Table:
-    """The rows of steps that are sums of the last values of h, each corrected in the next row.
-
-    Args:
-        integrand, start, end: what is summed, along which steps.
-        predict: `(num_steps, k)` weights of the step's values, newest first.
-        correct: `(num_steps, k + 1)` weights of the same step with the value at its end in front, or None.
-    """
-    weights = predict if correct is None else corrected(predict, correct)
-    return sum_table(integrand, start, end, weights, integrand.noise(start, end))
-
-
-def corrected(predict: Tensor, correct: Tensor) -> Tensor:
-    """The weights `(num_steps, k + 1)` of steps that also put right the step before them."""
+def with_corrector(predict: Tensor, correct: Tensor) -> Tensor:
+    """The weights `(num_steps, k + 1)` of steps that also correct the step before them."""
     total = torch.nn.functional.pad(predict, (0, 1))
     total[1:] += correct[:-1]
     total[1:, 1:] -= predict[:-1]
     return total
 
 
-def _half_weights(integrand: Integrand, start: Tensor, end: Tensor, back: Tensor, half: Half) -> Tensor:
+def _half_weights(integrand: Integrand, start: Tensor, end: Tensor, back: Tensor, half: Literal["B1", "B2"]) -> Tensor:
     """Weights of the value at the start, and of that `back` steps before it, with half a step for the linear term."""
     constant = integrand.measure(end) - integrand.measure(start)
     linear = 0.5 * (constant if half == "B2" else integrand.slope(end) * torch.log(end / start)) / back
@@ -126,12 +116,12 @@ class Multistep(StepSampler):
     """A sampler that is a multistep method."""
 
     @abstractmethod
-    def scheme(self, sde: SDE) -> Scheme:
-        """The method, under an SDE."""
+    def scheme(self, model: ScoreModel) -> Scheme:
+        """The method, for a model's SDE and scale of the data."""
 
     @final
-    def steps(self, sde: SDE, start: Level, end: Level) -> Table:
-        return multistep_table(self.scheme(sde), start, end)
+    def steps(self, model: ScoreModel, start: Level, end: Level) -> Table:
+        return multistep_table(self.scheme(model), start, end)
 
 
 def check_values(name: str, value: int, most: int) -> None:
@@ -147,60 +137,75 @@ class Adams(Multistep):
     Strong order `num_values`, one more with the corrector; one evaluation a step; no noise.
 
     Attributes:
-        num_values: how many values of the estimate a step knows.
-        corrector: whether the last step is corrected by the newest value.
-        integrand: the estimate that is integrated: "noise", "denoised" or "velocity".
-        variable: in which it is taken for a polynomial: "t", "log_snr", "noise_level" or "phi".
-        sd: the scale of the data, in the velocity integrand and in phi.
+        num_values: how many values of the estimate a step knows, 1 to 4.
+        corrector: whether each step is corrected at the next one.
+        integrand: the estimate that is integrated: noise, denoised or velocity.
+        variable: in which it is taken for a polynomial: t, log_snr, noise_level or phi.
     """
 
     num_values: int = 3
     corrector: bool = True
-    integrand: Literal["noise", "denoised", "velocity"] = "velocity"
-    variable: Literal["t", "log_snr", "noise_level", "phi"] = "phi"
-    sd: float = 1.0
+    integrand: IntegrandName = "velocity"
+    variable: VariableName = "phi"
 
     noise = "none"
-    default_grid = staticmethod(grids.power_phi)
     default_num_steps = 20
 
     def __post_init__(self) -> None:
         check_values("num_values", self.num_values, 4)
-        integrand_of(self.integrand, self.sd)
+        integrand_of(self.integrand)
 
     @property
-    def order(self) -> int:  # type: ignore[override]
+    def order(self) -> int:
         return self.num_values + self.corrector
 
     @property
-    def min_steps(self) -> int:  # type: ignore[override]
+    def min_steps(self) -> int:
         return self.num_values
 
-    def scheme(self, sde: SDE) -> Scheme:
-        integrand, variable = integrand_of(self.integrand, self.sd), variable_of(self.variable, sde, self.sd)
+    @property
+    def one_step(self) -> bool:
+        return self.num_values == 1 and not self.corrector
+
+    def default_grid(self, model: ScoreModel, num_steps: int) -> Tensor:
+        return grids.power_phi(model.sde, num_steps, sigma_data=model.sigma_data)
+
+    def scheme(self, model: ScoreModel) -> Scheme:
+        integrand = integrand_of(self.integrand, model.sigma_data)
+        variable = variable_of(self.variable, model.sde, model.sigma_data)
         return Scheme(integrand, variable, self.num_values, self.corrector)
 
 
 @final
 @dataclass(frozen=True)
 class DEIS(Multistep):
-    """DEIS: Adams and Bashforth's method for the noise, a polynomial in t. Strong order `order`; no noise."""
+    """DEIS: Adams and Bashforth's method for the noise, a polynomial in t. Strong order `order`; no noise.
+
+    Attributes:
+        order: how many values a step knows, 1 to 4.
+    """
 
     order: int = 3
 
     noise = "none"
-    default_grid = staticmethod(grids.vp_quadratic)
     default_num_steps = 20
 
     def __post_init__(self) -> None:
         check_values("order", self.order, 4)
 
     @property
-    def min_steps(self) -> int:  # type: ignore[override]
+    def min_steps(self) -> int:
         return self.order
 
-    def scheme(self, sde: SDE) -> Scheme:
-        return Scheme(NoiseIntegrand(), Time(sde), self.order)
+    @property
+    def one_step(self) -> bool:
+        return self.order == 1
+
+    def default_grid(self, model: ScoreModel, num_steps: int) -> Tensor:
+        return grids.vp_quadratic(model.sde, num_steps)
+
+    def scheme(self, model: ScoreModel) -> Scheme:
+        return Scheme(NoiseIntegrand(), Time(model.sde), self.order)
 
 
 @final
@@ -209,6 +214,11 @@ class UniPC(Multistep):
     """UniPC with `num_values` values in its predictor, and its corrector.
 
     Strong order `num_values` + 1 (UniP-p has p, UniC-p has p + 1); one evaluation a step; no noise.
+
+    Attributes:
+        num_values: how many values a step knows, 1 to 3.
+        variant: what half a step is of: B1 or B2.
+        integrand: the estimate that is integrated: denoised or noise.
     """
 
     num_values: int = 3
@@ -216,7 +226,7 @@ class UniPC(Multistep):
     integrand: Literal["noise", "denoised"] = "denoised"
 
     noise = "none"
-    default_grid = staticmethod(grids.vp_quadratic)
+    one_step = False
     default_num_steps = 20
 
     def __post_init__(self) -> None:
@@ -225,14 +235,17 @@ class UniPC(Multistep):
         integrand_of(self.integrand)
 
     @property
-    def order(self) -> int:  # type: ignore[override]
+    def order(self) -> int:
         return self.num_values + 1
 
     @property
-    def min_steps(self) -> int:  # type: ignore[override]
+    def min_steps(self) -> int:
         return self.num_values
 
-    def scheme(self, sde: SDE) -> Scheme:
+    def default_grid(self, model: ScoreModel, num_steps: int) -> Tensor:
+        return grids.vp_quadratic(model.sde, num_steps)
+
+    def scheme(self, model: ScoreModel) -> Scheme:
         return Scheme(integrand_of(self.integrand), LogSNR(), self.num_values, True, self.variant)
 
 
@@ -245,27 +258,33 @@ class SDEDPMSolver(Multistep):
     One evaluation a step; independent noise. With one value and eta = 1 it is ancestral sampling.
 
     Attributes:
-        num_values: 1, 2 (2M) or 3 (3M).
+        num_values: how many values a step knows: 1, 2 (2M) or 3 (3M).
         eta: 1 for the reverse SDE, 0 for the probability flow (DPM-Solver++). It is the square of the eta of
-            `scoresde.reverse`.
+            `samplers.euler_maruyama`.
     """
 
     num_values: int = 2
     eta: float = 1.0
 
     order = 1
-    default_grid = staticmethod(grids.phi_to_clean)
+    noise = "independent"
     default_num_steps = 50
 
     def __post_init__(self) -> None:
         check_values("num_values", self.num_values, 3)
         require(0 < self.eta <= 1, f"eta={self.eta}: need 0 < eta <= 1; at 0 it is DPMSolver()")
 
-    noise = "independent"
-
     @property
-    def min_steps(self) -> int:  # type: ignore[override]
+    def min_steps(self) -> int:
         return self.num_values
 
-    def scheme(self, sde: SDE) -> Scheme:
-        return Scheme(ReverseIntegrand(self.eta), LogSNR(), self.num_values, half="B2" if self.num_values == 2 else "")
+    @property
+    def one_step(self) -> bool:
+        return self.num_values == 1
+
+    def default_grid(self, model: ScoreModel, num_steps: int) -> Tensor:
+        return grids.phi_to_clean(model.sde, num_steps, sigma_data=model.sigma_data)
+
+    def scheme(self, model: ScoreModel) -> Scheme:
+        half: Literal["B2"] | None = "B2" if self.num_values == 2 else None
+        return Scheme(ReverseIntegrand(self.eta), LogSNR(), self.num_values, half=half)

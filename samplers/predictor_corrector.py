@@ -1,8 +1,13 @@
 r"""Predictor-corrector sampling (Song et al. 2021, algorithm 1).
 
-A predictor, any table, goes from one noise level to the next; then Langevin steps at the new level pull the samples
-towards its marginal p_t and repair part of what the predictor and the learned score got wrong. Both are tables, so
-their alternation is one.
+A predictor, any one-step table, goes from one noise level to the next. Then Langevin steps at the new level pull the
+samples towards its marginal p_t, and repair part of what the predictor and the learned score got wrong. Both are
+tables, so their alternation is one.
+
+Song et al.'s own algorithms 4 and 5 size the corrector's step by the mean norms over a batch of its noise and its
+scores, e = 2 ratio^2 (snr |z| / |score|)^2, where ratio = alpha_t / alpha_s of the forward step from this level (1 for
+VE, sqrt(1 - beta) on a DDPM chain). This adapts to scores of the wrong size, but it is not linear in the denoiser, so
+it is not a table, and a sample depends on the others of its batch: `NormPredictorCorrector`.
 """
 
 from __future__ import annotations
@@ -10,13 +15,36 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import final
 
+import torch
+from torch import Tensor
+
 from samplers import grids
-from samplers.base import StepSampler
-from samplers.langevin import check_corrector, langevin_rows
+from samplers.base import Prepared, Sampler, Samples, StepSampler
+from samplers.langevin import check_corrector, langevin_table
 from samplers.reverse_diffusion import ReverseDiffusion
-from samplers.table import Table, concatenate
+from samplers.table import Callback, Loop, Projection, Table, concatenate
+from scoresde.condition import Condition
 from scoresde.errors import require
-from scoresde.sde import SDE, Level
+from scoresde.noise import NoiseSource
+from scoresde.score_model import ScoreModel
+from scoresde.sde import Level, transition
+
+
+def check_predictor(predictor: StepSampler) -> None:
+    """Raises `UsageError` for a predictor whose steps cannot stand among corrections."""
+    require(
+        isinstance(predictor, StepSampler),
+        f"predictor={predictor!r}: need a sampler that is a table, such as ReverseDiffusion()",
+    )
+    require(
+        predictor.noise != "path",
+        f"predictor={predictor!r}: needs path noise, and a corrector's is independent; take SDEDPMSolver(1)",
+    )
+    require(
+        predictor.one_step,
+        f"predictor={predictor!r}: its steps use earlier values or their place in the grid, which corrections between "
+        "them would break; need a one-step method, such as ReverseDiffusion(), DDIM() or Heun()",
+    )
 
 
 @final
@@ -24,11 +52,15 @@ from scoresde.sde import SDE, Level
 class PredictorCorrector(StepSampler):
     """A predictor's step, then `corrector_steps` Langevin steps of size 2 (snr sigma)^2 at the level reached.
 
-    With `corrector_first` they come before the step, at the level that it leaves: the order of Song et al.'s code,
-    where that of their paper is the default.
-
     The bias of a Langevin step does not vanish with the grid, so the order is 0; 1 + `corrector_steps` evaluations a
     step with a one-stage predictor; independent noise.
+
+    Attributes:
+        predictor: a one-step sampler that is a table.
+        snr: signal-to-noise ratio of a Langevin step.
+        corrector_steps: Langevin steps for each predictor step.
+        corrector_first: correct before the step, at the level that it leaves (Song et al.'s code), not after it (their
+            paper).
     """
 
     predictor: StepSampler = field(default_factory=ReverseDiffusion)
@@ -38,29 +70,124 @@ class PredictorCorrector(StepSampler):
 
     order = 0
     noise = "independent"
-    default_grid = staticmethod(grids.uniform_log_snr)
+    one_step = True
     default_num_steps = 250
 
     def __post_init__(self) -> None:
         check_corrector(self.snr, self.corrector_steps)
-        require(
-            isinstance(self.predictor, StepSampler),
-            f"predictor={self.predictor!r}: need a sampler that is a table, such as ReverseDiffusion()",
-        )
-        require(
-            self.predictor.noise != "path",
-            f"predictor={self.predictor!r}: needs path noise, and a corrector's is independent; take SDEDPMSolver()",
-        )
+        check_predictor(self.predictor)
 
     @property
-    def min_steps(self) -> int:  # type: ignore[override]
+    def min_steps(self) -> int:
         return self.predictor.min_steps
 
-    def steps(self, sde: SDE, start: Level, end: Level) -> Table:
-        corrector = langevin_rows(start if self.corrector_first else end, self.snr, self.corrector_steps)
+    def default_grid(self, model: ScoreModel, num_steps: int) -> Tensor:
+        return grids.uniform_log_snr(model.sde, num_steps)
+
+    def steps(self, model: ScoreModel, start: Level, end: Level) -> Table:
+        corrector = langevin_table(start if self.corrector_first else end, self.snr, self.corrector_steps)
         tables = []
-        for k in range(len(start.t)):
-            predict = self.predictor.steps(sde, start.at(slice(k, k + 1)), end.at(slice(k, k + 1)))
+        for k in range(len(start)):
+            predict = self.predictor.steps(model, start[k : k + 1], end[k : k + 1])
             correct = corrector.rows(slice(k * self.corrector_steps, (k + 1) * self.corrector_steps))
             tables += [correct, predict] if self.corrector_first else [predict, correct]
         return concatenate(tables)
+
+
+@final
+@dataclass(frozen=True)
+class NormPredictorCorrector(Sampler):
+    """A predictor's step (None: no predictor), then Langevin steps sized by norms, at every level after the first.
+
+    Order 0; 1 + `corrector_steps` evaluations a step; independent noise; samples depend on their batch.
+
+    Attributes:
+        predictor: a one-step sampler that is a table, or None.
+        snr: signal-to-noise ratio of a Langevin step, by the norms of a batch.
+        corrector_steps: Langevin steps for each predictor step.
+    """
+
+    predictor: StepSampler | None = field(default_factory=ReverseDiffusion)
+    snr: float = 0.16  # Song et al. 2021, appendix G, CIFAR-10
+    corrector_steps: int = 1
+
+    order = 0
+    noise = "independent"
+    default_num_steps = 250
+
+    def __post_init__(self) -> None:
+        check_corrector(self.snr, self.corrector_steps)
+        if self.predictor is not None:
+            check_predictor(self.predictor)
+
+    def grid(self, model: ScoreModel, num_steps: int | None = None) -> Tensor:
+        return grids.uniform_log_snr(model.sde, self.default_num_steps if num_steps is None else num_steps)
+
+    def num_evaluations(self, model: ScoreModel, grid: Tensor) -> int:
+        to_clean = int(grid[-1] == 0)
+        steps = len(grid) - 1 - to_clean
+        evaluations = steps * self.corrector_steps + to_clean
+        if self.predictor is not None and steps:
+            levels = model.sde.level(grid[: steps + 1])
+            evaluations += len(self.predictor.steps(model, levels[:-1], levels[1:]))
+        return evaluations * model.calls_per_evaluation
+
+    def prepare(self, model: ScoreModel, grid: Tensor) -> Prepared:
+        return _PreparedByNorm(self, model, grids.check_grid(model.sde, grid))
+
+
+@final
+class _PreparedByNorm(Prepared):
+    """`NormPredictorCorrector` on a model and a grid."""
+
+    def __init__(self, sampler: NormPredictorCorrector, model: ScoreModel, grid: Tensor) -> None:
+        self.sampler = sampler
+        self.model = model
+        self.grid = grid
+        self.nfe = sampler.num_evaluations(model, grid)
+
+    def __call__(
+        self,
+        x_T: Tensor,
+        noise: NoiseSource,
+        cond: Condition = None,
+        callback: Callback | None = None,
+        project: Projection | None = None,
+    ) -> Samples:
+        model, sampler = self.model, self.sampler
+        levels = model.sde.level(self.grid[self.grid > 0])
+        ratios = transition(levels[1:], levels[:-1])[0].tolist()
+        on_device = levels.to(x_T.device, x_T.dtype)
+        y, row = x_T, 0
+
+        def evaluate(x_t: Tensor, level: Level) -> Tensor:
+            x0_hat = model.denoise_at(x_t, level, cond)
+            if callback is not None:
+                callback(row, level, x_t, x0_hat)
+            return x0_hat
+
+        for k, ratio in enumerate(ratios):
+            if sampler.predictor is not None:
+                step = sampler.predictor.steps(model, levels[k : k + 1], levels[k + 1 : k + 2])
+                y = Loop(step, model, y, first_row=row)(y, noise, cond, callback, project)
+                row += len(step)
+            level = on_device[k + 1]
+            for _ in range(sampler.corrector_steps):
+                score = (level.alpha * evaluate(y, level) - y) / level.sigma**2
+                z = noise.normal(row + 1, tuple(y.shape[1:]), y.dtype)
+                size = 2 * ratio**2 * (sampler.snr * _mean_norm(z) / _mean_norm(score)) ** 2
+                y = y + size * score + torch.sqrt(2 * size) * z
+                if project is not None:
+                    y = project(row, level, y)
+                row += 1
+        if self.grid[-1] == 0:
+            y = evaluate(y, on_device[-1])
+            if project is not None:
+                clean = Level.clean().map(lambda part: part[0]).to(y.device, y.dtype)
+                y = project(row, clean, y)
+        return Samples(y, self.nfe)
+
+
+def _mean_norm(x: Tensor) -> Tensor:
+    """Mean over the batch of the norms of the samples."""
+    return x.flatten(1).norm(dim=1).mean()

@@ -18,25 +18,13 @@ import torch
 from torch import Tensor
 
 from samplers import grids
-from samplers.base import Sampler
-from samplers.table import Callback
+from samplers.base import Prepared, Sampler, Samples
+from samplers.table import Callback, Projection
+from scoresde.condition import Condition
 from scoresde.errors import require
 from scoresde.noise import NoiseSource
 from scoresde.score_model import ScoreModel
-from scoresde.sde import SDE, Level
-
-
-def ends(sde: SDE, num_steps: int | None = None) -> Tensor:
-    """t_max, t_min and 0: all that this sampler needs of a grid.
-
-    Raises:
-        UsageError: for a number of steps, which this sampler chooses itself.
-    """
-    require(
-        num_steps is None,
-        f"num_steps={num_steps}: ProbabilityFlow chooses its steps by rtol and atol; Heun() takes a number",
-    )
-    return torch.tensor([sde.t_max, sde.t_min, 0.0], dtype=torch.float64)
+from scoresde.sde import Level
 
 
 def _worst_sample(error: Tensor) -> Tensor:
@@ -52,6 +40,10 @@ class ProbabilityFlow(Sampler):
     Only the grid's first and last times matter: the steps between are chosen so that the estimated error of every
     sample stays within atol + rtol |y|. The step sizes serve a whole batch, so a sample depends on its batch, within
     the tolerance. On CUDA every step waits for the device, to know whether its error was small enough.
+
+    Attributes:
+        rtol: relative tolerance.
+        atol: absolute tolerance.
     """
 
     rtol: float = 1e-4
@@ -59,57 +51,76 @@ class ProbabilityFlow(Sampler):
 
     order = 5
     noise = "none"
-    default_grid = staticmethod(ends)
-    default_num_steps = None
 
     def __post_init__(self) -> None:
         require(self.rtol > 0 and self.atol > 0, f"rtol={self.rtol}, atol={self.atol}: both must be positive")
 
-    def num_evaluations(self, sde: SDE, grid: Tensor) -> None:
+    def grid(self, model: ScoreModel, num_steps: int | None = None) -> Tensor:
+        require(
+            num_steps is None,
+            f"num_steps={num_steps}: ProbabilityFlow chooses its steps by rtol and atol; Heun() takes a number",
+        )
+        return torch.tensor([model.sde.t_max, model.sde.t_min, 0.0], dtype=torch.float64)
+
+    def num_evaluations(self, model: ScoreModel, grid: Tensor) -> None:
         return None
 
-    def run(
+    def prepare(self, model: ScoreModel, grid: Tensor) -> Prepared:
+        return _PreparedFlow(self, model, grids.check_grid(model.sde, grid))
+
+
+@final
+class _PreparedFlow(Prepared):
+    """`ProbabilityFlow` on a model and between the ends of a grid."""
+
+    def __init__(self, sampler: ProbabilityFlow, model: ScoreModel, grid: Tensor) -> None:
+        self.sampler = sampler
+        self.model = model
+        self.grid = grid
+
+    def __call__(
         self,
-        model: ScoreModel,
         x_T: Tensor,
-        grid: Tensor,
         noise: NoiseSource,
-        cond: Tensor | None = None,
+        cond: Condition = None,
         callback: Callback | None = None,
-    ) -> Tensor:
+        project: Projection | None = None,
+    ) -> Samples:
         from torchdiffeq import odeint
 
-        sde, grid = model.sde, grids.check_grid(model.sde, grid)
+        require(
+            project is None,
+            "project: ProbabilityFlow chooses its steps and has no rows to project after; take Heun(), with a number",
+        )
+        sde, grid = self.model.sde, self.grid
         to_clean = bool(grid[-1] == 0)
-        level_ends = sde.level(grid[:-1][[0, -1]] if to_clean else grid[[0, -1]])
-        phi = torch.atan(level_ends.noise_level)
+        first_last = sde.level(grid[:-1][[0, -1]] if to_clean else grid[[0, -1]])
+        phi = torch.atan(first_last.noise_level)
         evaluations = 0
 
-        def level_at(phi: Tensor) -> Level:
-            log_snr = -2 * torch.log(torch.tan(phi.double()))
-            return sde.level(sde.time(log_snr).clamp(sde.t_min, sde.t_max)).like(x_T)
-
-        def velocity(phi: Tensor, y: Tensor) -> Tensor:
+        def denoise(x_t: Tensor, level: Level) -> Tensor:
             nonlocal evaluations
-            level = level_at(phi)
-            x_t = y * torch.sqrt(level.alpha**2 + level.sigma**2)
-            x0_hat = model.denoise_at(x_t, level, cond)
+            x0_hat = self.model.denoise_at(x_t, level, cond)
             if callback is not None:
                 callback(evaluations, level, x_t, x0_hat)
             evaluations += 1
-            cos, sin = torch.cos(phi).to(y.dtype), torch.sin(phi).to(y.dtype)
+            return x0_hat
+
+        def velocity(phi: Tensor, y: Tensor) -> Tensor:
+            level = sde.at_noise_level(torch.tan(phi.double())).to(y.device, y.dtype)
+            x0_hat = denoise(y * torch.sqrt(level.alpha**2 + level.sigma**2), level)
+            cos = torch.cos(phi).to(y.dtype)
+            sin = torch.sin(phi).to(y.dtype)
             return (cos * (y - cos * x0_hat) / sin) - sin * x0_hat
 
-        scale = torch.sqrt(level_ends.alpha**2 + level_ends.sigma**2).tolist()
-        x = x_T / scale[0]
+        scale = torch.sqrt(first_last.alpha**2 + first_last.sigma**2).tolist()
+        y = x_T / scale[0]
         if phi[0] > phi[1]:
-            phi = phi.to(x.device)
+            phi = phi.to(y.device)
             options = {"norm": _worst_sample, "step_t": phi[1:], "dtype": torch.float64}
-            x = odeint(velocity, x, phi, rtol=self.rtol, atol=self.atol, method="dopri5", options=options)[-1]
-        x = x * scale[1]
+            tolerances = {"rtol": self.sampler.rtol, "atol": self.sampler.atol}
+            y = odeint(velocity, y, phi, method="dopri5", options=options, **tolerances)[-1]
+        x = y * scale[1]
         if to_clean:
-            level, x_t = level_ends.at(1).like(x), x
-            x = model.denoise_at(x_t, level, cond)
-            if callback is not None:
-                callback(evaluations, level, x_t, x)
-        return x
+            x = denoise(x, first_last[1].to(x.device, x.dtype))
+        return Samples(x, evaluations * self.model.calls_per_evaluation)

@@ -1,11 +1,11 @@
-r"""Weights of quadratures: the integral over a step of the polynomial through values that are known.
+r"""Weights of quadratures: the integral over a step of the polynomial through known values.
 
-The values h_j are known at nodes v_j of a variable v, in which h is taken for a polynomial, and are integrated over the
-measure of a integrand:
+The values h_j are known at nodes v_j of a variable v, in which h is approximated by a polynomial. It is integrated over
+the measure of an integrand:
 
     w_j = int L_j(v) dm = int L_j(v) (dm/dv) dv,        L_j the Lagrange polynomials of the nodes,
 
-by Gauss and Legendre's rule in v, whose error is below rounding for the smooth factors here.
+by Gauss-Legendre quadrature in v, whose error is below rounding for the smooth factors here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cache
-from typing import final
+from typing import Literal, final
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from samplers.integrands import Integrand
 from scoresde.errors import unknown_name
 from scoresde.sde import SDE
 
-POINTS = 24  # of Gauss's rule on a step
+POINTS = 24  # of the Gauss-Legendre rule on a step
 
 
 class Variable(ABC):
@@ -62,7 +62,7 @@ class Time(Variable):
 @final
 @dataclass(frozen=True)
 class LogSNR(Variable):
-    """v = log r, which is -log_snr / 2."""
+    """v = log r = -log_snr / 2: a polynomial in one is a polynomial in the other."""
 
     def at(self, t: Tensor, noise_level: Tensor) -> Tensor:
         return torch.log(noise_level)
@@ -92,23 +92,26 @@ class NoiseLevel(Variable):
 @final
 @dataclass(frozen=True)
 class Phi(Variable):
-    """v = atan(r / sd)."""
+    """v = atan(r / sigma_data)."""
 
-    sd: float = 1.0
+    sigma_data: float = 1.0
 
     def at(self, t: Tensor, noise_level: Tensor) -> Tensor:
-        return torch.atan(noise_level / self.sd)
+        return torch.atan(noise_level / self.sigma_data)
 
     def noise_level(self, v: Tensor) -> Tensor:
-        return self.sd * torch.tan(v)
+        return self.sigma_data * torch.tan(v)
 
     def log_slope(self, v: Tensor) -> Tensor:
         return 2 / torch.sin(2 * v)
 
 
-def variable_of(name: str, sde: SDE, sd: float = 1.0) -> Variable:
+VariableName = Literal["t", "log_snr", "noise_level", "phi"]
+
+
+def variable_of(name: str, sde: SDE, sigma_data: float = 1.0) -> Variable:
     """The variable of a name: t, log_snr, noise_level or phi."""
-    variables = {"t": Time(sde), "log_snr": LogSNR(), "noise_level": NoiseLevel(), "phi": Phi(sd)}
+    variables = {"t": Time(sde), "log_snr": LogSNR(), "noise_level": NoiseLevel(), "phi": Phi(sigma_data)}
     if name not in variables:
         raise unknown_name("variable", name, variables)
     return variables[name]
@@ -116,7 +119,7 @@ def variable_of(name: str, sde: SDE, sd: float = 1.0) -> Variable:
 
 @cache
 def _gauss() -> tuple[Tensor, Tensor]:
-    """Nodes and weights of Gauss and Legendre's rule on [-1, 1]."""
+    """Nodes and weights of the Gauss-Legendre rule on [-1, 1]."""
     x, w = np.polynomial.legendre.leggauss(POINTS)
     return torch.from_numpy(x), torch.from_numpy(w)
 

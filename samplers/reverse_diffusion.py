@@ -17,10 +17,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
+from torch import Tensor
+
 from samplers import grids
 from samplers.base import StepSampler
 from samplers.table import Table, denoiser_table
-from scoresde.sde import SDE, Level, transition
+from scoresde.score_model import ScoreModel
+from scoresde.sde import Level, transition
 
 
 @final
@@ -28,17 +31,20 @@ from scoresde.sde import SDE, Level, transition
 class ReverseDiffusion(StepSampler):
     """Song et al.'s reverse diffusion sampler. Weak order 1; one evaluation a step; independent noise.
 
-    It adds the forward step's noise, so that a step from 50 times the data's scale to clean data ends in that noise: it
-    takes four steps at least.
+    Each step adds the forward noise of its own interval, so one step from sigma = 50 would leave the sample at that
+    noise. It needs at least four steps.
     """
 
     order = 1
-    min_steps = 4
     noise = "independent"
-    default_grid = staticmethod(grids.uniform_log_snr)
+    min_steps = 4
+    one_step = True
     default_num_steps = 500
 
-    def steps(self, sde: SDE, start: Level, end: Level) -> Table:
+    def default_grid(self, model: ScoreModel, num_steps: int) -> Tensor:
+        return grids.uniform_log_snr(model.sde, num_steps)
+
+    def steps(self, model: ScoreModel, start: Level, end: Level) -> Table:
         ratio, std = transition(end, start)
         pull = (std / start.sigma) ** 2
-        return denoiser_table(start, 2 - ratio - pull, pull * start.alpha, std)
+        return denoiser_table(start, end, 2 - ratio - pull, pull * start.alpha, std)

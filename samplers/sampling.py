@@ -2,36 +2,57 @@ r"""From a model and a sampler to samples."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, final
+from collections.abc import Sequence
+from typing import Any, final
 
 import torch
 from torch import Tensor
 
-from samplers.base import Sampler, TableSampler
-from samplers.cuda_graph import GraphedLoop
+from samplers.base import Prepared, PreparedTable, Sampler, Samples
+from samplers.cuda_graph import GraphedTable
 from samplers.grids import check_grid
-from samplers.table import Callback, Loop
-from scoresde.errors import require
+from samplers.table import Callback, Projection
+from scoresde import condition
+from scoresde._batches import batches
+from scoresde.errors import UsageError, require
 from scoresde.noise import Noise
 from scoresde.score_model import ScoreModel
 from scoresde.sde import Level
 
 
-def prior(model: ScoreModel, grid: Tensor, noise: Noise, dtype: torch.dtype = torch.float32) -> Tensor:
-    """x_T ~ N(0, sigma^2 I) at the grid's first time, `(B, *shape)`: draw 0 of the noise."""
-    sigma = model.sde.sigma(grid[0]).item()
-    return sigma * noise.normal(0, model.shape, dtype)
+def prepare(
+    model: ScoreModel,
+    sampler: Sampler,
+    grid: Tensor | None = None,
+    num_steps: int | None = None,
+    cuda_graph: bool = False,
+) -> Prepared:
+    """A sampler made ready for a model and a grid: call it for batch after batch.
 
+    Args:
+        model: what gives the score.
+        sampler: how to go from noise to data.
+        grid: times of your own (see `samplers.grids`); the sampler's default grid if None.
+        num_steps: steps of the default grid; the sampler's default if None.
+        cuda_graph: record the kernels of the first batch of each size and replay them for the others; pays for many
+            small batches. For samplers that are tables with no or independent noise, on CUDA.
 
-class Samples(NamedTuple):
-    """Samples `(num_samples, *shape)` in the model's units, and the network evaluations of each of them.
-
-    Where a sampler chooses its steps, `nfe` is that of the batch that took most.
+    Raises:
+        UsageError: for a grid that does not fit, or a sampler that cannot be recorded.
     """
+    grid = choose_grid(model, sampler, grid, num_steps)
+    prepared = sampler.prepare(model, grid)
+    if not cuda_graph:
+        return prepared
+    if not isinstance(prepared, PreparedTable) or prepared.path:
+        raise UsageError(f"cuda_graph=True: {sampler} cannot be recorded; need a table without path noise")
+    return GraphedTable(prepared)
 
-    x: Tensor
-    nfe: int
+
+def choose_grid(model: ScoreModel, sampler: Sampler, grid: Tensor | None, num_steps: int | None) -> Tensor:
+    """The grid that a user asks for, checked: times of their own, or a number of steps of the sampler's default."""
+    require(grid is None or num_steps is None, "num_steps, grid: give one of the two")
+    return check_grid(model.sde, sampler.grid(model, num_steps) if grid is None else grid)
 
 
 @final
@@ -45,25 +66,25 @@ class Trajectory:
     """
 
     def __init__(self) -> None:
-        self._kept: dict[int, list[tuple[float, Tensor, Tensor]]] = {}
+        self._rows: dict[int, list[tuple[float, Tensor, Tensor]]] = {}
 
     def __call__(self, row: int, level: Level, x_t: Tensor, x0_hat: Tensor) -> None:
-        self._kept.setdefault(row, []).append((float(level.t), x_t.cpu().clone(), x0_hat.cpu().clone()))
+        self._rows.setdefault(row, []).append((float(level.t), x_t.cpu().clone(), x0_hat.cpu().clone()))
 
     @property
     def t(self) -> Tensor:
         """Time of each evaluation, `(n,)`."""
-        return torch.tensor([batches[0][0] for batches in self._kept.values()])
+        return torch.tensor([parts[0][0] for parts in self._rows.values()])
 
     @property
     def x_t(self) -> Tensor:
         """The state at each evaluation, `(n, num_samples, *shape)`."""
-        return torch.stack([torch.cat([x_t for _, x_t, _ in batches]) for batches in self._kept.values()])
+        return torch.stack([torch.cat([x_t for _, x_t, _ in parts]) for parts in self._rows.values()])
 
     @property
     def x0_hat(self) -> Tensor:
         """The denoiser's output at each evaluation, `(n, num_samples, *shape)`."""
-        return torch.stack([torch.cat([x0_hat for _, _, x0_hat in batches]) for batches in self._kept.values()])
+        return torch.stack([torch.cat([x0_hat for _, _, x0_hat in parts]) for parts in self._rows.values()])
 
 
 @torch.no_grad()
@@ -74,11 +95,12 @@ def sample(
     *,
     num_steps: int | None = None,
     grid: Tensor | None = None,
-    cond: Tensor | Sequence[int] | int | None = None,
+    cond: Any = None,
     seed: int = 0,
     first_index: int = 0,
     batch_size: int = 1000,
     callback: Callback | None = None,
+    project: Projection | None = None,
     cuda_graph: bool = False,
 ) -> Samples:
     """Draws samples, `(num_samples, *model.shape)`, in the model's units, on its device and in its type.
@@ -92,13 +114,13 @@ def sample(
         num_samples: how many.
         num_steps: steps of the sampler's default grid; the sampler's default if None.
         grid: times of your own instead (see `samplers.grids`).
-        cond: one condition a sample, `(num_samples, ...)`, one number for all, or None.
+        cond: conditions with one entry a sample, one number for all, or None (see `scoresde.condition`).
         seed: which noise.
         first_index: index of the first sample: 100 samples from 0 are 60 from 0 and 40 from 60.
         batch_size: samples at a time.
         callback: called after each evaluation as `callback(row, level, x_t, x0_hat)`, batch after batch (`Trajectory`).
-        cuda_graph: record the first batch's kernels and replay them for others of its size; pays where many batches are
-            small. For samplers that are tables with no or independent noise, on CUDA, without callback.
+        project: changes the state after each row, as `project(row, level, x)` with the level at which the row arrives.
+        cuda_graph: record the first batch's kernels and replay them (see `prepare`); without callback and projection.
 
     Returns:
         `(x, nfe)`.
@@ -111,60 +133,23 @@ def sample(
     require(num_samples >= 1, f"num_samples={num_samples}: need at least 1")
     require(first_index >= 0, f"first_index={first_index}: must not be negative")
     require(batch_size >= 1, f"batch_size={batch_size}: need at least 1")
-    require(grid is None or num_steps is None, "num_steps, grid: give one of the two")
-    if cond is not None:
-        cond = torch.as_tensor(cond)
-        cond = cond.expand(num_samples) if cond.ndim == 0 else cond
-        require(len(cond) == num_samples, f"cond of length {len(cond)}: need one a sample, {num_samples}")
-        model.check_cond(cond)
-    if grid is None:
-        grid = sampler.default_grid(model.sde, sampler.default_num_steps if num_steps is None else num_steps)
-    grid = check_grid(model.sde, grid)
-    like, draw = model.like(), _drawing(model, sampler, grid, callback, cuda_graph)
-    batches, evaluations = [], []
-    for first in range(0, num_samples, batch_size):
-        indices = torch.arange(first, min(first + batch_size, num_samples), device=like.device)
-        noise = Noise(seed, first_index + indices)
-        batch_cond = None if cond is None else cond[first : first + batch_size].to(like.device)
-        with model.eval_mode():
-            x, nfe = draw(prior(model, grid, noise, like.dtype), noise, batch_cond)
-        batches.append(x)
-        evaluations.append(nfe)
-    return Samples(torch.cat(batches), max(evaluations))
-
-
-def _drawing(
-    model: ScoreModel, sampler: Sampler, grid: Tensor, callback: Callback | None, cuda_graph: bool
-) -> Callable[[Tensor, Noise, Tensor | None], tuple[Tensor, int]]:
-    """How a batch is drawn: from x_T, noise and condition to samples and evaluations. Tables are made ready once."""
     require(
-        not cuda_graph or (isinstance(sampler, TableSampler) and sampler.noise != "path" and callback is None),
-        f"cuda_graph=True: {sampler} with callback={callback}: need a table without path noise, and no callback",
+        not cuda_graph or (callback is None and project is None),
+        "cuda_graph=True: a recorded loop calls no callback and no projection; leave them out",
     )
-    if not isinstance(sampler, TableSampler):
+    cond = condition.from_values(cond, num_samples)
+    model.check_cond(cond)
+    prepared = prepare(model, sampler, grid, num_steps, cuda_graph)
+    drawn: list[Samples] = []
+    with model.eval_mode():
+        for part in batches(num_samples, batch_size):
+            indices = torch.arange(part.start, part.stop, device=model.device)
+            noise = Noise(seed, first_index + indices)
+            given = condition.to(condition.take(cond, part), model.device)
+            drawn.append(prepared.draw(noise, given, callback, project))
+    return joined(drawn)
 
-        def counted(x_T: Tensor, noise: Noise, cond: Tensor | None) -> tuple[Tensor, int]:
-            count = 0
 
-            def counting(row: int, level: Level, x_t: Tensor, x0_hat: Tensor) -> None:
-                nonlocal count
-                count += 1
-                if callback is not None:
-                    callback(row, level, x_t, x0_hat)
-
-            return sampler.run(model, x_T, grid, noise, cond, counting), count
-
-        return counted
-    table = sampler.table(model.sde, grid)
-    ready: dict[int, Loop | GraphedLoop] = {}  # by batch size, of which there are two at most
-
-    def tabled(x_T: Tensor, noise: Noise, cond: Tensor | None) -> tuple[Tensor, int]:
-        if len(x_T) not in ready:
-            loop = Loop(table, model, x_T)
-            ready[len(x_T)] = GraphedLoop(loop, x_T, noise, cond) if cuda_graph else loop
-        way = ready[len(x_T)]
-        if isinstance(way, GraphedLoop):
-            return way(x_T, noise, cond), len(table)
-        return sampler.follow(way, x_T, grid, noise, cond, callback), len(table)
-
-    return tabled
+def joined(drawn: Sequence[Samples]) -> Samples:
+    """Batches of samples as one."""
+    return Samples(torch.cat([part.x for part in drawn]), max(part.nfe for part in drawn))

@@ -1,28 +1,30 @@
 r"""The signal-to-noise ratio of a corrector, chosen by a pilot run.
 
-A Langevin step that is too short repairs nothing, and one that is too long adds noise of its own: its chain ends with
-the variance of the noise too large by a share of snr^2. Which of the two weighs more depends on the data, the network
-and the grid. A chain that works leaves at every level what the forward process would have put there: so the pilot's
-samples are noised again, and at levels along the way the mean square of the estimated noise on the chain is compared
-with that on the noised samples,
+A Langevin step that is too short repairs nothing. One that is too long adds noise of its own: its chain ends with the
+variance of the noise too large by a share of snr^2. Which of the two matters more depends on the data, the network and
+the grid. A chain that works leaves at every level what the forward process would have put there. So the pilot's samples
+are noised again, and at levels along the grid the mean square of the estimated noise on the chain is compared with that
+on the noised samples,
 
     mismatch = RMS over bands of the mean over a band's levels of
                log( E |eps_hat(x_t on the chain)|^2 / E |eps_hat(alpha x_0 + sigma z)|^2 ).
 
 No data is needed. A band, a quarter of the levels, averages out the error of a few samples, and keeps what is
-systematic. On networks of the digits it is least at 0.16 with 249 predictor steps, where Song et al. 2021 found 0.16
-for CIFAR-10 by the quality of samples, and at 0.25 with 99.
+systematic. On networks of the digits the best is 0.16 with 249 predictor steps, where Song et al. 2021 found 0.16 for
+CIFAR-10 by the quality of samples, and 0.25 with 99.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from samplers.base import TableSampler
 from samplers.sampling import sample
+from scoresde import condition
 from scoresde.errors import require
 from scoresde.noise import Noise
 from scoresde.score_model import ScoreModel
@@ -33,24 +35,23 @@ NUM_LEVELS, NUM_BANDS = 48, 4
 
 
 @torch.no_grad()
-def mismatch(
-    model: ScoreModel, sampler: TableSampler, grid: Tensor, num_samples: int = 16, cond: Tensor | None = None
-) -> float:
+def mismatch(model: ScoreModel, sampler: TableSampler, grid: Tensor, num_samples: int = 16, cond: Any = None) -> float:
     """How far the marginals of a sampler's chain are from those of its own samples, as above; 0 is best.
 
     Costs the sampler's evaluations along the grid and `NUM_LEVELS` more, on batches of `num_samples`.
     """
-    rows = len(sampler.table(model.sde, grid))
-    every = max(1, rows // NUM_LEVELS)
+    every = max(1, len(sampler.table(model, grid)) // NUM_LEVELS)
     on_chain: list[tuple[Level, Tensor]] = []
 
     def watch(row: int, level: Level, x_t: Tensor, x0_hat: Tensor) -> None:
         if row % every == every - 1:
             on_chain.append((level, _mean_square_noise(x_t, x0_hat, level)))
 
+    cond = condition.spread(cond, num_samples)
     x, _ = sample(model, sampler, num_samples, grid=grid, cond=cond, callback=watch)
-    noise, ratios = Noise(1, torch.arange(num_samples, device=x.device)), []
-    cond = None if cond is None else cond.to(x.device)
+    noise = Noise(1, torch.arange(num_samples, device=x.device))
+    cond = condition.to(cond, x.device)
+    ratios = []
     with model.eval_mode():
         for k, (level, chain) in enumerate(on_chain):
             x_t = level.alpha * x + level.sigma * noise.normal(k, model.shape, x.dtype)
@@ -67,17 +68,17 @@ def choose_snr(
     model: ScoreModel,
     make: Callable[[float], TableSampler],
     grid: Tensor,
-    cond: Tensor | None = None,
+    cond: Any = None,
     num_samples: int = 16,
     candidates: Sequence[float] = CANDIDATES,
 ) -> float:
-    """The candidate with the least mismatch, found by going downhill from the middle one.
+    """The candidate with the smallest mismatch, found by going downhill from the middle one.
 
     Args:
         model: what is sampled from.
         make: the sampler for an snr, as `PredictorCorrector` is with its other settings.
         grid: where it steps.
-        cond: one condition a pilot sample, `(num_samples, ...)`, or None.
+        cond: what the model is conditioned on, as `fit_sampler` takes it.
         num_samples: of a pilot run.
         candidates: rising.
 

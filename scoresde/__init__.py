@@ -1,14 +1,19 @@
 """Score-based generative modelling through stochastic differential equations."""
 
 from scoresde.bounds import ddpm_bound, elbo
-from scoresde.checkpoint import load_model, save_model
+from scoresde.checkpoint import load_model, save_model, save_models
+from scoresde.codec import Codec, Scaling
+from scoresde.condition import Condition
 from scoresde.errors import UsageError
 from scoresde.learned_sde import LearnedVPSDE
+from scoresde.models.exact import ExactScoreModel
+from scoresde.models.network import CallableScoreModel, NetworkScoreModel
 from scoresde.models.thresholded import ThresholdedModel
 from scoresde.named_sdes import EDMSDE, VESDE, VPSDE, CosineSDE, DiscreteVPSDE, RectifiedFlowSDE, SubVPSDE
-from scoresde.networks import MLP, UNet
-from scoresde.noise import Noise
+from scoresde.networks import MLP, Network, UNet
+from scoresde.noise import BatchNoise, Noise
 from scoresde.objective import (
+    Batch,
     DenoisedWeighting,
     DenoisingObjective,
     DiscreteTimes,
@@ -19,6 +24,7 @@ from scoresde.objective import (
     LogNormalNoiseLevels,
     MinSNRWeighting,
     NoiseWeighting,
+    Objective,
     UniformTimes,
     VariationalObjective,
     VelocityWeighting,
@@ -26,12 +32,16 @@ from scoresde.objective import (
 from scoresde.parametrization import (
     DenoisedParametrization,
     EDMParametrization,
+    LogSigmaInput,
     NoiseParametrization,
     ScoreParametrization,
+    TimeInput,
+    UnitVarianceInput,
     VelocityParametrization,
 )
-from scoresde.score_model import CallableScoreModel, ExactScoreModel, NetworkScoreModel, ScoreModel
-from scoresde.sde import SDE, GaussianPathSDE
+from scoresde.registry import register
+from scoresde.score_model import GridModel, ScoreModel, WrappedModel
+from scoresde.sde import SDE, GaussianPathSDE, Level
 from scoresde.targets import EmpiricalDistribution, Gaussian, GaussianMixture
 from scoresde.training import TrainingOptions, fit
 
@@ -41,7 +51,11 @@ __all__ = [
     "SDE",
     "VESDE",
     "VPSDE",
+    "Batch",
+    "BatchNoise",
     "CallableScoreModel",
+    "Codec",
+    "Condition",
     "CosineSDE",
     "DenoisedParametrization",
     "DenoisedWeighting",
@@ -56,30 +70,41 @@ __all__ = [
     "Gaussian",
     "GaussianMixture",
     "GaussianPathSDE",
+    "GridModel",
     "LadderTimes",
     "LearnedVPSDE",
+    "Level",
     "LikelihoodWeighting",
     "LogNormalNoiseLevels",
+    "LogSigmaInput",
     "MinSNRWeighting",
+    "Network",
     "NetworkScoreModel",
     "Noise",
     "NoiseParametrization",
     "NoiseWeighting",
+    "Objective",
     "RectifiedFlowSDE",
+    "Scaling",
     "ScoreModel",
     "ScoreParametrization",
     "SubVPSDE",
     "ThresholdedModel",
+    "TimeInput",
     "TrainingOptions",
     "UNet",
     "UniformTimes",
+    "UnitVarianceInput",
     "UsageError",
     "VariationalObjective",
     "VelocityParametrization",
     "VelocityWeighting",
+    "WrappedModel",
     "ddpm_bound",
     "elbo",
     "fit",
     "load_model",
+    "register",
     "save_model",
+    "save_models",
 ]

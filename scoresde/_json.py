@@ -1,19 +1,19 @@
-"""JSON out of files that nobody vouches for."""
+"""JSON from files that are not trusted."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-MAX_DEPTH = 32  # a configuration has 4
+MAX_DEPTH = 32  # configurations are nested 4 deep
 
 
 def parse_json(text: str | bytes) -> Any:
     """The value of a JSON text.
 
     Raises:
-        ValueError: for anything else, and for lists and objects that lie in each other more than 32 deep, over which
-            readers would stumble.
+        ValueError: for text that is not JSON, and for values nested more than 32 deep, on which recursive code would
+            fail.
     """
     try:
         value = json.loads(text)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def match_rank(coefficient: Tensor, x: Tensor) -> Tensor:
-    """Views a coefficient of shape `()` or `(B,)` so that it multiplies `x` of shape `(B, *)` sample by sample."""
+    """Reshapes a coefficient `()` or `(B,)` so that it multiplies `x` of shape `(B, *)` sample by sample."""
     if coefficient.ndim == 0:
         return coefficient
     return coefficient.reshape(coefficient.shape + (1,) * (x.ndim - coefficient.ndim))

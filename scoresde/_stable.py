@@ -1,4 +1,4 @@
-"""Small functions that keep their digits where the obvious formula loses them."""
+"""Small functions that stay accurate when the obvious formula loses digits."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from torch import Tensor
 
 
 def sqrt_one_minus_exp(x: Tensor) -> Tensor:
-    """sqrt(1 - e^x) for x <= 0, exact to rounding also where e^x is nearly 1."""
+    """sqrt(1 - e^x) for x <= 0, accurate to rounding even if e^x is nearly 1."""
     return torch.sqrt(-torch.expm1(x))
 
 
 def invert_decreasing(function: Callable[[Tensor], Tensor], value: Tensor, low: float, high: float) -> Tensor:
     """Solves `function(t) = value` for t in [low, high] by bisection, to the rounding of `value`'s type."""
-    a, b = torch.full_like(value, low), torch.full_like(value, high)
+    a = torch.full_like(value, low)
+    b = torch.full_like(value, high)
     for _ in range(64):
         middle = (a + b) / 2
         too_early = function(middle) > value
-        a, b = torch.where(too_early, middle, a), torch.where(too_early, b, middle)
+        a = torch.where(too_early, middle, a)
+        b = torch.where(too_early, b, middle)
     return (a + b) / 2

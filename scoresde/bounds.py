@@ -1,24 +1,25 @@
 r"""Variational bounds of log p(x_0), by sampling alone: no solver, no trace.
 
-The reverse process is a chain of Gaussians, a decoder after it and a prior before it, and for each x_0
+The reverse process is a chain of Gaussians between a prior and a decoder, and for each x_0
 
-    -log p(x_0) <= KL(q(x_T | x_0) | p(x_T))  +  E -log p(x_0 | x_{t_min})  +  diffusion,
+    -log p(x_0) <= KL(q(x_T | x_0) | p(x_T))  +  E -log p(x_0 | x_{t_min})  +  diffusion
 
-(Kingma et al. 2021, section 3.5). With infinitely many steps, lambda = log_snr and D the denoiser, the last is
+(Kingma et al. 2021, section 3.5). In the limit of infinitely many steps, with lambda = log_snr and the denoiser D, the
+diffusion term is
 
     1/2 E int |eps - eps_hat|^2 d lambda,    |eps - eps_hat| = alpha/sigma |D(x_t, t) - x_0|,
 
-from lambda(t_max) to lambda(t_min) (section 5): only these two ends of the schedule matter. Read in t it is
-1/2 int gamma'(t) E|eps - eps_hat|^2 dt with gamma = -lambda, and gamma' = g^2 / sigma^2 for every linear SDE, by the
-moment identities; that is what `VariationalObjective` trains. `elbo` evaluates it.
+from lambda(t_max) to lambda(t_min) (section 5). Only these two ends of the schedule matter. As an integral over t it is
+1/2 int gamma'(t) E|eps - eps_hat|^2 dt with gamma = -lambda. By the moment identities gamma' = g^2 / sigma^2 for every
+linear SDE. `VariationalObjective` trains on this bound, and `elbo` evaluates it.
 
-A chain of finitely many steps, as DDPM's own (Ho et al. 2020, equation 5), has one KL divergence of two Gaussians for
-each step: `ddpm_bound`. For data of whole numbers its decoder gives each level the mass of a bin, so that the bound is
-one of a probability.
+A chain of finitely many steps, such as DDPM's (Ho et al. 2020, equation 5), has one KL divergence between two Gaussians
+for each step: `ddpm_bound`. Its decoder gives each level of integer data the mass of a bin, so that it bounds a
+probability.
 
-The prior is N(0, sigma_T^2 I), the one that samplers draw from, with q(x_T | x_0) = N(alpha_T x_0, sigma_T^2 I): their
+The prior is N(0, sigma_T^2 I), the one that samplers draw from, and q(x_T | x_0) = N(alpha_T x_0, sigma_T^2 I). Their
 divergence is |alpha_T x_0|^2 / (2 sigma_T^2). The decoder of continuous data is N(x_t / alpha, (sigma / alpha)^2 I) at
-t_min, whose mean log density is that of its entropy.
+t_min. The mean of its -log p(x_0 | x_{t_min}) is its entropy.
 """
 
 from __future__ import annotations
@@ -30,9 +31,10 @@ import torch
 from torch import Tensor
 
 from scoresde._shape import match_rank
+from scoresde.condition import Condition
 from scoresde.errors import require
 from scoresde.score_model import ScoreModel, check_data
-from scoresde.sde import Level, bridge, transition
+from scoresde.sde import SDE, Level, bridge, transition
 from scoresde.targets import Target
 
 
@@ -40,8 +42,8 @@ class Bound(NamedTuple):
     """A lower bound of log p(x_0) and its parts, in nats, each `(B,)`, float64.
 
     Attributes:
-        bound: of the log density in the model's units; -(prior + reconstruction + diffusion).
-        standard_error: of the bound, by the noise that was drawn.
+        bound: -(prior + reconstruction + diffusion), for the density in the model's units.
+        standard_error: standard error of the bound over the random draws.
         prior, reconstruction, diffusion: the three costs.
     """
 
@@ -58,7 +60,7 @@ class DDPMBound(NamedTuple):
     Attributes:
         bound: -(prior + sum of steps + decoder), `(B,)`.
         prior: L_T, `(B,)`.
-        steps: L_{t-1}, from the noisiest down, `(B, num_terms)`; of a chosen part, times the steps each stands for.
+        steps: L_{t-1}, noisiest first, `(B, num_terms)`; each times the number of steps it stands for.
         decoder: L_0, `(B,)`.
     """
 
@@ -82,7 +84,7 @@ def reconstruction_cost(dim: int, first: Level) -> Tensor:
 def elbo(
     model: ScoreModel,
     x_0: Tensor,
-    cond: Tensor | None = None,
+    cond: Condition = None,
     *,
     num_evaluations: int = 64,
     prior: Target | None = None,
@@ -90,39 +92,44 @@ def elbo(
 ) -> Bound:
     """The continuous-time variational bound of log p(x_0) over [t_min, t_max], estimated without bias.
 
-    Each sample has one log-SNR in each of `num_evaluations` equal cells, with noise of its own. From each squared error
-    that of a linear denoiser less its known mean is taken, times the factor that would have been best one cell before.
-    That changes no mean, and at small noise removes nearly all that eps adds.
+    The range of log-SNR is divided into `num_evaluations` equal cells. Each sample is evaluated at one random log-SNR
+    in each cell, with fresh noise. A control variate is subtracted from each squared error: the zero-mean error of a
+    linear denoiser, scaled by the coefficient that was optimal in the previous cell. It leaves the mean unchanged, and
+    at small noise removes nearly all variance due to eps.
 
-    The standard error takes the variance of a cell from the second difference of three neighbours: they have noise of
-    their own, and means that lie nearly on a line.
+    The standard error estimates the variance of a cell from second differences of three neighbours: their noise is
+    independent, and their means lie nearly on a line.
 
     Args:
         model: the model; each sample costs `num_evaluations` evaluations of it.
         x_0: clean data in the model's units, `(B, *shape)`.
         cond: what the model is conditioned on, or None.
-        num_evaluations: cells.
-        prior: a distribution whose noisy marginal at t_max stands for p(x_T); None for N(0, sigma_T^2 I). The
-            divergence is then estimated, too: E log q(x_T | x_0) - log p(x_T).
+        num_evaluations: number of cells.
+        prior: a distribution whose noisy marginal at t_max serves as p(x_T); None for N(0, sigma_T^2 I). For a
+            distribution the divergence E log q(x_T | x_0) - log p(x_T) is estimated, too.
         generator: source of levels and noise, on the device of x_0; the global one if None.
     """
     check_data(model, x_0, cond)
     require(num_evaluations >= 3, f"num_evaluations={num_evaluations}: need at least 3")
-    first, last = _level(model, model.sde.t_min, x_0), _level(model, model.sde.t_max, x_0)
+    first = _level(model, model.sde.t_min, x_0)
+    last = _level(model, model.sde.t_max, x_0)
     width = (first.log_snr - last.log_snr) / num_evaluations
-    dim, cells, factor = x_0[0].numel(), [], x_0.new_zeros((), dtype=torch.float64)
+    dim = x_0[0].numel()
+    cells = []
+    factor = x_0.new_zeros((), dtype=torch.float64)
     with model.eval_mode():
         for k in range(num_evaluations):
             u = torch.rand(len(x_0), device=x_0.device, dtype=torch.float64, generator=generator)
             t = model.sde.time(last.log_snr + (k + u) * width).clamp(model.sde.t_min, model.sde.t_max)
             level = model.sde.level(t)
-            eps, squares = _squared_error(model, x_0, level, cond, generator)
-            error, linear = squares * torch.exp(level.log_snr), _linear_error(x_0, eps, level)
+            eps, squares = _denoising_error(model, x_0, level, cond, generator)
+            error = squares * torch.exp(level.log_snr)
+            linear = _linear_error(x_0, eps, level)
             cells.append(0.5 * width * (error - factor * linear))
             factor = ((error * linear).sum() / linear.square().sum().clamp(min=1e-300)).clamp(0, 1)
     reconstruction = reconstruction_cost(dim, first).expand(len(x_0))
-    diffusion, variance = torch.stack(cells), torch.zeros_like(cells[0])
-    variance += diffusion.diff(n=2, dim=0).square().mean(0) / 6 * num_evaluations
+    diffusion = torch.stack(cells)
+    variance = diffusion.diff(n=2, dim=0).square().mean(0) / 6 * num_evaluations
     if prior is None:
         of_prior = prior_cost(x_0.double(), last)
     else:
@@ -134,20 +141,23 @@ def elbo(
 
 
 def _linear_error(x_0: Tensor, eps: Tensor, level: Level) -> Tensor:
-    """|eps - eps_hat|^2 of a linear denoiser less its mean over eps, `(B,)`, float64.
+    """|eps - eps_hat|^2 of a linear denoiser minus its mean over eps, `(B,)`, float64.
 
-    The best one for x_0 ~ N(0, s^2 I) has the error a eps - b x_0, a = alpha^2 s^2 / v, b = alpha sigma / v with
-    v = alpha^2 s^2 + sigma^2, whose square has the mean a^2 dim + b^2 |x_0|^2.
+    With v = alpha^2 s^2 + sigma^2, a = alpha^2 s^2 / v and b = alpha sigma / v, the linear denoiser that is best for
+    x_0 ~ N(0, s^2 I) has the error a eps - b x_0. The mean of its square is a^2 dim + b^2 |x_0|^2.
     """
-    clean, eps = x_0.double().flatten(1), eps.double().flatten(1)
+    clean = x_0.double().flatten(1)
+    noise = eps.double().flatten(1)
     signal = level.alpha**2 * clean.square().mean()
-    a, b = (scale / (signal + level.sigma**2) for scale in (signal, level.alpha * level.sigma))
-    squares = (a[:, None] * eps - b[:, None] * clean).square().sum(1)
+    total = signal + level.sigma**2
+    a = signal / total
+    b = level.alpha * level.sigma / total
+    squares = (a[:, None] * noise - b[:, None] * clean).square().sum(1)
     return squares - a**2 * clean.shape[1] - b**2 * clean.square().sum(1)
 
 
-def _squared_error(
-    model: ScoreModel, x_0: Tensor, level: Level, cond: Tensor | None, generator: torch.Generator | None
+def _denoising_error(
+    model: ScoreModel, x_0: Tensor, level: Level, cond: Condition, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
     """eps `(B, *)`, and |D - x_0|^2 `(B,)` in float64, at a level `(B,)`."""
     eps, x0_hat = _noise_and_denoise(model, x_0, level, cond, generator)
@@ -155,11 +165,11 @@ def _squared_error(
 
 
 def _noise_and_denoise(
-    model: ScoreModel, x_0: Tensor, level: Level, cond: Tensor | None, generator: torch.Generator | None
+    model: ScoreModel, x_0: Tensor, level: Level, cond: Condition, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
     """eps, and D at x_t = alpha x_0 + sigma eps, in the type of x_0."""
     eps = torch.randn(x_0.shape, device=x_0.device, dtype=x_0.dtype, generator=generator)
-    narrow = level.like(x_0)
+    narrow = level.to(x_0.device, x_0.dtype)
     wide = narrow.match_rank(x_0)
     return eps, model.denoise_at(wide.alpha * x_0 + wide.sigma * eps, narrow, cond)
 
@@ -167,7 +177,9 @@ def _noise_and_denoise(
 def _prior_draws(prior: Target, x_0: Tensor, last: Level, num_draws: int, generator: torch.Generator | None) -> Tensor:
     """log q(x_T | x_0) - log p(x_T) at draws of x_T, `(num_draws, B)`, float64."""
     require(prior.shape == tuple(x_0.shape[1:]), f"prior of shape {prior.shape}: the data has {tuple(x_0.shape[1:])}")
-    prior, clean, draws = prior.to(x_0.device, torch.float64), x_0.double(), []
+    prior = prior.to(x_0.device, torch.float64)
+    clean = x_0.double()
+    draws = []
     log_scale = torch.log(last.sigma) + 0.5 * math.log(2 * math.pi)
     for _ in range(num_draws):
         eps = torch.randn(x_0.shape, device=x_0.device, dtype=torch.float64, generator=generator)
@@ -181,7 +193,7 @@ def ddpm_bound(
     model: ScoreModel,
     x_0: Tensor,
     grid: Tensor,
-    cond: Tensor | None = None,
+    cond: Condition = None,
     *,
     bin_width: float | Tensor,
     low: float | Tensor,
@@ -190,39 +202,32 @@ def ddpm_bound(
     num_terms: int | None = None,
     generator: torch.Generator | None = None,
 ) -> DDPMBound:
-    """The variational bound of DDPM's chain along a grid, for data of whole numbers (Ho et al. 2020, equation 5).
+    """The variational bound of DDPM's chain along a grid, for integer data (Ho et al. 2020, equation 5).
 
-    L_{t-1} is the divergence of the bridge q(x_s | x_t, x_0) from the sampler's p(x_s | x_t), the bridge with D for
-    x_0, at one draw of x_t. "posterior" gives p the bridge's own variance, and then it is
-    (SNR(s) - SNR(t)) |x_0 - D|^2 / 2; "beta" DDPM's larger one. L_0 is the discretised decoder of equation 13, with
-    mean D(x_t) and deviation sigma/alpha at the last time above 0 (their sigma_1 but for a factor alpha_1 next to 1).
+    L_{t-1} is KL(q(x_s | x_t, x_0) | p(x_s | x_t)) at one draw of x_t. q is the bridge, and p, a step of the sampler,
+    is the bridge with D in place of x_0. "posterior" gives p the bridge's variance, so that L_{t-1} is
+    (SNR(s) - SNR(t)) |x_0 - D|^2 / 2; "beta" gives it DDPM's larger one. L_0 is the discretised decoder of equation 13,
+    with mean D(x_t) and standard deviation sigma/alpha at the last time above 0. (Ho et al. use sigma_1, which is
+    smaller by a factor sqrt(1 - beta_1) close to 1.)
 
     Args:
         model: the model.
         x_0: clean data in the model's units, `(B, *shape)`, on the levels low, low + bin_width, .., high.
-        grid: times that fall from at most t_max to 0 (see `samplers.grids`); uniform ones on a DDPM chain with all
-            its levels are the chain.
+        grid: times that fall from at most t_max to 0 (see `samplers.grids`). The DDPM chain itself is the uniform grid
+            through all its levels.
         cond: what the model is conditioned on, or None.
-        bin_width: distance of two levels of the data in the model's units: 2/255 of 8 bits on [-1, 1].
-        low, high: the least and the largest level; their bins are open to infinity.
+        bin_width: distance between levels of the data in the model's units: 2/255 for 8 bits on [-1, 1].
+        low, high: the smallest and the largest level; their bins extend to infinity.
         variance: of the sampler: "posterior" or "beta".
-        num_terms: how many of the steps are evaluated, one chosen for each sample from each of as many parts of the
-            grid; None for all of them.
-        generator: source of the noise and the choice, on the device of x_0; the global one if None.
+        num_terms: number of steps to evaluate. The grid is divided into this many parts, and each sample draws one step
+            from each; None for all steps.
+        generator: source of the noise and the steps, on the device of x_0; the global one if None.
     """
     check_data(model, x_0, cond)
     _check_levels(x_0, bin_width, low, high)
     require(variance in ("posterior", "beta"), f"variance={variance!r}: need 'posterior' or 'beta'")
-    times = grid.to(x_0.device, torch.float64)
-    falls = times.ndim == 1 and len(times) >= 2 and bool((times.diff() < 0).all()) and times[-1].item() == 0
-    slack = 1e-9 * model.sde.t_max
-    require(
-        falls and times[0].item() <= model.sde.t_max + slack and times[-2].item() >= model.sde.t_min - slack,
-        f"grid={grid.tolist()}: need times that fall from at most t_max={model.sde.t_max:g} to at least "
-        f"t_min={model.sde.t_min:g}, and then 0",
-    )
-    levels = model.sde.level(times[:-1].clamp(model.sde.t_min, model.sde.t_max))
-    num_steps = len(times) - 2  # between two noisy times; the last step is the decoder's
+    levels = _noisy_levels(model.sde, grid.to(x_0.device, torch.float64))
+    num_steps = len(levels) - 1  # between two noisy times; the last step is the decoder's
     num_terms = num_steps if num_terms is None else num_terms
     require(
         0 <= num_terms <= num_steps and (num_terms > 0 or num_steps == 0),
@@ -231,21 +236,35 @@ def ddpm_bound(
     terms = []
     with model.eval_mode():
         for k in range(num_terms):
-            start, end = k * num_steps // num_terms, (k + 1) * num_steps // num_terms
+            start = k * num_steps // num_terms
+            end = (k + 1) * num_steps // num_terms
             step = torch.randint(start, end, (len(x_0),), device=x_0.device, generator=generator)
-            t, s = Level(*(p[step] for p in levels)), Level(*(p[step + 1] for p in levels))
-            error = _squared_error(model, x_0, t, cond, generator)[1]
+            t = levels[step]
+            s = levels[step + 1]
+            error = _denoising_error(model, x_0, t, cond, generator)[1]
             terms.append((end - start) * _step_cost(error, x_0[0].numel(), t, s, variance))
-        t = Level(*(part[-1:].expand(len(x_0)) for part in levels))
+        t = levels[-1:].map(lambda part: part.expand(len(x_0)))
         x0_hat = _noise_and_denoise(model, x_0, t, cond, generator)[1]
     steps = torch.stack(terms, 1) if terms else x_0.new_zeros(len(x_0), 0, dtype=torch.float64)
     decoder = -decoder_log_prob(x_0, x0_hat, t.noise_level, bin_width, low, high).flatten(1).sum(1)
-    prior = prior_cost(x_0.double(), levels.at(0))
+    prior = prior_cost(x_0.double(), levels[0])
     return DDPMBound(-(prior + steps.sum(1) + decoder), prior, steps, decoder)
 
 
+def _noisy_levels(sde: SDE, times: Tensor) -> Level:
+    """The levels of a grid without its last time, 0; raises `UsageError` unless it falls from at most t_max to 0."""
+    falls = times.ndim == 1 and len(times) >= 2 and bool((times.diff() < 0).all()) and times[-1].item() == 0
+    slack = 1e-9 * sde.t_max
+    require(
+        falls and times[0].item() <= sde.t_max + slack and times[-2].item() >= sde.t_min - slack,
+        f"grid={times.tolist()}: need times that fall from at most t_max={sde.t_max:g} to at least "
+        f"t_min={sde.t_min:g}, and then 0",
+    )
+    return sde.level(times[:-1].clamp(sde.t_min, sde.t_max))
+
+
 def _step_cost(x_0_error: Tensor, dim: int, t: Level, s: Level, variance: str) -> Tensor:
-    """KL(q(x_s | x_t, x_0) | p(x_s | x_t)) `(B,)` where D misses x_0 by |x_0 - D|^2 `(B,)`."""
+    """KL(q(x_s | x_t, x_0) | p(x_s | x_t)) `(B,)` for the squared error |x_0 - D|^2 `(B,)`."""
     on_x0, _, std = bridge(s, t)
     if variance == "posterior":
         return 0.5 * (on_x0 / std) ** 2 * x_0_error
@@ -262,7 +281,7 @@ def decoder_log_prob(
     low: float | Tensor,
     high: float | Tensor,
 ) -> Tensor:
-    """Log mass of N(mean, std^2) on the bin of each entry of x_0, `(B, *)`, nats (Ho et al. 2020, equation 13).
+    """Log mass of N(mean, std^2) in the bin of each entry of x_0, `(B, *)`, nats (Ho et al. 2020, equation 13).
 
     Args:
         x_0: data on the levels low, low + bin_width, .., high.
@@ -270,18 +289,21 @@ def decoder_log_prob(
         std: `(B,)`.
         bin_width, low, high: as in `ddpm_bound`.
     """
-    x, std = x_0.double(), match_rank(std.double(), x_0)
+    x = x_0.double()
+    std = match_rank(std.double(), x_0)
     lower = torch.where(x < low + 0.5 * bin_width, -math.inf, (x - 0.5 * bin_width - mean) / std)
     upper = torch.where(x > high - 0.5 * bin_width, math.inf, (x + 0.5 * bin_width - mean) / std)
-    # in the lower tail, by symmetry, where the logarithm of the distribution function keeps its digits
-    lower, upper = torch.where(lower > 0, -upper, lower), torch.where(lower > 0, -lower, upper)
-    larger, smaller = torch.special.log_ndtr(upper), torch.special.log_ndtr(lower)
+    # bins in the upper tail are reflected to the lower one, where log_ndtr keeps its digits
+    reflect = lower > 0
+    smaller = torch.special.log_ndtr(torch.where(reflect, -upper, lower))
+    larger = torch.special.log_ndtr(torch.where(reflect, -lower, upper))
     return larger + torch.log(-torch.expm1(smaller - larger))
 
 
 def _check_levels(x_0: Tensor, bin_width: float | Tensor, low: float | Tensor, high: float | Tensor) -> None:
     """Raises `UsageError` unless x_0 lies on the levels, up to rounding."""
-    index, last = (x_0.double() - low) / bin_width, (high - low) / torch.as_tensor(bin_width)
+    index = (x_0.double() - low) / bin_width
+    last = (high - low) / torch.as_tensor(bin_width)
     inside = (index > -0.01) & (index < last.to(index) + 0.01) & ((index - index.round()).abs() < 0.01)
     require(
         bool((torch.as_tensor(bin_width) > 0).all()) and bool(inside.all()),

@@ -1,21 +1,18 @@
 r"""Checkpoints: one safetensors file that describes itself.
 
-The tensors (weights, averaged weights, optimiser) lie beside a JSON text in the file's header, which names the classes
-of the model and their arguments, the step, the scaling of the data, and the run's configuration. Reading a file parses
-JSON and copies numbers: no code runs, and nothing has to be guessed. `CLASSES` is the one map from names to classes.
+Beside the tensors (weights, averaged weights, optimiser) the file's header holds a JSON text. It describes each model
+by the names of its classes and their arguments (`scoresde.registry`), and holds the step, a description of the data,
+and the run's configuration. Reading a file parses JSON and copies numbers: no code runs, and nothing is guessed.
 
-`save_model` and `load_model` do the same for a model alone, without a run: such a file has no data and configuration.
+A file can hold several models by name; the tensors of model `score` are `weights.score.*` and `ema.score.*`.
+`save_model` and `load_model` read and write models without a run: such a file has no data and no configuration.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import inspect
 import json
-import math
 import os
-import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,92 +21,17 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from scoresde import learned_sde, named_sdes, networks, objective, parametrization
 from scoresde._json import parse_json
-from scoresde.errors import UsageError, require, unknown_name
-from scoresde.score_model import NetworkScoreModel
+from scoresde.codec import Codec
+from scoresde.errors import UsageError, naming, require
+from scoresde.models.network import NetworkScoreModel, plain_network
+from scoresde.parametrization import Parametrization
+from scoresde.registry import construct, describe, is_registered
 from scoresde.sde import SDE
 
-FORMAT = "scoresde checkpoint 1"
-
-CLASSES: Mapping[str, type] = types.MappingProxyType(
-    {
-        cls.__name__: cls
-        for cls in (
-            named_sdes.VPSDE,
-            named_sdes.SubVPSDE,
-            named_sdes.VESDE,
-            named_sdes.CosineSDE,
-            named_sdes.EDMSDE,
-            named_sdes.RectifiedFlowSDE,
-            named_sdes.DiscreteVPSDE,
-            learned_sde.LearnedVPSDE,
-            parametrization.NoiseParametrization,
-            parametrization.DenoisedParametrization,
-            parametrization.ScoreParametrization,
-            parametrization.VelocityParametrization,
-            parametrization.EDMParametrization,
-            objective.UniformTimes,
-            objective.DiscreteTimes,
-            objective.LadderTimes,
-            objective.LogNormalNoiseLevels,
-            objective.NoiseWeighting,
-            objective.DenoisedWeighting,
-            objective.VelocityWeighting,
-            objective.EDMWeighting,
-            objective.MinSNRWeighting,
-            objective.LikelihoodWeighting,
-            objective.FlowWeighting,
-            networks.MLP,
-            networks.UNet,
-        )
-    }
-)
-
-
-def classes(kind: type) -> dict[str, type]:
-    """The `CLASSES` of a kind. An SDE with weights is a module, and no network."""
-    return {
-        n: cls for n, cls in CLASSES.items() if issubclass(cls, kind) and issubclass(cls, SDE) <= issubclass(kind, SDE)
-    }
-
-
-def describe(thing: Any) -> dict[str, Any]:
-    """The class and the arguments of an object of one of the `CLASSES`, as JSON can hold them."""
-    name = type(thing).__name__
-    require(
-        CLASSES.get(name) is type(thing),
-        f"{name}: cannot be described in a checkpoint, which names only built-in classes; save its weights yourself",
-    )
-    if isinstance(thing, nn.Module):
-        return {"name": name, **thing.arguments}  # type: ignore[dict-item]
-    return {"name": name} | {f.name: getattr(thing, f.name) for f in dataclasses.fields(thing) if f.init}
-
-
-def construct(description: Mapping[str, Any], kind: type, path: str) -> Any:
-    """The object of a description; it must be of class `kind`. `path` says where the description stands, for errors."""
-    arguments = dict(description)
-    name = arguments.pop("name", None)
-    known = classes(kind)
-    if str(name) not in known:
-        raise unknown_name(f"{path}.name", str(name), known)
-    cls = known[str(name)]
-    parameters = inspect.signature(cls).parameters
-    for key, value in arguments.items():
-        if key not in parameters:
-            raise unknown_name(f"argument of {name} in {path}:", key, list(parameters))
-        if isinstance(value, list):
-            arguments[key] = value = tuple(value)
-        default = parameters[key].default
-        kinds = (float, int) if isinstance(default, float) else (type(default),)
-        require(
-            default is inspect.Parameter.empty or type(value) in kinds,
-            f"{path}.{key}={value!r}: need a value like {default!r}",
-        )
-    try:
-        return cls(**arguments)
-    except (TypeError, RuntimeError) as error:
-        raise UsageError(f"{path}: {name} cannot be made of {arguments} ({error})") from error
+FORMAT = "scoresde checkpoint 2"
+EARLIER_FORMAT = "scoresde checkpoint 1"
+SCORE = "score"  # the model that a run trains
 
 
 @final
@@ -119,87 +41,116 @@ class Checkpoint:
 
     Attributes:
         step: steps of training.
-        description: model, data and configuration, as in the header.
-        tensors: by name, on the host: "weights.*", "ema.*", "optimizer.*".
+        digest: a checksum of everything in the file.
+        description: the header: models, data and configuration.
+        tensors: by name, on the host: "weights.*", "ema.*", "optimizer.*" and the rest of the trainer's state.
         path: of the file.
     """
 
     step: int
+    digest: str
     description: dict[str, Any]
     tensors: dict[str, Tensor]
     path: Path
 
-    def model(self, weights: str = "ema") -> NetworkScoreModel:
-        """The model, ready to sample from, with the averaged weights ("ema") or the last ones ("weights").
+    def model(self, weights: str = "ema", name: str = SCORE, network: nn.Module | None = None) -> NetworkScoreModel:
+        """A model, ready to sample from.
+
+        Args:
+            weights: "ema" for the averaged weights, "weights" for the last ones.
+            name: which of the file's models.
+            network: the network to load the weights into; needed if its class is not registered.
 
         Raises:
-            UsageError: for a description that makes no model, or tensors that do not fit it.
+            UsageError: for a name that the file does not hold, or tensors that do not fit the description.
         """
-        return self._fill(build_model(self.description["model"]), weights)
-
-    def _fill(self, model: NetworkScoreModel, weights: str) -> NetworkScoreModel:
+        models = self.description["models"]
         require(
             weights in ("ema", "weights"),
             f"weights={weights!r}: need 'ema', the averaged weights, or 'weights', the last ones",
         )
-        prefix = f"{weights}."
-        state = {k.removeprefix(prefix): v for k, v in self.tensors.items() if k.startswith(prefix)}
+        require(name in models, f"model={name!r}: {str(self.path)!r} holds the models {', '.join(models)}")
+        model = self._build(models[name], f"models.{name}", network)
+        prefix = f"{weights}.{name}."
+        state = {key.removeprefix(prefix): v.clone() for key, v in self.tensors.items() if key.startswith(prefix)}
         try:
+            for key, tensor in model.state_dict(keep_vars=True).items():
+                tensor.data = tensor.data.to(state.get(key, tensor).dtype)
             model.load_state_dict(state)
         except RuntimeError as error:
             first = str(error).splitlines()[-1].strip()
             raise UsageError(f"checkpoint: its tensors do not fit the model that it describes ({first})") from error
         return model.eval().requires_grad_(False)
 
-
-def describe_model(model: NetworkScoreModel) -> dict[str, Any]:
-    """A model without its weights."""
-    parts = {part: describe(getattr(model, part)) for part in ("network", "sde", "parametrization")}
-    return {**parts, "shape": list(model.shape)}
-
-
-def build_model(description: Mapping[str, Any], network: nn.Module | None = None) -> NetworkScoreModel:
-    """A model of a description, with fresh weights, or around a network that is given."""
-    for part, kind in {"network": Mapping, "sde": Mapping, "parametrization": Mapping, "shape": Sequence}.items():
-        value = description.get(part)
-        require(isinstance(value, kind), f"model.{part}={value!r}: this description of a model is damaged")
-    return NetworkScoreModel(
-        network if network is not None else construct(description["network"], nn.Module, "model.network"),
-        construct(description["sde"], SDE, "model.sde"),
-        construct(description["parametrization"], parametrization.Parametrization, "model.parametrization"),
-        tuple(description["shape"]),
-    )
+    def _build(self, description: Any, path: str, network: nn.Module | None) -> NetworkScoreModel:
+        """Builds a described model, with fresh weights or around a given network."""
+        kinds = {"network": Mapping, "sde": Mapping, "parametrization": Mapping, "codec": Mapping, "shape": Sequence}
+        for part, kind in kinds.items():
+            value = description.get(part) if isinstance(description, Mapping) else None
+            require(isinstance(value, kind), f"{path}.{part}={value!r}: this description of a model is damaged")
+        if network is None:
+            name = description["network"].get("name")
+            require(
+                description["network"].get("registered", True),
+                f"network: {str(self.path)!r} holds the weights of {name}, a class that was not registered when it "
+                f"was saved; give network={name}()",
+            )
+            with torch.random.fork_rng(devices=[]):
+                network = construct(description["network"], nn.Module, f"{path}.network")
+        return NetworkScoreModel(
+            network,
+            construct(description["sde"], SDE, f"{path}.sde"),
+            construct(description["parametrization"], Parametrization, f"{path}.parametrization"),
+            tuple(description["shape"]),
+            construct(description["codec"], Codec, f"{path}.codec"),
+        )
 
 
 def save(path: Path, step: int, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Writes a checkpoint: whole under a temporary name, then renamed, so that `path` never holds half a file."""
+    """Writes a checkpoint under a temporary name and renames it, so that `path` never holds half a file."""
     from safetensors.torch import save as to_bytes
 
-    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    header = {**description, "format": FORMAT, "step": step, "digest": digest(tensors)}
+    tensors = _apart({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
+    header = {**description, "format": FORMAT, "step": step}
+    header["digest"] = digest(tensors, header)
     content = to_bytes(tensors, {"scoresde": json.dumps(header)})
     temporary = path.with_name(f".{path.name}.partial")
     try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)  # the new name is safe once the folder is, too
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        with naming(path):
+            with open(temporary, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            folder = os.open(path.parent, os.O_RDONLY)  # the rename survives a crash only once the folder is synced
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def digest(tensors: Mapping[str, Tensor]) -> str:
-    """A checksum of tensors: their names, shapes, types and bytes."""
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, with copies of those that share memory (such as tied weights), which safetensors refuses."""
+    seen: set[int] = set()
+    result = {}
+    for name, value in tensors.items():
+        place = value.untyped_storage().data_ptr()
+        result[name] = value.clone() if place in seen else value
+        seen.add(place)
+    return result
+
+
+def digest(tensors: Mapping[str, Tensor], header: Mapping[str, Any] | None = None) -> str:
+    """A checksum of tensors (names, shapes, types and bytes) and of a header without its own digest."""
     state = hashlib.blake2b(digest_size=16)
     for name in sorted(tensors):
         state.update(f"{name} {tuple(tensors[name].shape)} {tensors[name].dtype}".encode())
         state.update(tensors[name].cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    if header is not None:
+        fields = {key: value for key, value in header.items() if key != "digest"}
+        state.update(json.dumps(fields, sort_keys=True).encode())
     return state.hexdigest()
 
 
@@ -207,96 +158,119 @@ def load(path: Path | str) -> Checkpoint:
     """Reads a checkpoint.
 
     Raises:
-        UsageError: for a file that is missing, truncated, or not a checkpoint of this library.
+        UsageError: for a file that is missing, truncated, of an earlier format, or not a checkpoint of this library.
+        OSError: for a file that cannot be opened, for example without permission; the file itself may be intact.
     """
     from safetensors import SafetensorError, safe_open
 
     path = Path(path)
-    require(path.is_file(), f"checkpoint={str(path)!r}: no such file; give a file of a run's checkpoints/ folder")
+    source = f"checkpoint={str(path)!r}"
+    require(path.is_file(), f"{source}: no such file; give a file of a run's checkpoints/ folder")
+    with open(path, "rb"):  # safetensors reports a file without read permission as missing
+        pass
     try:
         with safe_open(path, framework="pt") as file:
-            header = (file.metadata() or {}).get("scoresde")
+            text = (file.metadata() or {}).get("scoresde")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise UsageError(f"checkpoint={str(path)!r}: damaged or not a safetensors file ({error})") from error
-    foreign = UsageError(f"checkpoint={str(path)!r}: not a checkpoint of this library; its header lacks {FORMAT!r}")
+        raise UsageError(f"{source}: damaged or not a safetensors file ({error})") from error
+    foreign = UsageError(f"{source}: not a checkpoint of this library; its header lacks {FORMAT!r}")
     try:
-        description = parse_json(header or "null")
+        header = parse_json(text or "null")
     except ValueError as error:
         raise foreign from error
-    needed = {"format", "step", "digest", "model"}
-    if not isinstance(description, dict) or description.get("format") != FORMAT or not needed <= description.keys():
+    if isinstance(header, dict) and header.get("format") == EARLIER_FORMAT:
+        raise UsageError(
+            f"{source}: was written by scoresde 0.1, in an earlier format; train it again with the same command in "
+            "another --workdir, or use scoresde 0.1 for it"
+        )
+    needed = {"format", "step", "digest", "models"}
+    if not isinstance(header, dict) or header.get("format") != FORMAT or not needed <= header.keys():
         raise foreign
-    for field, kind in {"step": int, "model": dict, "data": dict, "config": dict}.items():
-        value = description.get(field, {})
-        require(isinstance(value, kind), f"checkpoint={str(path)!r}: {field}={value!r} in its header is damaged")
-    if "data" in description:
-        _check_data(description["data"], f"checkpoint={str(path)!r}")
+    for field, kind in {"step": int, "models": dict, "data": dict, "config": dict}.items():
+        value = header.get(field, {})
+        require(isinstance(value, kind), f"{source}: {field}={value!r} in its header is damaged")
     require(
-        description["digest"] == digest(tensors),
-        f"checkpoint={str(path)!r}: damaged, its checksum does not fit; use an earlier one",
+        header["digest"] == digest(tensors, header),
+        f"{source}: damaged, its checksum does not fit; use an earlier one",
     )
-    return Checkpoint(description["step"], description, tensors, path)
-
-
-def _check_data(data: Mapping[str, Any], source: str) -> None:
-    """Raises `UsageError` unless a description of data says what sampling needs."""
-    for field in ("center", "scale", "low", "high", "num_classes"):
-        value: Any = data.get(field)
-        if field == "num_classes":
-            fits = type(value) is int and value >= 0
-        else:
-            columns = value if isinstance(value, list) and value and field in ("center", "scale") else [value]
-            fits = all(type(v) in (int, float) and math.isfinite(v) and (field != "scale" or v != 0) for v in columns)
-        require(fits, f"{source}: data.{field}={value!r} in its header is damaged")
+    return Checkpoint(header["step"], header["digest"], header, tensors, path)
 
 
 def save_model(model: NetworkScoreModel, path: Path | str) -> None:
-    """Writes a model to a file, to be read by `load_model`.
+    """Writes a model to a file, to be read by `load_model`; see `save_models`."""
+    save_models({SCORE: model}, path)
 
-    Of a network of a class of your own the file holds the weights, not the class.
+
+def save_models(models: Mapping[str, NetworkScoreModel], path: Path | str) -> None:
+    """Writes models to one file, by name.
+
+    For a network whose class is not registered, the file holds the weights only, and `load_model` needs the network.
 
     Raises:
-        UsageError: for an SDE or parametrisation of your own, which a file cannot describe, or a missing folder.
+        UsageError: for a model that could not be loaded again, or a missing folder.
     """
-    require(
-        isinstance(model, NetworkScoreModel),
-        f"model of {type(model).__name__}: only a NetworkScoreModel has weights to save; save the one it is made of",
-    )
-    path, compiled = Path(path), getattr(model.network, "_orig_mod", None)  # what torch.compile wraps
-    network = model.network if compiled is None else compiled
+    path = Path(path)
+    require(len(models) > 0, "models: there are none to save")
     require(path.parent.is_dir(), f"path={str(path)!r}: its folder does not exist; make it first")
-    built_in = CLASSES.get(type(network).__name__) is type(network)
-    description = {
-        "network": describe(network) if built_in else {"name": type(network).__name__},
-        **{part: describe(getattr(model, part)) for part in ("sde", "parametrization")},
-        "shape": list(model.shape),
-    }
-    state = {name: value for name, value in model.state_dict().items() if not name.startswith("network.")}
-    state |= {f"network.{name}": value for name, value in network.state_dict().items()}
-    tensors = {f"ema.{name}": value.detach().cpu().clone() for name, value in state.items()}
-    save(path, 0, {"model": description}, tensors)
+    descriptions: dict[str, Any] = {}
+    tensors: dict[str, Tensor] = {}
+    for name, model in models.items():
+        require(bool(name) and "." not in name, f"name={name!r} of a model: need a name without dots")
+        require(
+            isinstance(model, NetworkScoreModel),
+            f"model of {type(model).__name__}: only a NetworkScoreModel has weights to save; save the one inside it",
+        )
+        descriptions[name] = describe_model(model)
+        tensors |= {f"ema.{name}.{key}": value for key, value in model_state(model).items()}
+    save(path, 0, {"models": descriptions}, tensors)
 
 
 def load_model(
-    path: Path | str, device: torch.device | str = "cpu", network: nn.Module | None = None
+    path: Path | str, device: torch.device | str = "cpu", network: nn.Module | None = None, name: str = SCORE
 ) -> NetworkScoreModel:
-    """The model in a file of `save_model`, or in a run's checkpoint (its averaged weights), ready to sample from.
+    """Loads a model from a file of `save_model`, or from a run's checkpoint (its averaged weights), to sample from.
 
     No code in the file is run.
 
     Args:
         path: the file.
-        device: where the model is to lie.
-        network: for a model whose network is of a class of your own: one of that class, which takes on the weights.
+        device: the model's device.
+        network: the network to load the weights into; needed if its class is not registered.
+        name: which of the file's models.
 
     Raises:
         UsageError: for a file that cannot be read, or a network that does not fit it.
     """
-    loaded = load(path)
-    name = (loaded.description["model"].get("network") or {}).get("name")
+    return load(path).model("ema", name, network).to(device)
+
+
+def describe_model(model: NetworkScoreModel) -> dict[str, Any]:
+    """The description of a model, without its weights.
+
+    Raises:
+        UsageError: for a part that cannot be described, or weights that belong to no part.
+    """
+    network = plain_network(model.network)
+    parts = {"network": network, "sde": model.sde, "codec": model.codec}
+    known = {f"{part}.{key}" for part, of in parts.items() if isinstance(of, nn.Module) for key in of.state_dict()}
+    extra = sorted(set(model_state(model)) - known)
     require(
-        network is not None or name in CLASSES,
-        f"network: {str(path)!r} holds the weights of {name}, which is no class of this library; give network={name}()",
+        not extra,
+        f"model: holds {extra[0] if extra else ''}, which is not a part of its network, SDE or codec; a file describes "
+        "only these, and could not be loaded",
     )
-    return loaded._fill(build_model(loaded.description["model"], network), "ema").to(device)
+    registered = is_registered(type(network))
+    return {
+        "network": describe(network) if registered else {"name": type(network).__name__, "registered": False},
+        "sde": describe(model.sde),
+        "parametrization": describe(model.parametrization),
+        "shape": list(model.shape),
+        "codec": describe(model.codec),
+    }
+
+
+def model_state(model: NetworkScoreModel) -> dict[str, Tensor]:
+    """The tensors of a model by name, without the names that `torch.compile` adds."""
+    state = {name: value for name, value in model.state_dict().items() if not name.startswith("network.")}
+    return state | {f"network.{name}": v for name, v in plain_network(model.network).state_dict().items()}

@@ -1,13 +1,16 @@
-"""The one error that stands for a user's mistake."""
+"""Errors for a user's mistake, or for a fault of the machine."""
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+import errno
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 
 class UsageError(ValueError):
-    """A mistake of the caller: names the argument, the value and the remedy, in one line.
+    """A mistake of the caller. The message names the argument, the value and the remedy, in one line.
 
     The command line prints it without a traceback and exits with status 2; in a program it is a `ValueError`.
     """
@@ -23,7 +26,7 @@ def require(condition: bool, message: str) -> None:
 
 
 def flag_error(error: Exception) -> UsageError:
-    """What absl says of a flag, in one line."""
+    """An error that absl reports about a flag, in one line."""
     return UsageError(f"{str(error).strip().splitlines()[0]}; --help shows every flag with its default")
 
 
@@ -33,3 +36,38 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return UsageError(f"unknown {kind} {name!r}: {hint}known are {', '.join(known)}")
+
+
+@contextlib.contextmanager
+def naming(path: Path | str) -> Iterator[None]:
+    """While entered, an `OSError` names this file: a full disk names none, and a temporary name means nothing."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+REMEDIES = {
+    errno.ENOSPC: "make room on the disk; the same command then goes on",
+    errno.EDQUOT: "make room within your quota; the same command then goes on",
+    errno.EFBIG: "raise the limit on file sizes (ulimit -f); the same command then goes on",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+    errno.EACCES: "ask for permission, or choose another place",
+    errno.EPERM: "ask for permission, or choose another place",
+    errno.EROFS: "the disk is read-only; choose another place",
+    errno.EISDIR: "a folder has this name; remove it, or choose another name",
+    errno.ENOTDIR: "a file stands where a folder is needed; remove it, or choose another place",
+    errno.EEXIST: "remove it, or choose another name",
+    errno.ENOENT: "check the path",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+
+
+def machine_error(error: OSError) -> UsageError:
+    """An error of the operating system, in one line: the path, the reason and the remedy."""
+    path = f"{str(error.filename)!r}: " if error.filename is not None else ""
+    reason = error.strerror or str(error) or type(error).__name__
+    remedy = REMEDIES.get(error.errno or 0, "check the disk and the path")
+    return UsageError(f"{path}{reason}; {remedy}")

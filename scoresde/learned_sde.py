@@ -1,24 +1,25 @@
 r"""An SDE whose schedule is learned (Kingma et al. 2021, arXiv:2107.00630, sections 3.2 and 5.3, appendices H and I.2).
 
-With gamma = -log_snr a variance-preserving path is
+With gamma = -log_snr, a variance-preserving path is
 
     alpha^2 = sigmoid(-gamma),  sigma^2 = sigmoid(gamma),  f = -1/2 sigmoid(gamma) gamma',  g^2 = sigmoid(gamma) gamma',
 
-and gamma(t) = gamma_min + (gamma_max - gamma_min) shape(t) with a monotone shape from 0 at t_min to 1 at t_max. Of the
-continuous-time variational bound (`scoresde.bounds`) only the two ends of gamma change the value: the shape merely says
-how often each noise level is visited by times that are drawn uniformly, and so how much the estimate of the bound
-varies. Hence two kinds of weights with two losses:
+and gamma(t) = gamma_min + (gamma_max - gamma_min) shape(t), where shape rises from 0 to 1. The value of the
+continuous-time variational bound (`scoresde.bounds`) depends on the two ends of gamma alone (section 5.1). The shape
+decides how often training visits each noise level, and so only how much the estimate of the bound varies.
 
-    the ends     minimise the bound itself, with the network;
-    the shape    minimises the variance of its estimate. The mean of the diffusion loss L_i of a sample does not depend
-                 on the shape, so this is to minimise E L_i^2, whose gradient is that of L_i times 2 L_i. It is taken
-                 in units of gamma_max - gamma_min, about twice the mean of L_i, so that it has the size of the others
-                 where all are clipped together.
+The ends and the shape therefore have different losses, and one backward pass trains both:
 
-Both come out of one backward pass: within `shape_gradient` what the shape gives at the time of each sample carries a
-hook that multiplies the gradient which arrives there by 2 L_i, and what goes on to the ends and the network is left
-as it is. (Of an SDE an objective asks alpha, sigma and g only, which cannot tell ends and shape apart. The context
-says it without another method of every SDE: those that have no shape never look at it.)
+    1. The ends minimise the bound itself, together with the network.
+    2. The shape minimises the variance of the bound's estimate. The mean of a sample's diffusion loss L_i does not
+       depend on the shape, so this is the same as minimising E L_i^2, whose gradient is 2 L_i times that of L_i.
+    3. While `shape_gradient` is entered, the shape's value and slope at each sample's time get a hook, which multiplies
+       their gradient by 2 L_i / (gamma_max - gamma_min). The mean of L_i is at most about half the width, so this
+       gradient is not larger than the others, and all are clipped together.
+    4. The gradients of the ends and the network are unchanged.
+
+An objective reads only alpha, sigma and g of an SDE, and cannot tell the ends from the shape. The context variable
+carries the losses to the hook without adding a method to every SDE.
 """
 
 from __future__ import annotations
@@ -27,25 +28,25 @@ import contextlib
 import math
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import Any, final
+from typing import final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scoresde.errors import require
-from scoresde.sde import SDE, check_times
+from scoresde.sde import SDE, set_times
 
-MAX_KNOTS = 2**16
+MAX_SEGMENTS = 2**16
 
 _losses: ContextVar[list[Tensor] | None] = ContextVar("losses", default=None)
 
 
 @contextlib.contextmanager
 def shape_gradient() -> Iterator[list[Tensor]]:
-    """While entered, shapes that are evaluated at `(B,)` times will be trained on L_i^2 / width instead of L_i.
+    """While entered, a shape evaluated at times `(B,)` is trained on L_i^2 / (gamma_max - gamma_min) instead of L_i.
 
-    Gives an empty list; append L `(B,)`, detached, before the backward pass. The width is gamma_max - gamma_min.
+    Yields an empty list. Append L `(B,)`, detached, before the backward pass.
     """
     losses: list[Tensor] = []
     token = _losses.set(losses)
@@ -57,23 +58,26 @@ def shape_gradient() -> Iterator[list[Tensor]]:
 
 @final
 class LearnedVPSDE(SDE, nn.Module):
-    """Variance preserving, gamma(t) = -log_snr(t) learned: two ends, and between them a piecewise linear shape.
+    """Variance preserving, with a learned gamma(t) = -log_snr(t): two ends, and a piecewise linear shape between them.
 
-    The shape's rises over `num_knots` equal segments of [t_min, t_max] are softmax(weights): it is monotone whatever
-    the weights, and `time` is a closed form. (Kingma et al. take a monotone network, whose inverse is not.) At first it
-    is straight. A part of the model that holds it, its weights are trained, averaged and saved with the network's.
+    The shape rises by softmax(weights) over `num_segments` equal segments of `support`. It is monotone for all weights,
+    and its inverse, `time`, has a closed form; the inverse of Kingma et al.'s monotone network has none. It starts as
+    a straight line. The SDE is a submodule of the model, so its weights are trained, averaged and saved with the
+    network's.
 
     Args:
-        gamma_min, gamma_max: -log_snr at t_min and t_max before training.
-        num_knots: segments of the shape.
-        t_min, t_max, t_end: as of every `SDE`.
+        gamma_min, gamma_max: -log_snr at the two ends of `support`, before training.
+        num_segments: number of segments of the shape.
+        support: the times at which gamma is gamma_min and gamma_max; (t_min, t_max) if None.
+        t_min, t_max, t_end: as in every `SDE`; they lie within the support.
     """
 
     def __init__(
         self,
         gamma_min: float = -13.3,  # Kingma et al. 2021, their code's configuration of CIFAR-10
         gamma_max: float = 5.0,
-        num_knots: int = 64,
+        num_segments: int = 64,
+        support: tuple[float, float] | None = None,
         t_min: float = 1e-5,
         t_max: float = 1.0,
         t_end: float = 1e-5,
@@ -83,27 +87,20 @@ class LearnedVPSDE(SDE, nn.Module):
             -math.inf < gamma_min < gamma_max < math.inf,
             f"gamma_min={gamma_min}, gamma_max={gamma_max}: need gamma_min < gamma_max, finite",
         )
-        require(1 <= num_knots <= MAX_KNOTS, f"num_knots={num_knots}: need 1 to {MAX_KNOTS}")
-        self.t_min, self.t_max, self.t_end = t_min, t_max, t_end
-        check_times(self)
-        self._whole = {"gamma_min": gamma_min, "gamma_max": gamma_max, "num_knots": num_knots}
-        self._whole |= {"t_min": t_min, "t_max": t_max, "t_end": self.t_end}
-        # all weights begin at zero: what decay they are given pulls towards the schedule of the arguments
-        self.ends = nn.Parameter(torch.zeros(2))  # added to gamma_min, and to what softplus makes the width of
-        self.weights = nn.Parameter(torch.zeros(num_knots))
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """What it was made of.
-
-        Raises:
-            UsageError: for one that `within` has cut, which no arguments give.
-        """
+        require(1 <= num_segments <= MAX_SEGMENTS, f"num_segments={num_segments}: need 1 to {MAX_SEGMENTS}")
+        set_times(self, t_min, t_max, t_end)
+        first, last = (t_min, t_max) if support is None else support
         require(
-            (self.t_min, self.t_max) == (self._whole["t_min"], self._whole["t_max"]),
-            f"sde: a part of a LearnedVPSDE, over [{self.t_min}, {self.t_max}], cannot be described; save the whole",
+            first <= t_min and t_max <= last,
+            f"support={support}: need the times from t_min={t_min} to t_max={t_max} within it",
         )
-        return dict(self._whole)
+        self.gamma_min = gamma_min
+        self.gamma_max = gamma_max
+        self.num_segments = num_segments
+        self.support = (first, last)
+        # all weights start at zero, so that weight decay pulls towards the schedule of the arguments
+        self.ends = nn.Parameter(torch.zeros(2))  # added to gamma_min, and to the inverse softplus of the width
+        self.weights = nn.Parameter(torch.zeros(num_segments))
 
     def alpha(self, t: Tensor) -> Tensor:
         return torch.exp(0.5 * F.logsigmoid(-self._gamma(t)[0]))
@@ -123,26 +120,31 @@ class LearnedVPSDE(SDE, nn.Module):
         low, width, knots, rises = (part.to(log_snr) for part in self._tables())
         share = (-log_snr - low) / width
         left = (torch.searchsorted(knots, share.detach().contiguous()) - 1).clamp(0, len(rises) - 1)
-        return self._whole["t_min"] + (left + (share - knots[left]) / rises[left]) / self._segments_a_time
+        return self.support[0] + (left + (share - knots[left]) / rises[left]) / self._segments_per_time
 
     @property
-    def _segments_a_time(self) -> float:
-        return self._whole["num_knots"] / (self._whole["t_max"] - self._whole["t_min"])
+    def _segments_per_time(self) -> float:
+        return self.num_segments / (self.support[1] - self.support[0])
 
     def _tables(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """gamma_min, gamma_max - gamma_min, the shape at the knots `(num_knots + 1,)` and its rise after each but the
-        last, float64 on the device of the weights."""
-        low, width = self._whole["gamma_min"], self._whole["gamma_max"] - self._whole["gamma_min"]
-        before = width + math.log(-math.expm1(-width))  # softplus of it is the width
-        ends, rises = self.ends.double(), self.weights.double().softmax(0)
-        return low + ends[0], F.softplus(before + ends[1]), F.pad(rises.cumsum(0), (1, 0)), rises
+        """gamma_min, gamma_max - gamma_min, the shape at its knots and its rise over each segment.
+
+        Shapes `()`, `()`, `(num_segments + 1,)`, `(num_segments,)`; float64, on the device of the weights.
+        """
+        initial_width = self.gamma_max - self.gamma_min
+        before_softplus = initial_width + math.log(-math.expm1(-initial_width))  # softplus of this is the width
+        ends = self.ends.double()
+        rises = self.weights.double().softmax(0)
+        knots = F.pad(rises.cumsum(0), (1, 0))
+        return self.gamma_min + ends[0], F.softplus(before_softplus + ends[1]), knots, rises
 
     def _gamma(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """gamma and its slope, on the device and in the type of t."""
         low, width, knots, rises = (part.to(t) for part in self._tables())
-        position = (t - self._whole["t_min"]) * self._segments_a_time
+        position = (t - self.support[0]) * self._segments_per_time
         left = position.floor().long().clamp(0, len(rises) - 1)
-        shape, slope = knots[left] + (position - left) * rises[left], self._segments_a_time * rises[left]
+        shape = knots[left] + (position - left) * rises[left]
+        slope = self._segments_per_time * rises[left]
         losses = _losses.get()
         if losses is not None and self.weights.requires_grad and torch.is_grad_enabled():
             unit = width.detach()

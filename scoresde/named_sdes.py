@@ -1,14 +1,15 @@
-"""The SDEs of the literature, as closed forms.
+"""The SDEs of the literature, in closed form.
 
 VE, VP and sub-VP: Song et al. 2021 (arXiv:2011.13456), equations 9, 11 and 12, with the kernels of equation 29 and the
-constants of appendix C. Cosine: Nichol and Dhariwal
-2021 (arXiv:2102.09672), equation 17. EDM: Karras et al. 2022 (arXiv:2206.00364), table 1. Rectified flow: Liu et al.
-2022 (arXiv:2209.03003). DDPM's chain: Ho et al. 2020 (arXiv:2006.11239), section 4.
+constants of appendix C. Cosine: Nichol and Dhariwal 2021 (arXiv:2102.09672), equation 17. EDM: Karras et al. 2022
+(arXiv:2206.00364), table 1. Rectified flow: Liu et al. 2022 (arXiv:2209.03003). DDPM's chain: Ho et al. 2020
+(arXiv:2006.11239), section 4.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, final
 
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from scoresde._stable import sqrt_one_minus_exp
 from scoresde.errors import require
-from scoresde.sde import SDE, check_times
+from scoresde.sde import SDE, set_times
 
 BELOW_ONE = math.nextafter(1, 0)  # largest t_max of a path that is singular at 1
 
@@ -63,7 +64,7 @@ class VPSDE(SDE):
 
     def __post_init__(self) -> None:
         self._beta.check()
-        check_times(self)
+        set_times(self, self.t_min, self.t_max, self.t_end)
 
     @property
     def _beta(self) -> _LinearBeta:
@@ -90,7 +91,7 @@ class VPSDE(SDE):
 class SubVPSDE(SDE):
     """Sub-VP: the drift of VP, g^2 = beta (1 - e^{-2b}); alpha = e^{-b/2}, sigma = 1 - e^{-b}.
 
-    sigma falls linearly with t near 0, not with its square root: at t_end it is 1e-4.
+    Near 0 sigma is proportional to t, not to its square root: at t_end it is 1e-4.
     """
 
     beta_min: float = 0.1
@@ -101,7 +102,7 @@ class SubVPSDE(SDE):
 
     def __post_init__(self) -> None:
         self._beta.check()
-        check_times(self)
+        set_times(self, self.t_min, self.t_max, self.t_end)
 
     @property
     def _beta(self) -> _LinearBeta:
@@ -143,7 +144,7 @@ class VESDE(SDE):
             0 < self.sigma_min < self.sigma_max < math.inf,
             f"sigma_min={self.sigma_min}, sigma_max={self.sigma_max}: need 0 < sigma_min < sigma_max, finite",
         )
-        check_times(self)
+        set_times(self, self.t_min, self.t_max, self.t_end)
 
     @property
     def _log_ratio(self) -> float:
@@ -170,7 +171,7 @@ class VESDE(SDE):
 class CosineSDE(SDE):
     """Variance preserving with alpha = cos(u) / cos(u_0), u = (t + s)/(1 + s) pi/2, u_0 = u(0).
 
-    alpha reaches 0 at t = 1, where the log-SNR is infinite, so t_max stays below it.
+    alpha is 0 at t = 1, where the log-SNR is minus infinity, so t_max stays below 1.
     """
 
     s: float = 0.008  # Nichol and Dhariwal 2021, section 3.2
@@ -180,7 +181,7 @@ class CosineSDE(SDE):
 
     def __post_init__(self) -> None:
         require(0 < self.s < 1, f"s={self.s}: need 0 < s < 1")
-        check_times(self, high=BELOW_ONE)
+        set_times(self, self.t_min, self.t_max, self.t_end, high=BELOW_ONE)
 
     @property
     def _rate(self) -> float:
@@ -208,7 +209,8 @@ class CosineSDE(SDE):
         return torch.sqrt(-2 * self.drift_coef(t))
 
     def time(self, log_snr: Tensor) -> Tensor:
-        cos_0, sin_0 = math.cos(self._u_0), math.sin(self._u_0)
+        cos_0 = math.cos(self._u_0)
+        sin_0 = math.sin(self._u_0)
         sin = torch.sqrt(sin_0**2 + cos_0**2 * torch.sigmoid(-log_snr))
         cos = cos_0 * torch.sqrt(torch.sigmoid(log_snr))
         return (torch.atan2(sin, cos) - self._u_0) / self._rate
@@ -224,7 +226,7 @@ class EDMSDE(SDE):
     t_end: float = 0.002
 
     def __post_init__(self) -> None:
-        check_times(self)
+        set_times(self, self.t_min, self.t_max, self.t_end)
 
     def alpha(self, t: Tensor) -> Tensor:
         return torch.ones_like(t)
@@ -252,7 +254,7 @@ class RectifiedFlowSDE(SDE):
     t_end: float = 1e-3
 
     def __post_init__(self) -> None:
-        check_times(self, high=BELOW_ONE)
+        set_times(self, self.t_min, self.t_max, self.t_end, high=BELOW_ONE)
 
     def alpha(self, t: Tensor) -> Tensor:
         return 1 - t
@@ -270,58 +272,100 @@ class RectifiedFlowSDE(SDE):
         return torch.sigmoid(-0.5 * log_snr)
 
 
-@final
-@dataclass(frozen=True)
-class DiscreteVPSDE(SDE):
-    """DDPM's chain of `num_levels` betas as a VP SDE: level i is the time i / num_levels.
+class _Chain:
+    """The integral b of beta at the levels 0 .. N of a chain, and its rise after each level but the last.
 
-    alpha^2 at level i is the product of (1 - beta_j), j <= i, exactly. Between two levels beta(t) is constant, so the
-    integral b(t) is the straight line between its values -sum log(1 - beta_j): every sampler may step anywhere.
+    The rises are computed in float64: the difference of two float32 values of b would lose digits.
     """
 
-    beta_start: float = 1e-4  # Ho et al. 2020, section 4
-    beta_end: float = 0.02
-    num_levels: int = 1000
-    t_min: float = math.nan  # not a number: 1 / num_levels
-    t_max: float = 1.0
-    t_end: float = math.nan  # likewise
-    _tables: dict[tuple[torch.device, torch.dtype], Tensor] = field(
-        default_factory=dict, init=False, repr=False, compare=False
-    )
+    def __init__(self, betas: Tensor) -> None:
+        self.betas = betas
+        rises = -torch.log1p(-betas)
+        self._table = torch.stack([F.pad(rises.cumsum(0), (1, 0)), F.pad(rises, (0, 1))])
+        self._copies: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
-    def __post_init__(self) -> None:
-        require(
-            0 < self.beta_start <= self.beta_end < 1,
-            f"beta_start={self.beta_start}, beta_end={self.beta_end}: need 0 < beta_start <= beta_end < 1",
-        )
-        require(self.num_levels >= 2, f"num_levels={self.num_levels}: need at least 2")
-        for name in ("t_min", "t_end"):
-            if math.isnan(getattr(self, name)):
-                object.__setattr__(self, name, 1 / self.num_levels)
-        check_times(self, high=1.0)
+    def like(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """b and its rises, `(N + 1,)` each, on the device and in the type of `x`; each copy is made once."""
+        key = (x.device, x.dtype)
+        if key not in self._copies:
+            self._copies[key] = self._table.to(device=x.device, dtype=x.dtype)
+        knots, rises = self._copies[key]
+        return knots, rises
 
-    def betas(self) -> Tensor:
-        """The chain's variances beta_1 .. beta_N, float64, shape `(num_levels,)`."""
-        return torch.linspace(self.beta_start, self.beta_end, self.num_levels, dtype=torch.float64)
 
-    def _integrals(self, like: Tensor) -> Tensor:
-        """b at the levels 0 .. N and its rise after each, `(2, N + 1)`, on the device and in the type of `like`.
+@final
+@dataclass(frozen=True, init=False)
+class DiscreteVPSDE(SDE):
+    """DDPM's chain of N betas as a VP SDE: level i is the time i / N.
 
-        Made once for each, and the rises in float64: the difference of two float32 values of b would lose digits.
-        """
-        key = (like.device, like.dtype)
-        if key not in self._tables:
-            rises = -torch.log1p(-self.betas())
-            table = torch.stack([F.pad(rises.cumsum(0), (1, 0)), F.pad(rises, (0, 1))])
-            self._tables[key] = table.to(device=like.device, dtype=like.dtype)
-        return self._tables[key]
+    alpha^2 at level i is exactly the product of (1 - beta_j), j <= i. Between two levels beta(t) is constant, so b(t)
+    is linear between its values -sum log(1 - beta_j), and a sampler can step to any time.
+
+    Args:
+        beta_start, beta_end, num_levels: of a chain whose betas are evenly spaced.
+        betas: all variances beta_1 .. beta_N of any other chain; the three above then follow from them.
+        t_min, t_max, t_end: as in every `SDE`; t_min and t_end are 1 / N if None.
+
+    Example:
+        DiscreteVPSDE(betas=torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)  # Rombach et al. 2022, their code
+    """
+
+    beta_start: float
+    beta_end: float
+    num_levels: int
+    betas: tuple[float, ...] = field(repr=False)
+    t_min: float
+    t_max: float
+    t_end: float
+    _chain: _Chain = field(repr=False, compare=False)
+
+    def __init__(
+        self,
+        beta_start: float = 1e-4,  # Ho et al. 2020, section 4
+        beta_end: float = 0.02,
+        num_levels: int = 1000,
+        betas: Sequence[float] | Tensor = (),
+        t_min: float | None = None,
+        t_max: float = 1.0,
+        t_end: float | None = None,
+    ) -> None:
+        if len(betas):
+            chain = torch.as_tensor(betas, dtype=torch.float64)
+            require(chain.ndim == 1, f"betas of shape {tuple(chain.shape)}: need (num_levels,)")
+            beta_start = chain[0].item()
+            beta_end = chain[-1].item()
+            num_levels = len(chain)
+        else:
+            require(
+                0 < beta_start <= beta_end < 1,
+                f"beta_start={beta_start}, beta_end={beta_end}: need 0 < beta_start <= beta_end < 1",
+            )
+            require(num_levels >= 2, f"num_levels={num_levels}: need at least 2")
+            chain = torch.linspace(beta_start, beta_end, num_levels, dtype=torch.float64)
+        require(num_levels >= 2, f"betas of length {num_levels}: need at least 2")
+        require(bool(((chain > 0) & (chain < 1)).all()), "betas: all must lie between 0 and 1")
+        values = {
+            "beta_start": beta_start,
+            "beta_end": beta_end,
+            "num_levels": num_levels,
+            "betas": tuple(chain.tolist()) if len(betas) else (),
+            "_chain": _Chain(chain),
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+        first = 1 / num_levels
+        set_times(self, first if t_min is None else t_min, t_max, first if t_end is None else t_end, high=1.0)
+
+    def variances(self) -> Tensor:
+        """beta_1 .. beta_N, float64, `(num_levels,)`."""
+        return self._chain.betas.clone()
 
     def _segment(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Left knot, its offset in [0, 1] and the rise of b over the segment that holds t."""
+        """b at the left knot, the offset from it in [0, 1], and the rise of b over the segment that holds t."""
         position = t * self.num_levels
         slack = 4 * torch.finfo(t.dtype).eps * self.num_levels  # a level's time ends the segment below it
         left = (position - slack).ceil().long().sub(1).clamp(0, self.num_levels - 1)
-        knots, rises = self._integrals(t)
+        knots, rises = self._chain.like(t)
         return knots[left], position - left, rises[left]
 
     def _integral(self, t: Tensor) -> Tensor:
@@ -342,6 +386,6 @@ class DiscreteVPSDE(SDE):
 
     def time(self, log_snr: Tensor) -> Tensor:
         integral = -F.logsigmoid(log_snr)
-        knots, rises = self._integrals(integral)
+        knots, rises = self._chain.like(integral)
         left = (torch.searchsorted(knots, integral) - 1).clamp(0, self.num_levels - 1)
         return (left + (integral - knots[left]) / rises[left]) / self.num_levels

@@ -1,21 +1,22 @@
 r"""Training: which times, which weight, which target.
 
-For x_t = alpha x_0 + sigma eps the mean of |D(x_t, t) - x_0|^2 is least at D = E[x_0 | x_t], and the score follows.
+For x_t = alpha x_0 + sigma eps the mean of |D(x_t, t) - x_0|^2 is smallest at D = E[x_0 | x_t], and the score follows.
 Every denoising objective of the field is
 
     L = E_t E_{x_0, eps} w(t) |D(x_t, t) - x_0|^2 / dim,
 
 and they differ in the distribution of t and in w alone. The loss is computed in the network's own units,
 w c_out^2 |F - F*|^2, where nothing cancels at small noise. Whatever the positive weight, the best D is the same; the
-weight decides where a network of limited capacity and time is accurate.
+weight decides where a network of limited capacity and training time is accurate.
 
     weighting              w(t)                       in other words
     NoiseWeighting         (alpha / sigma)^2          |eps_hat - eps|^2: Ho et al. 2020, L_simple; Song et al. 2021,
                                                       lambda = sigma^2
     DenoisedWeighting      1                          |D - x_0|^2
     VelocityWeighting      1 + (alpha / sigma)^2      |v_hat - v|^2 on a variance-preserving path (Salimans and Ho 2022)
-    EDMWeighting           (r^2 + sd^2) / (r sd)^2    unit weight of F, r = sigma / alpha (Karras et al. 2022, table 1)
-    MinSNRWeighting        min((alpha/sigma)^2, 5)    |x_0| error where noise is large, |eps| error elsewhere, capped
+    EDMWeighting           (r^2 + s^2) / (r s)^2      unit weight of F, r = sigma / alpha, s = sigma_data (Karras et
+                                                      al. 2022, table 1)
+    MinSNRWeighting        min((alpha/sigma)^2, 5)    |eps_hat - eps|^2 at large noise, 5 |D - x_0|^2 at small noise
                                                       (Hang et al. 2023, section 3.4)
     LikelihoodWeighting    g^2 alpha^2 / sigma^4      g^2 |score - grad log p(x_t | x_0)|^2: with times uniform, an
                                                       upper bound on the negative log-likelihood up to a constant
@@ -25,10 +26,10 @@ weight decides where a network of limited capacity and time is accurate.
                                                       sigma = t it is 1 / t^2, and u = eps - x_0: rectified flow
                                                       (Liu et al. 2023, equation 1; Lipman et al. 2023, equation 9)
 
-The last one: u_hat puts D for x_0 and (x_t - alpha D) / sigma for eps, so that u_hat - u is
+In the last one u_hat has D for x_0 and (x_t - alpha D) / sigma for eps, so u_hat - u is
 (alpha' - sigma' alpha / sigma) (D - x_0). There f cancels: alpha' = f alpha, and sigma' = f sigma + g^2 / (2 sigma).
 
-`VariationalObjective` is the same error with the weight and the constants that make its mean a bound of -log p(x_0).
+`VariationalObjective` is the same error with the weight and the constants that make its mean a bound on -log p(x_0).
 
 SMLD's discrete loss (Song and Ermon 2019, equation 6, with lambda = sigma^2) is LadderTimes under the VE SDE with
 NoiseWeighting, and DDPM's L_simple is DiscreteTimes under a DDPM chain with it.
@@ -36,37 +37,41 @@ NoiseWeighting, and DDPM's L_simple is DiscreteTimes under a DDPM chain with it.
 
 from __future__ import annotations
 
-import math
+import contextlib
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import final
+from typing import NamedTuple, final
 
 import torch
 from torch import Tensor
 
 from scoresde.bounds import prior_cost, reconstruction_cost
+from scoresde.condition import Condition
 from scoresde.errors import require
 from scoresde.learned_sde import shape_gradient
-from scoresde.score_model import NetworkScoreModel
+from scoresde.models.network import NetworkScoreModel
+from scoresde.noise import BatchNoise
+from scoresde.score_model import ScoreModel
 from scoresde.sde import SDE, Level
 
 
-def _stratified(batch_size: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
-    """Uniform numbers in [0, 1), one in each of `batch_size` equal cells, the cells in random order.
+class Batch(NamedTuple):
+    """The data of a training step: raw samples `(B, *raw_shape)`, and their conditions."""
 
-    Each is uniform on its own; together they cover the interval evenly, so that the loss of a batch varies less
-    (the idea of Kingma et al. 2021, appendix I.1, with a fresh offset in every cell).
-    """
-    cell = torch.randperm(batch_size, device=device, generator=generator)
-    return (cell + torch.rand(batch_size, device=device, generator=generator)) / batch_size
+    raw: Tensor
+    cond: Condition = None
+
+
+Averaged = Callable[[], contextlib.AbstractContextManager[None]]
 
 
 class TrainingTimes(ABC):
     """A distribution of training times."""
 
     @abstractmethod
-    def sample(self, sde: SDE, batch_size: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
-        """`(batch_size,)` times in [sde.t_min, sde.t_max], float32."""
+    def at(self, sde: SDE, u: Tensor) -> Tensor:
+        """The times in [sde.t_min, sde.t_max] of numbers u `(B,)` that are uniform on (0, 1)."""
 
 
 @final
@@ -74,8 +79,7 @@ class TrainingTimes(ABC):
 class UniformTimes(TrainingTimes):
     """Uniform on [t_min, t_max] (Song et al. 2021, equation 7)."""
 
-    def sample(self, sde: SDE, batch_size: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
-        u = _stratified(batch_size, device, generator)
+    def at(self, sde: SDE, u: Tensor) -> Tensor:
         return (sde.t_min + (sde.t_max - sde.t_min) * u).clamp(sde.t_min, sde.t_max)
 
 
@@ -89,8 +93,8 @@ class DiscreteTimes(TrainingTimes):
     def __post_init__(self) -> None:
         require(self.num_levels >= 1, f"num_levels={self.num_levels}: need at least 1")
 
-    def sample(self, sde: SDE, batch_size: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
-        level = (_stratified(batch_size, device, generator) * self.num_levels).floor() + 1
+    def at(self, sde: SDE, u: Tensor) -> Tensor:
+        level = (u * self.num_levels).floor().clamp(max=self.num_levels - 1) + 1
         return (sde.t_max * level / self.num_levels).clamp(sde.t_min, sde.t_max)
 
 
@@ -108,9 +112,9 @@ class LadderTimes(TrainingTimes):
     def __post_init__(self) -> None:
         require(self.num_levels >= 2, f"num_levels={self.num_levels}: need at least 2")
 
-    def sample(self, sde: SDE, batch_size: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
-        rung = (_stratified(batch_size, device, generator) * self.num_levels).floor()
-        share = rung.clamp(max=self.num_levels - 1) / (self.num_levels - 1)
+    def at(self, sde: SDE, u: Tensor) -> Tensor:
+        rung = (u * self.num_levels).floor().clamp(max=self.num_levels - 1)
+        share = rung / (self.num_levels - 1)
         return (sde.t_min + (sde.t_max - sde.t_min) * share).clamp(sde.t_min, sde.t_max)
 
 
@@ -125,18 +129,17 @@ class LogNormalNoiseLevels(TrainingTimes):
     def __post_init__(self) -> None:
         require(self.std > 0, f"std={self.std}: must be positive")
 
-    def sample(self, sde: SDE, batch_size: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
-        u = _stratified(batch_size, device, generator).clamp(1e-6, 1 - 1e-6)
-        log_noise_level = self.mean + self.std * torch.special.ndtri(u)
+    def at(self, sde: SDE, u: Tensor) -> Tensor:
+        log_noise_level = self.mean + self.std * torch.special.ndtri(u.clamp(1e-6, 1 - 1e-6))
         return sde.time(-2 * log_noise_level).clamp(sde.t_min, sde.t_max)
 
 
 class Weighting(ABC):
-    """w of |D - x_0|^2."""
+    """The weight w(t) of |D - x_0|^2."""
 
     @abstractmethod
-    def __call__(self, sde: SDE, level: Level) -> Tensor:
-        """The weight at each time of a level of an SDE."""
+    def __call__(self, model: ScoreModel, level: Level) -> Tensor:
+        """The weight at each time of a level of the model's SDE."""
 
 
 @final
@@ -144,7 +147,7 @@ class Weighting(ABC):
 class NoiseWeighting(Weighting):
     """(alpha / sigma)^2."""
 
-    def __call__(self, sde: SDE, level: Level) -> Tensor:
+    def __call__(self, model: ScoreModel, level: Level) -> Tensor:
         return (level.alpha / level.sigma) ** 2
 
 
@@ -153,7 +156,7 @@ class NoiseWeighting(Weighting):
 class DenoisedWeighting(Weighting):
     """1."""
 
-    def __call__(self, sde: SDE, level: Level) -> Tensor:
+    def __call__(self, model: ScoreModel, level: Level) -> Tensor:
         return torch.ones_like(level.alpha)
 
 
@@ -162,22 +165,17 @@ class DenoisedWeighting(Weighting):
 class VelocityWeighting(Weighting):
     """1 + (alpha / sigma)^2."""
 
-    def __call__(self, sde: SDE, level: Level) -> Tensor:
+    def __call__(self, model: ScoreModel, level: Level) -> Tensor:
         return 1 + (level.alpha / level.sigma) ** 2
 
 
 @final
 @dataclass(frozen=True)
 class EDMWeighting(Weighting):
-    """1 / sigma_data^2 + (alpha / sigma)^2."""
+    """1 / sigma_data^2 + (alpha / sigma)^2, with the model's sigma_data."""
 
-    sigma_data: float = 0.5
-
-    def __post_init__(self) -> None:
-        require(0 < self.sigma_data < math.inf, f"sigma_data={self.sigma_data}: must be positive and finite")
-
-    def __call__(self, sde: SDE, level: Level) -> Tensor:
-        return 1 / self.sigma_data**2 + (level.alpha / level.sigma) ** 2
+    def __call__(self, model: ScoreModel, level: Level) -> Tensor:
+        return 1 / model.sigma_data**2 + (level.alpha / level.sigma) ** 2
 
 
 @final
@@ -190,7 +188,7 @@ class MinSNRWeighting(Weighting):
     def __post_init__(self) -> None:
         require(self.gamma > 0, f"gamma={self.gamma}: must be positive")
 
-    def __call__(self, sde: SDE, level: Level) -> Tensor:
+    def __call__(self, model: ScoreModel, level: Level) -> Tensor:
         return ((level.alpha / level.sigma) ** 2).clamp(max=self.gamma)
 
 
@@ -199,8 +197,8 @@ class MinSNRWeighting(Weighting):
 class LikelihoodWeighting(Weighting):
     """g^2 alpha^2 / sigma^4."""
 
-    def __call__(self, sde: SDE, level: Level) -> Tensor:
-        return (sde.diffusion(level.t) / level.sigma * (level.alpha / level.sigma)) ** 2
+    def __call__(self, model: ScoreModel, level: Level) -> Tensor:
+        return (model.sde.diffusion(level.t) / level.sigma * (level.alpha / level.sigma)) ** 2
 
 
 @final
@@ -208,69 +206,92 @@ class LikelihoodWeighting(Weighting):
 class FlowWeighting(Weighting):
     """(g^2 alpha / (2 sigma^2))^2."""
 
-    def __call__(self, sde: SDE, level: Level) -> Tensor:
-        return (0.5 * (sde.diffusion(level.t) / level.sigma) ** 2 * level.alpha) ** 2
+    def __call__(self, model: ScoreModel, level: Level) -> Tensor:
+        return (0.5 * (model.sde.diffusion(level.t) / level.sigma) ** 2 * level.alpha) ** 2
 
 
 class Objective(ABC):
-    """What a step of training minimises. Calling it returns one loss a sample, `(B,)`; average it for a step."""
+    """The quantity that training minimises. Calling it returns one loss a sample, `(B,)`; average it for a step."""
 
     @abstractmethod
-    def draw(
-        self, sde: SDE, shape: tuple[int, ...], device: torch.device, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Times `(B,)` and noise `(B, *)` for a batch of `shape`, float32."""
+    def draw(self, model: NetworkScoreModel, batch: Batch, noise: BatchNoise) -> Mapping[str, Tensor]:
+        """The random numbers that the loss of a batch depends on, by name, one entry a sample in each: `(B, ...)`."""
 
     @abstractmethod
-    def at(self, model: NetworkScoreModel, x_0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None = None) -> Tensor:
-        """The loss of each sample at given t `(B,)` and eps `(B, *shape)`."""
-
-    @final
-    def __call__(
+    def at(
         self,
         model: NetworkScoreModel,
-        x_0: Tensor,
-        cond: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        batch: Batch,
+        draws: Mapping[str, Tensor],
+        averaged: Averaged = contextlib.nullcontext,
     ) -> Tensor:
-        """Draws t and eps and returns the loss of each sample.
+        """The loss of each sample, `(B,)`.
 
         Args:
             model: the model in training.
-            x_0: clean data in the model's units, `(B, *shape)`.
-            cond: labels of the batch, or None.
-            generator: source of t and eps, on the device of x_0; the global one if None.
+            batch: raw data and conditions.
+            draws: what `draw` gave for them.
+            averaged: a context that gives the model its averaged weights, for targets that an objective computes
+                without gradients before it evaluates the model itself. It changes nothing outside of training.
         """
-        t, eps = self.draw(model.sde, tuple(x_0.shape), x_0.device, generator)
-        return self.at(model, x_0, t.to(x_0.dtype), eps.to(x_0.dtype), cond)
+
+    @final
+    def __call__(
+        self, model: NetworkScoreModel, raw: Tensor, cond: Condition = None, noise: BatchNoise | None = None
+    ) -> Tensor:
+        """Draws what is random and returns the loss of each sample.
+
+        Args:
+            model: the model in training.
+            raw: data `(B, *raw_shape)`; in the model's units for a model without a codec.
+            cond: conditions of the batch, or None.
+            noise: source of random numbers; keyed by torch's global random state if None.
+        """
+        noise = BatchNoise.fresh(len(raw), raw.device) if noise is None else noise
+        batch = Batch(raw, cond)
+        return self.at(model, batch, self.draw(model, batch, noise))
+
+
+def times_and_noise(
+    times: TrainingTimes, model: NetworkScoreModel, batch: Batch, noise: BatchNoise
+) -> Mapping[str, Tensor]:
+    """A time "t" `(B,)` and a noise "eps" `(B, *shape)` for each sample."""
+    return {
+        "t": times.at(model.sde, noise.stratified("times")).to(model.dtype),
+        "eps": noise.normal("eps", model.shape, model.dtype),
+    }
 
 
 @final
 @dataclass(frozen=True)
 class DenoisingObjective(Objective):
-    """Denoising score matching: times, weight, and the network's own target. A learned path is taken as it is."""
+    """Denoising score matching: times, weight, and the network's own target. A learned path is not trained."""
 
     times: TrainingTimes = field(default_factory=UniformTimes)
     weighting: Weighting = field(default_factory=NoiseWeighting)
 
-    def draw(
-        self, sde: SDE, shape: tuple[int, ...], device: torch.device, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
-        t = self.times.sample(sde, shape[0], device, generator)
-        return t, torch.randn(shape, device=device, generator=generator)
+    def draw(self, model: NetworkScoreModel, batch: Batch, noise: BatchNoise) -> Mapping[str, Tensor]:
+        return times_and_noise(self.times, model, batch, noise)
 
-    def at(self, model: NetworkScoreModel, x_0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None = None) -> Tensor:
-        """The loss of each sample at given t `(B,)` and eps `(B, *shape)`: w(t) |D - x_0|^2 / dim."""
-        with torch.no_grad():  # a path with weights would lower this loss by going where it is low
-            level = model.sde.level(t)
-            weight = self.weighting(model.sde, level) * model.parametrization.c_out(level) ** 2
-        return weight * _squared_error(model, x_0, level, eps, cond)
+    def at(
+        self,
+        model: NetworkScoreModel,
+        batch: Batch,
+        draws: Mapping[str, Tensor],
+        averaged: Averaged = contextlib.nullcontext,
+    ) -> Tensor:
+        """w(t) |D - x_0|^2 / dim of each sample."""
+        x_0 = model.codec.encode(batch.raw, model.dtype)
+        with torch.no_grad():  # a learned path would lower this loss by moving to levels where it is low
+            level = model.sde.level(draws["t"])
+            weight = self.weighting(model, level) * model.parametrization.c_out(level) ** 2
+        return weight * squared_error(model, x_0, level, draws["eps"], batch.cond)
 
 
 @final
 @dataclass(frozen=True)
 class VariationalObjective(Objective):
-    """An upper bound of -log p(x_0) / dim in nats, at one uniform time a sample (`scoresde.bounds`).
+    """An upper bound on -log p(x_0) / dim in nats, estimated at one uniform time a sample (`scoresde.bounds`).
 
     Prior and reconstruction at the ends, and gamma = -log_snr between them,
 
@@ -282,27 +303,35 @@ class VariationalObjective(Objective):
     `LearnedVPSDE` are trained with it, and its shape so that the third varies least.
     """
 
-    def draw(
-        self, sde: SDE, shape: tuple[int, ...], device: torch.device, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
-        t = UniformTimes().sample(sde, shape[0], device, generator)
-        return t, torch.randn(shape, device=device, generator=generator)
+    def draw(self, model: NetworkScoreModel, batch: Batch, noise: BatchNoise) -> Mapping[str, Tensor]:
+        return times_and_noise(UniformTimes(), model, batch, noise)
 
-    def at(self, model: NetworkScoreModel, x_0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None = None) -> Tensor:
-        """The bound for each sample, in nats a dimension, at given t `(B,)` and eps `(B, *shape)`."""
-        sde, dim = model.sde, x_0[0].numel()
+    def at(
+        self,
+        model: NetworkScoreModel,
+        batch: Batch,
+        draws: Mapping[str, Tensor],
+        averaged: Averaged = contextlib.nullcontext,
+    ) -> Tensor:
+        """The bound for each sample, in nats a dimension."""
+        x_0 = model.codec.encode(batch.raw, model.dtype)
+        t = draws["t"]
+        sde = model.sde
+        dim = x_0[0].numel()
         with shape_gradient() as losses:  # see `scoresde.learned_sde`
             level = sde.level(t)
             slope = (sde.diffusion(t) / level.sigma) ** 2
         weight = slope * (model.parametrization.c_out(level) / level.noise_level) ** 2
-        diffusion = 0.5 * (sde.t_max - sde.t_min) * weight * _squared_error(model, x_0, level, eps, cond)
+        error = squared_error(model, x_0, level, draws["eps"], batch.cond)
+        diffusion = 0.5 * (sde.t_max - sde.t_min) * weight * error
         losses.append(diffusion.detach())
-        first, last = (sde.level(torch.full_like(t[0], end)) for end in (sde.t_min, sde.t_max))
+        first = sde.level(torch.full_like(t[0], sde.t_min))
+        last = sde.level(torch.full_like(t[0], sde.t_max))
         return (prior_cost(x_0, last) + reconstruction_cost(dim, first)) / dim + diffusion
 
 
-def _squared_error(model: NetworkScoreModel, x_0: Tensor, level: Level, eps: Tensor, cond: Tensor | None) -> Tensor:
-    """|F - F*|^2 / dim of each sample `(B,)` at a level `(B,)`."""
+def squared_error(model: NetworkScoreModel, x_0: Tensor, level: Level, eps: Tensor, cond: Condition) -> Tensor:
+    """|F - F*|^2 / dim of each sample `(B,)` at a level `(B,)`, F* the value of F at which D = x_0."""
     wide = level.match_rank(x_0)
     x_t = wide.alpha * x_0 + wide.sigma * eps
     error = model.output(x_t, level, cond) - model.parametrization.target(wide, x_0, eps)

@@ -1,16 +1,17 @@
-r"""What a network emits, and how a denoiser is made of it.
+r"""A network's input and output, and the denoiser made from them.
 
-A network F sees a rescaled input and a label of the noise, and its output is mixed with x_t into a denoiser,
+A network F is given a rescaled input and a label of the noise. Its output is mixed with x_t into a denoiser,
 
-    D(x_t, t) = c_skip x_t + c_out F(c_in x_t, c_noise),
+    D(x_t, t) = c_skip x_t + c_out F(c_in x_t, c_noise).
 
-which covers every habit of the field: predicting the noise, the clean data, the score, the velocity of Salimans and
-Ho, or Karras et al.'s mixture of them. Training regresses F on the value that makes D = x_0, which each class states
-directly (as a combination of x_0 and eps, so that nothing cancels at small noise).
+`Parametrization` is the output side, c_skip and c_out. It covers the usual choices: predicting the noise, the clean
+data, the score, the velocity of Salimans and Ho, or Karras et al.'s mixture of them. Training regresses F on the value
+that makes D = x_0. Each class states it directly as a combination of x_0 and eps, so that nothing cancels at small
+noise.
 
-The input scale and the noise label are the same for all: c_in brings x_t to unit variance, and
-c_noise = log(sigma / alpha) / 4 (Karras et al. 2022, table 1) depends on the signal-to-noise ratio alone. So a network
-means the same thing under every SDE.
+`Input` is the input side, c_in and c_noise. With the default, `UnitVarianceInput`, c_in x_t and c_noise depend on the
+signal-to-noise ratio alone, so a network means the same under every SDE. The other inputs are those of published
+networks.
 """
 
 from __future__ import annotations
@@ -26,14 +27,76 @@ from scoresde.errors import require
 from scoresde.sde import Level
 
 
+class Input(ABC):
+    """A network's view of x_t and of the noise. All methods take a `Level` whose parts broadcast against x."""
+
+    @abstractmethod
+    def c_in(self, level: Level, sigma_data: float) -> Tensor:
+        """Factor of x_t in the network's input."""
+
+    @abstractmethod
+    def c_noise(self, level: Level) -> Tensor:
+        """Label of the noise."""
+
+
+@final
+@dataclass(frozen=True)
+class UnitVarianceInput(Input):
+    """c_in = 1 / std(x_t), c_noise = log(sigma / alpha) / 4 (Karras et al. 2022, table 1, for any alpha)."""
+
+    def c_in(self, level: Level, sigma_data: float) -> Tensor:
+        return torch.rsqrt((level.alpha * sigma_data) ** 2 + level.sigma**2)
+
+    def c_noise(self, level: Level) -> Tensor:
+        return -0.125 * level.log_snr
+
+
+@final
+@dataclass(frozen=True)
+class TimeInput(Input):
+    """c_in = 1, c_noise = scale t + offset.
+
+    Song et al. 2021's VP networks take scale 999. On a DDPM chain of N levels, whose level i is the time i / N, the
+    index 0 .. N - 1 of published networks is N t - 1: scale N, offset -1.
+    """
+
+    scale: float = 999.0
+    offset: float = 0.0
+
+    def c_in(self, level: Level, sigma_data: float) -> Tensor:
+        return torch.ones_like(level.t)
+
+    def c_noise(self, level: Level) -> Tensor:
+        return self.scale * level.t + self.offset
+
+
+@final
+@dataclass(frozen=True)
+class LogSigmaInput(Input):
+    """c_in = 1, c_noise = log sigma: Song et al. 2021's VE networks."""
+
+    def c_in(self, level: Level, sigma_data: float) -> Tensor:
+        return torch.ones_like(level.sigma)
+
+    def c_noise(self, level: Level) -> Tensor:
+        return torch.log(level.sigma)
+
+
+@dataclass(frozen=True)
 class Parametrization(ABC):
-    """How D is made of F. All methods take a `Level` whose parts broadcast against x.
+    """The map from F to D. All methods take a `Level` whose parts broadcast against x.
 
     Attributes:
         sigma_data: standard deviation of the data over all entries, in the model's units.
+        input: the input of F.
     """
 
-    sigma_data: float
+    sigma_data: float = 1.0
+    input: Input = UnitVarianceInput()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sigma_data", float(self.sigma_data))  # x.std() is a tensor
+        require(self.sigma_data > 0, f"sigma_data={self.sigma_data}: must be positive; use the std of the data")
 
     @abstractmethod
     def c_skip(self, level: Level) -> Tensor:
@@ -49,29 +112,19 @@ class Parametrization(ABC):
 
     @final
     def c_in(self, level: Level) -> Tensor:
-        """1 / std(x_t)."""
-        return torch.rsqrt((level.alpha * self.sigma_data) ** 2 + level.sigma**2)
+        """Factor of x_t in F's input."""
+        return self.input.c_in(level, self.sigma_data)
 
     @final
     def c_noise(self, level: Level) -> Tensor:
-        """log(sigma / alpha) / 4."""
-        return -0.125 * level.log_snr
-
-    @final
-    def _check(self) -> None:
-        object.__setattr__(self, "sigma_data", float(self.sigma_data))  # x.std() is a tensor
-        require(self.sigma_data > 0, f"sigma_data={self.sigma_data}: must be positive; use the data's own deviation")
+        """Label of the noise in F's input."""
+        return self.input.c_noise(level)
 
 
 @final
 @dataclass(frozen=True)
 class NoiseParametrization(Parametrization):
     """F estimates eps: D = (x_t - sigma F) / alpha (Ho et al. 2020, equation 15)."""
-
-    sigma_data: float = 1.0
-
-    def __post_init__(self) -> None:
-        self._check()
 
     def c_skip(self, level: Level) -> Tensor:
         return 1 / level.alpha
@@ -88,11 +141,6 @@ class NoiseParametrization(Parametrization):
 class DenoisedParametrization(Parametrization):
     """F estimates x_0: D = F."""
 
-    sigma_data: float = 1.0
-
-    def __post_init__(self) -> None:
-        self._check()
-
     def c_skip(self, level: Level) -> Tensor:
         return torch.zeros_like(level.alpha)
 
@@ -107,11 +155,6 @@ class DenoisedParametrization(Parametrization):
 @dataclass(frozen=True)
 class ScoreParametrization(Parametrization):
     """F estimates the score itself: D = (x_t + sigma^2 F) / alpha (Tweedie's formula)."""
-
-    sigma_data: float = 1.0
-
-    def __post_init__(self) -> None:
-        self._check()
 
     def c_skip(self, level: Level) -> Tensor:
         return 1 / level.alpha
@@ -128,11 +171,6 @@ class ScoreParametrization(Parametrization):
 class VelocityParametrization(Parametrization):
     """F estimates v = alpha eps - sigma x_0 (Salimans and Ho 2022): D = (alpha x_t - sigma F) / (alpha^2 + sigma^2)."""
 
-    sigma_data: float = 1.0
-
-    def __post_init__(self) -> None:
-        self._check()
-
     def c_skip(self, level: Level) -> Tensor:
         return level.alpha / (level.alpha**2 + level.sigma**2)
 
@@ -146,15 +184,12 @@ class VelocityParametrization(Parametrization):
 @final
 @dataclass(frozen=True)
 class EDMParametrization(Parametrization):
-    """Karras et al. 2022, table 1, for any alpha: unit variance of F's input and target at every noise level.
+    """Karras et al. 2022, table 1, for any alpha: F's target has unit variance at every noise level.
 
-    In u = x_t / alpha with r = sigma / alpha: D = sd^2/(r^2 + sd^2) u + r sd / sqrt(r^2 + sd^2) F.
+    In u = x_t / alpha with r = sigma / alpha and s = sigma_data: D = s^2/(r^2 + s^2) u + r s / sqrt(r^2 + s^2) F.
     """
 
-    sigma_data: float = 0.5
-
-    def __post_init__(self) -> None:
-        self._check()
+    sigma_data: float = 0.5  # Karras et al. 2022, table 1, for images in [-1, 1]
 
     def c_skip(self, level: Level) -> Tensor:
         return self.sigma_data**2 / (level.noise_level**2 + self.sigma_data**2) / level.alpha

@@ -4,7 +4,7 @@ Every forward process of the library is
 
     dx = f(t) x dt + g(t) dw,        x(0) ~ p_data,
 
-with scalar f and g. It is linear, so what it makes of a data point is Gaussian at every time,
+with scalar f and g. It is linear, so a data point becomes a Gaussian at every time,
 
     x_t | x_0 ~ N(alpha(t) x_0, sigma(t)^2 I),
 
@@ -20,7 +20,7 @@ one can be sampled under another.
 Times lie in [t_min, t_max], where everything is finite; t = 0 stands for clean data (alpha 1, sigma 0) and appears
 only as the last entry of a sampling grid.
 
-This module holds the concept and the path of a user's own; `scoresde.named_sdes` the ones of the literature.
+This module holds the concept and user-defined paths; `scoresde.named_sdes` holds the SDEs of the literature.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, final
+from typing import final
 
 import torch
 from torch import Tensor
@@ -40,8 +40,15 @@ from scoresde._stable import invert_decreasing, sqrt_one_minus_exp
 from scoresde.errors import require
 
 
-class Level(NamedTuple):
-    """A time with its signal and noise scales: three tensors of one shape, `()` or `(B,)` (or `(n,)` along a grid)."""
+@final
+@dataclass(frozen=True, slots=True)
+class Level:
+    """Times with their signal and noise scales: tensors of one shape, `()`, `(B,)`, or `(n,)` along a grid.
+
+    Attributes:
+        t: the times.
+        alpha, sigma: of x_t given x_0, at each time.
+    """
 
     t: Tensor
     alpha: Tensor
@@ -57,17 +64,40 @@ class Level(NamedTuple):
         """2 log(alpha / sigma)."""
         return 2 * (torch.log(self.alpha) - torch.log(self.sigma))
 
+    def __len__(self) -> int:
+        """The number of times."""
+        return len(self.t)
+
+    def __getitem__(self, index: int | slice | Tensor | tuple[slice, int]) -> Level:
+        """Some of the times."""
+        return Level(self.t[index], self.alpha[index], self.sigma[index])
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Level:
+        """A function of each of the three tensors."""
+        return Level(function(self.t), function(self.alpha), function(self.sigma))
+
     def match_rank(self, x: Tensor) -> Level:
         """This level, shaped to multiply `x` of shape `(B, *)`."""
-        return Level(*(match_rank(part, x) for part in self))
+        return self.map(lambda part: match_rank(part, x))
 
-    def at(self, index: int | slice) -> Level:
-        """Some of the times of a grid."""
-        return Level(*(part[index] for part in self))
+    def to(self, device: torch.device, dtype: torch.dtype) -> Level:
+        """This level on a device and in a type."""
+        return self.map(lambda part: part.to(device=device, dtype=dtype))
 
-    def like(self, x: Tensor) -> Level:
-        """This level on the device and in the type of `x`."""
-        return Level(*(part.to(device=x.device, dtype=x.dtype) for part in self))
+    @staticmethod
+    def join(function: Callable[[list[Tensor]], Tensor], levels: Sequence[Level]) -> Level:
+        """Several levels as one, by a function such as `torch.cat` or `torch.stack`."""
+        return Level(
+            function([level.t for level in levels]),
+            function([level.alpha for level in levels]),
+            function([level.sigma for level in levels]),
+        )
+
+    @staticmethod
+    def clean(dtype: torch.dtype = torch.float64) -> Level:
+        """The level of clean data: time 0, alpha 1, sigma 0; tensors of shape `(1,)` on the host."""
+        zero = torch.zeros(1, dtype=dtype)
+        return Level(zero, torch.ones(1, dtype=dtype), zero)
 
 
 def transition(s: Level, t: Level) -> tuple[Tensor, Tensor]:
@@ -92,9 +122,9 @@ class SDE(ABC):
     """A linear SDE and its Gaussian path. All methods take and return tensors of any shape, element by element.
 
     Attributes:
-        t_min: the earliest time at which a score is asked for.
-        t_max: the time of the prior, where what is left of the data is `alpha(t_max)`.
-        t_end: where the default sampling grids end, before the last step to clean data ("sampling epsilon").
+        t_min: the earliest time at which a score is evaluated.
+        t_max: the time of the prior, at which `alpha(t_max)` of the data is left.
+        t_end: end of the default sampling grids, before the last step to clean data ("sampling epsilon").
     """
 
     t_min: float
@@ -144,28 +174,25 @@ class SDE(ABC):
 
     @final
     def restricted(self, t_min: float, t_max: float) -> SDE:
-        """The same path over other times."""
+        """The same path over the times from t_min to t_max."""
         part = copy.copy(self)
-        times = {"t_min": t_min, "t_max": t_max, "t_end": min(max(self.t_end, t_min), t_max)}
-        for name, value in times.items():
-            object.__setattr__(part, name, value)  # also where the class is frozen
+        set_times(part, t_min, t_max, min(self.t_end, t_max))
         return part
+
+    @final
+    def span(self) -> Level:
+        """The levels of t_max and t_min, parts `(2,)`, float64 on the host."""
+        return self.level(torch.tensor([self.t_max, self.t_min], dtype=torch.float64))
+
+    @final
+    def at_noise_level(self, noise_level: Tensor) -> Level:
+        """The levels with these sigma / alpha; those outside the SDE's range become its ends."""
+        return self.level(self.time(-2 * torch.log(noise_level)).clamp(self.t_min, self.t_max))
 
     @final
     def prior_std(self) -> float:
         """Standard deviation of the prior N(0, sigma(t_max)^2 I)."""
-        return self.sigma(torch.tensor(self.t_max, dtype=torch.float64)).item()
-
-    @final
-    def prior_sample(
-        self,
-        shape: tuple[int, ...],
-        generator: torch.Generator | None = None,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-    ) -> Tensor:
-        """Draws x_T ~ N(0, sigma(t_max)^2 I) of `shape` `(B, *)`."""
-        return self.prior_std() * torch.randn(shape, generator=generator, device=device, dtype=dtype)
+        return self.span().sigma[0].item()
 
     @final
     def prior_log_prob(self, x_T: Tensor) -> Tensor:
@@ -175,21 +202,26 @@ class SDE(ABC):
         return -0.5 * squares - x_T[0].numel() * (math.log(std) + 0.5 * math.log(2 * math.pi))
 
 
-def check_times(sde: SDE, low: float = 0.0, high: float = math.inf) -> None:
-    """Raises `UsageError` unless low < t_min < t_max <= high, all finite; a t_end below t_min becomes t_min."""
-    if sde.t_end < sde.t_min:
-        object.__setattr__(sde, "t_end", sde.t_min)
+def set_times(sde: SDE, t_min: float, t_max: float, t_end: float, *, low: float = 0.0, high: float = math.inf) -> None:
+    """Sets the times of an SDE, which may be a frozen dataclass; a t_end below t_min becomes t_min.
+
+    Raises:
+        UsageError: unless low < t_min <= t_end <= t_max <= high and t_min < t_max, all finite.
+    """
+    t_end = max(t_end, t_min)
     require(
-        low < sde.t_min <= sde.t_end < sde.t_max <= high and math.isfinite(sde.t_max),
-        f"t_min={sde.t_min}, t_end={sde.t_end}, t_max={sde.t_max} of {type(sde).__name__}: "
-        f"need {low} < t_min <= t_end < t_max <= {high}, all finite",
+        low < t_min < t_max <= high and t_end <= t_max and math.isfinite(t_max),
+        f"t_min={t_min}, t_end={t_end}, t_max={t_max} of {type(sde).__name__}: "
+        f"need {low} < t_min <= t_end <= t_max <= {high} and t_min < t_max, all finite",
     )
+    for name, value in {"t_min": t_min, "t_max": t_max, "t_end": t_end}.items():
+        object.__setattr__(sde, name, value)
 
 
 @final
 @dataclass(frozen=True)
 class GaussianPathSDE(SDE):
-    """A path of the user's own: give alpha and sigma, and f, g and the inverse log-SNR are derived.
+    """A user-defined path: alpha and sigma are given, and f, g and the inverse of the log-SNR are derived.
 
     f = (log alpha)' and g^2 = (sigma^2)' - 2 f sigma^2 by automatic differentiation, the time of a log-SNR by
     bisection. The two functions take and return tensors; alpha / sigma must fall strictly from t_min to t_max.
@@ -207,15 +239,9 @@ class GaussianPathSDE(SDE):
     def __init__(
         self, alpha: Callable[[Tensor], Tensor], sigma: Callable[[Tensor], Tensor], t_min: float, t_max: float
     ) -> None:
-        for name, value in {
-            "alpha_of": alpha,
-            "sigma_of": sigma,
-            "t_min": t_min,
-            "t_max": t_max,
-            "t_end": t_min,
-        }.items():
-            object.__setattr__(self, name, value)
-        check_times(self)
+        object.__setattr__(self, "alpha_of", alpha)
+        object.__setattr__(self, "sigma_of", sigma)
+        set_times(self, t_min, t_max, t_end=t_min)
         log_snr = self.log_snr(torch.linspace(t_min, t_max, 1001, dtype=torch.float64))
         require(
             bool(log_snr.isfinite().all() and (log_snr.diff() < 0).all()),

@@ -1,7 +1,7 @@
-r"""Distributions whose noisy marginals are known exactly: the oracles of the tests and the first pictures.
+r"""Distributions whose noisy marginals are known exactly.
 
 If x_0 ~ sum_k w_k N(mu_k, C_k), then x_t = alpha x_0 + sigma eps ~ sum_k w_k N(alpha mu_k, alpha^2 C_k + sigma^2 I).
-So density, score and the denoiser E[x_0 | x_t] are closed forms at every alpha and sigma, hence under every SDE. A set
+So density, score and the denoiser E[x_0 | x_t] have closed forms at every alpha and sigma, hence under every SDE. A set
 of data points is the case C_k = 0: its denoiser is the one that a network of unlimited capacity would learn.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
+from functools import cached_property
 from typing import Self, final
 
 import torch
@@ -39,11 +40,27 @@ class Target(ABC):
     def denoise(self, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """E[x_0 | alpha x_0 + sigma eps = x_t]."""
 
+    @property
+    @abstractmethod
+    def sigma_data(self) -> float:
+        """Standard deviation of clean data over all entries."""
+
+    @property
+    @abstractmethod
+    def _any_tensor(self) -> Tensor:
+        """One of the distribution's own tensors."""
+
+    @property
     @final
-    def like(self) -> Tensor:
-        """An empty tensor on the device and in the type of the distribution's own."""
-        part = next(value for value in vars(self).values() if isinstance(value, Tensor | Target))
-        return part.new_empty(0) if isinstance(part, Tensor) else part.like()
+    def device(self) -> torch.device:
+        """The device on which the distribution computes."""
+        return self._any_tensor.device
+
+    @property
+    @final
+    def dtype(self) -> torch.dtype:
+        """The type in which it computes."""
+        return self._any_tensor.dtype
 
     @final
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
@@ -73,13 +90,14 @@ class GaussianMixture(Target):
     """
 
     def __init__(self, weights: Tensor, means: Tensor, covariances: Tensor) -> None:
-        components, self.shape = len(means), tuple(means.shape[1:])
+        components = len(means)
+        self.shape = tuple(means.shape[1:])
         dim = math.prod(self.shape)
         require(weights.shape == (components,), f"weights of shape {tuple(weights.shape)}: need ({components},)")
         require(bool((weights > 0).all()), "weights: all must be positive; leave out components of weight 0")
         self.weights = weights / weights.sum()
         self.means = means.reshape(components, dim)
-        self.rotations: Tensor | None = None  # rows are eigenvectors; None where the axes are the eigenvectors
+        self.rotations: Tensor | None = None  # rows are eigenvectors; None if the axes are the eigenvectors
         if covariances.shape == (components, dim, dim):
             self.variances, vectors = torch.linalg.eigh(covariances)
             self.rotations = vectors.mT
@@ -95,6 +113,16 @@ class GaussianMixture(Target):
         rounding = torch.finfo(self.variances.dtype).eps * dim * self.variances.max()
         require(bool((self.variances >= -rounding).all()), "covariances: a matrix is not positive semi-definite")
         self.variances = self.variances.clamp(min=0)
+
+    @property
+    def sigma_data(self) -> float:
+        mean = (self.weights @ self.means).mean()
+        second_moment = (self.weights @ (self.means**2 + self.variances)).mean()  # rotations keep the trace
+        return (second_moment - mean**2).sqrt().item()
+
+    @property
+    def _any_tensor(self) -> Tensor:
+        return self.weights
 
     def sample(self, num_samples: int, generator: torch.Generator | None = None) -> Tensor:
         component = torch.multinomial(self.weights, num_samples, replacement=True, generator=generator)
@@ -117,7 +145,8 @@ class GaussianMixture(Target):
 
     def _joint(self, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """log w_k N(x_t; k) `(B, K)`; x_t - alpha mu_k `(B, K, D)` and its variances, in each eigenbasis."""
-        alpha, sigma = alpha.reshape(-1, 1, 1), sigma.reshape(-1, 1, 1)
+        alpha = alpha.reshape(-1, 1, 1)
+        sigma = sigma.reshape(-1, 1, 1)
         offset = x_t.flatten(1)[:, None] - alpha * self.means
         if self.rotations is not None:
             offset = torch.einsum("kij,bkj->bki", self.rotations, offset)
@@ -142,6 +171,14 @@ class Gaussian(Target):
     def __init__(self, mean: Tensor, covariance: Tensor) -> None:
         self.mixture = GaussianMixture(mean.new_ones(1), mean[None], covariance[None])
         self.shape = self.mixture.shape
+
+    @property
+    def sigma_data(self) -> float:
+        return self.mixture.sigma_data
+
+    @property
+    def _any_tensor(self) -> Tensor:
+        return self.mixture.weights
 
     def sample(self, num_samples: int, generator: torch.Generator | None = None) -> Tensor:
         return self.mixture.sample(num_samples, generator)
@@ -170,12 +207,21 @@ class Gaussian(Target):
 class EmpiricalDistribution(Target):
     """The data points themselves, equally likely: `points` has shape `(N, *shape)`.
 
-    Its score is what denoising score matching converges to without limits on the network, that is, pure copying.
+    With a network of unlimited capacity, denoising score matching converges to its score: samples are copies.
     """
 
     def __init__(self, points: Tensor) -> None:
         require(len(points) >= 1, "points: need at least one")
-        self.points, self.shape = points, tuple(points.shape[1:])
+        self.points = points
+        self.shape = tuple(points.shape[1:])
+
+    @cached_property
+    def sigma_data(self) -> float:
+        return self.points.std(correction=0).item()
+
+    @property
+    def _any_tensor(self) -> Tensor:
+        return self.points
 
     def sample(self, num_samples: int, generator: torch.Generator | None = None) -> Tensor:
         index = torch.randint(len(self.points), (num_samples,), generator=generator, device=self.points.device)

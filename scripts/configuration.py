@@ -8,12 +8,11 @@ from __future__ import annotations
 import inspect
 from pathlib import Path
 
-from torch import nn
-
 from scoresde.app.config import documented_fields, recipes
-from scoresde.checkpoint import classes
-from scoresde.objective import TrainingTimes, Weighting
-from scoresde.parametrization import Parametrization
+from scoresde.networks import Network
+from scoresde.objective import Objective, TrainingTimes, Weighting
+from scoresde.parametrization import Input, Parametrization
+from scoresde.registry import classes
 from scoresde.sde import SDE
 
 PAGE = Path(__file__).parent.parent / "docs" / "configuration.md"
@@ -33,8 +32,15 @@ A run keeps all fields in `config.json`; of a trained model only those of `sampl
 |---|---|---|
 """
 
-KINDS = {"network": nn.Module, "sde": SDE, "parametrization": Parametrization, "objective.times": TrainingTimes}
-KINDS |= {"objective.weighting": Weighting}
+KINDS = {
+    "network": Network,
+    "sde": SDE,
+    "parametrization": Parametrization,
+    "parametrization.input": Input,
+    "objective": Objective,
+    "objective.times": TrainingTimes,
+    "objective.weighting": Weighting,
+}
 FILLED_IN = {"channels_in", "dim", "num_classes"}  # by the data
 
 
@@ -47,15 +53,17 @@ def page() -> str:
         text += f"\n## Classes for `{section}.name`, with the fields that stand beside it\n\n"
         text += "| class | fields |\n|---|---|\n"
         for name, cls in classes(kind).items():
+            if not cls.__module__.startswith("scoresde."):
+                continue  # registered by a user's program
             text += f"| `{name}` | {', '.join(fields(cls)) or 'none'} |\n"
     return text
 
 
 def fields(cls: type) -> list[str]:
-    """The arguments of a class as the configuration gives them."""
+    """The arguments of a class as the configuration gives them; those that are objects have a table of their own."""
     parameters = inspect.signature(cls).parameters.values()
     return [
-        f"`{p.name}`" if p.default is p.empty else f"`{p.name}={p.default!r}`"
+        f"`{p.name}={p.default!r}`" if isinstance(p.default, bool | int | float | str | tuple | None) else f"`{p.name}`"
         for p in parameters
         if p.name not in FILLED_IN
     ]

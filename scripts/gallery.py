@@ -125,7 +125,8 @@ def draw() -> None:
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         assert main(TRAIN.split()) == 0
         for entry in ENTRIES:
-            start, file = time.monotonic(), PICTURES / entry.file
+            start = time.monotonic()
+            file = PICTURES / entry.file
             assert main(["--mode=visualize", *entry.arguments.split(), f"--output={file}"]) == 0, entry.arguments
             size = file.stat().st_size
             print(f"{entry.file}: {time.monotonic() - start:.1f} s, {size / 1000:.0f} kB", file=sys.stderr)

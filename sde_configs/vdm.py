@@ -7,7 +7,7 @@ from sde_configs import default
 
 def get_config() -> ConfigDict:
     config = default.get_config()
-    config.sde = ConfigDict({"name": "LearnedVPSDE", "gamma_min": -13.3, "gamma_max": 5.0, "num_knots": 64})
+    config.sde = ConfigDict({"name": "LearnedVPSDE", "gamma_min": -13.3, "gamma_max": 5.0, "num_segments": 64})
     config.objective = ConfigDict({"name": "VariationalObjective"})
     config.training.dequantize = True  # a density of whole numbers has no bound
     return config

@@ -5,22 +5,52 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from benchmarks.orders import gaussian
 from scoresde import (
+    EDMSDE,
     SDE,
+    VESDE,
+    VPSDE,
+    CosineSDE,
     DenoisedParametrization,
+    DiscreteVPSDE,
     EDMParametrization,
     EmpiricalDistribution,
+    Gaussian,
     GaussianMixture,
+    GaussianPathSDE,
+    LogSigmaInput,
     NetworkScoreModel,
     NoiseParametrization,
+    RectifiedFlowSDE,
     ScoreParametrization,
+    SubVPSDE,
+    TimeInput,
     VelocityParametrization,
 )
-from scoresde.parametrization import Parametrization
+from scoresde._stable import invert_decreasing
+from scoresde.parametrization import Input, Parametrization
 from scoresde.targets import Target
 
-__all__ = ["PARAMETRIZATIONS", "gaussian", "mixture", "network_model", "points", "slope"]
+SDES = {
+    "vp": VPSDE(),
+    "subvp": SubVPSDE(),
+    "ve": VESDE(),
+    "cosine": CosineSDE(),
+    "edm": EDMSDE(),
+    "flow": RectifiedFlowSDE(),
+    "ddpm": DiscreteVPSDE(),
+    "own": GaussianPathSDE(alpha=lambda t: 1 - t**2, sigma=lambda t: t, t_min=1e-3, t_max=0.99),
+}
+
+
+def gaussian(device: torch.device | str = "cpu", shape: tuple[int, ...] = (3,)) -> Gaussian:
+    """A shifted Gaussian with correlated entries of very different variances; float64."""
+    generator = torch.Generator().manual_seed(1)
+    dim = torch.Size(shape).numel()
+    rotation = torch.linalg.qr(torch.randn(dim, dim, generator=generator, dtype=torch.float64)).Q
+    variances = torch.logspace(-2, 0.6, dim, dtype=torch.float64)
+    mean = torch.linspace(-1, 1.5, dim, dtype=torch.float64).reshape(shape)
+    return Gaussian(mean.to(device), ((rotation * variances) @ rotation.T).to(device))
 
 
 def mixture(device: torch.device | str = "cpu", shape: tuple[int, ...] = (2,)) -> GaussianMixture:
@@ -47,6 +77,15 @@ def points(device: torch.device | str = "cpu", shape: tuple[int, ...] = (2,)) ->
     return EmpiricalDistribution(torch.randn(7, *shape, generator=generator, dtype=torch.float64).to(device))
 
 
+def time_of_label(what: Input, sde: SDE, c_noise: torch.Tensor) -> torch.Tensor:
+    """The time whose noise label this is."""
+    if isinstance(what, TimeInput):
+        return (c_noise - what.offset) / what.scale
+    if isinstance(what, LogSigmaInput):
+        return invert_decreasing(lambda t: -torch.log(sde.sigma(t)), -c_noise, sde.t_min, sde.t_max)
+    return sde.time(-8 * c_noise)
+
+
 class ExactNetwork(nn.Module):
     """What a perfect network emits: F = (D - c_skip x_t) / c_out, with D the target's own denoiser.
 
@@ -55,10 +94,15 @@ class ExactNetwork(nn.Module):
 
     def __init__(self, target: Target, sde: SDE, parametrization: Parametrization, change=lambda x0_hat, x_t: x0_hat):
         super().__init__()
-        self.target, self.sde, self.parametrization, self.change = target, sde, parametrization, change
+        self.target = target
+        self.parametrization = parametrization
+        self.change = change
+        self._sde = (sde,)  # in a tuple: the weights of a learned one are not the network's
+        self.register_buffer("anchor", torch.empty(0, dtype=target.dtype, device=target.device), persistent=False)
 
     def forward(self, x, c_noise, cond=None):
-        level = self.sde.level(self.sde.time(-8 * c_noise))
+        (sde,) = self._sde
+        level = sde.level(time_of_label(self.parametrization.input, sde, c_noise))
         wide = level.match_rank(x)
         x_t = x / self.parametrization.c_in(wide)
         x0_hat = self.change(self.target.denoise(x_t, level.alpha, level.sigma), x_t)

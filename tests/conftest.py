@@ -5,29 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scoresde import (
-    EDMSDE,
-    VESDE,
-    VPSDE,
-    CosineSDE,
-    DiscreteVPSDE,
-    GaussianPathSDE,
-    RectifiedFlowSDE,
-    SubVPSDE,
-)
+from tests.analytic import SDES
 
 torch.set_num_threads(1)
-
-SDES = {
-    "vp": VPSDE(),
-    "subvp": SubVPSDE(),
-    "ve": VESDE(),
-    "cosine": CosineSDE(),
-    "edm": EDMSDE(),
-    "flow": RectifiedFlowSDE(),
-    "ddpm": DiscreteVPSDE(),
-    "own": GaussianPathSDE(alpha=lambda t: 1 - t**2, sigma=lambda t: t, t_min=1e-3, t_max=0.99),
-}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -38,7 +18,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not config.getoption("--device").startswith("cuda"):
         skip = pytest.mark.skip(reason="needs --device cuda")
         for item in items:
-            if "gpu" in item.keywords:
+            if item.get_closest_marker("gpu"):
                 item.add_marker(skip)
 
 

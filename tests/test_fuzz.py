@@ -11,21 +11,26 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save as to_bytes
-from test_checkpoint import DATA, make_model
 
-from scoresde import checkpoint
+from scoresde import checkpoint, registry
 from scoresde.app.config import load_config, of_checkpoint, override
-from scoresde.app.run_folder import flat
+from scoresde.app.files import flat
 from scoresde.data import ArrayData
+from scoresde.data.info import DataInfo
 from scoresde.errors import UsageError
+from scoresde.noise import BatchNoise
+from scoresde.objective import Batch
 from sde_configs import build
+from tests.checkpoints import make_model
 
 NUMBERS = st.one_of(
     st.integers(-3, 40),
     st.sampled_from([10**15, -(10**18), 2**63, 2**64, 1e308, -0.0, 1e-320]),
     st.floats(allow_nan=True, allow_infinity=True, width=32).filter(lambda v: not 40 < abs(v) < 1e9),
 )  # nothing that would only be large: a network of a million channels is no mistake that can be told from a wish
-LEAVES = st.one_of(st.none(), st.booleans(), NUMBERS, st.text(max_size=8), st.sampled_from(list(checkpoint.CLASSES)))
+LEAVES = st.one_of(
+    st.none(), st.booleans(), NUMBERS, st.text(max_size=8), st.sampled_from(list(registry.classes(object)))
+)
 JSON = st.recursive(
     LEAVES,
     lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=6), inner, max_size=3)),
@@ -68,12 +73,13 @@ def paths(tree):
 def build_all(config):
     """What training makes of a configuration before its first step."""
     model = build.build_model(config, TRAIN)
-    objective = build.build_objective(config, model)
-    build.build_settings(config)
+    objective = build.build_objective(config)
+    build.build_options(config)
     for name in build.SAMPLERS:
         build.build_sampler(config, name, None)
-    t = objective.times.sample(model.sde, 4, torch.device("cpu"), None)
-    assert t.shape == (4,)
+    batch = Batch(TRAIN.values[:4], TRAIN.labels[:4])
+    draws = objective.draw(model, batch, BatchNoise(0, 0, 4, torch.arange(4)))
+    assert {len(draw) for draw in draws.values()} == {4}
 
 
 def fuzz_configs(folder, count):
@@ -92,7 +98,8 @@ def fuzz_configs(folder, count):
 
 
 def fuzz_config_bytes(folder, count):
-    path, sound = folder / "c.json", json.dumps(PLAIN).encode()
+    path = folder / "c.json"
+    sound = json.dumps(PLAIN).encode()
 
     @examples(count)
     @given(st.one_of(st.binary(max_size=200), st.tuples(st.integers(0, len(sound)), st.binary(max_size=6))))
@@ -114,17 +121,33 @@ def fuzz_command_lines(folder, count):
     def run(arguments):
         config = load_config("vp", None)
         config.network.channels = 4
-        answered(lambda: (override(config, arguments, ("mode", "sde")), build_all(config)))
+        answered(lambda: (override(config, arguments), build_all(config)))
 
     run()
 
 
+def run_checkpoint():
+    """Header and tensors of a run's checkpoint."""
+    model = make_model()
+    tensors = {f"ema.score.{name}": value for name, value in checkpoint.model_state(model).items()}
+    info = DataInfo(-1.5, 2.0, 3, ("ant", "bee", "cat"), False, "some digest").to_json()
+    models = {"score": checkpoint.describe_model(model)}
+    return json.loads(json.dumps({"models": models, "data": info, "config": PLAIN})), tensors
+
+
+def use(path):
+    """What sampling reads of a checkpoint."""
+    loaded = checkpoint.load(path)
+    loaded.model()
+    DataInfo.from_json(loaded.description.get("data", {}), "checkpoint")
+    of_checkpoint(loaded.description.get("config", {}))
+
+
 def fuzz_headers(folder, count):
-    path, model = folder / "step-1.safetensors", make_model()
-    tensors = {f"ema.{name}": value for name, value in model.state_dict().items()}
-    header = {"format": checkpoint.FORMAT, "step": 1, "digest": checkpoint.digest(tensors), "data": DATA}
-    header |= {"model": checkpoint.describe_model(model), "config": PLAIN}
-    header = json.loads(json.dumps(header))
+    """The checksum fits, unless it is itself what is changed."""
+    path = folder / "step-1.safetensors"
+    description, tensors = run_checkpoint()
+    header = {"format": checkpoint.FORMAT, "step": 1, "digest": ""} | description
 
     @examples(count)
     @given(st.lists(st.tuples(paths(header), JSON), min_size=1, max_size=3))
@@ -132,23 +155,19 @@ def fuzz_headers(folder, count):
         changed = copy.deepcopy(header)
         for place, value in changes:
             put(changed, place, value)
+        if changed.get("digest") == "":
+            changed["digest"] = checkpoint.digest(tensors, changed)
         path.write_bytes(to_bytes(tensors, {"scoresde": json.dumps(changed)}))
-
-        def use():
-            loaded = checkpoint.load(path)
-            loaded.model()
-            of_checkpoint(loaded.description.get("config", {}))
-
-        answered(use)
+        answered(lambda: use(path))
 
     run()
 
 
 def fuzz_checkpoint_bytes(folder, count):
     path = folder / "step-1.safetensors"
-    tensors = {f"ema.{name}": value for name, value in make_model().state_dict().items()}
-    description = {"model": checkpoint.describe_model(make_model()), "data": DATA, "config": PLAIN}
+    description, tensors = run_checkpoint()
     checkpoint.save(path, 1, description, tensors)
+    use(path)  # which is sound
     sound = path.read_bytes()
     near_the_head = st.integers(0, 6000)
 
@@ -160,9 +179,8 @@ def fuzz_checkpoint_bytes(folder, count):
     )
     def run(at, new, kind):
         tail = {"replace": sound[at + len(new) :], "insert": sound[at:], "cut": b""}[kind]
-        content = sound[:at] + new + tail
-        path.write_bytes(content)
-        answered(lambda: checkpoint.load(path).model())
+        path.write_bytes(sound[:at] + new + tail)
+        answered(lambda: use(path))
 
     run()
 

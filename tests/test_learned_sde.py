@@ -6,28 +6,14 @@ import math
 
 import pytest
 import torch
-from analytic import gaussian, network_model
-from test_sde import (  # noqa: F401  the tests of every SDE, here with the fixture below
-    test_diffuse_and_prior,
-    test_everything_is_finite_on_the_whole_range,
-    test_float32_keeps_its_digits,
-    test_float32_time_of_a_log_snr,
-    test_functions_work_element_by_element,
-    test_log_snr_falls_strictly,
-    test_moments_satisfy_their_differential_equations,
-    test_prior_samples_have_the_priors_deviation,
-    test_the_bridge_is_bayes_rule_on_transition_and_marginal,
-    test_time_inverts_log_snr,
-    test_transitions_compose_to_the_marginal_and_to_each_other,
-    test_without_gradients_the_same_numbers,
-)
-from test_world import TRAIN, records, run
 from torch import nn
 
 from samplers import DDIM, AnnealedLangevin, ProbabilityFlow, UniPC, sample
 from scoresde import (
     MLP,
+    SDE,
     VESDE,
+    BatchNoise,
     DenoisingObjective,
     EDMParametrization,
     LearnedVPSDE,
@@ -37,29 +23,16 @@ from scoresde import (
     VariationalObjective,
     checkpoint,
     load_model,
+    registry,
     save_model,
 )
 from scoresde.data import ArrayData
 from scoresde.learned_sde import shape_gradient
+from scoresde.objective import Batch
 from scoresde.training import Trainer
-
-
-def bent(device="cpu", num_knots=37, seed=0, **arguments):
-    """A schedule with random weights; 37 segments, so that no time of the tests is a knot, where the slope jumps."""
-    sde, generator = LearnedVPSDE(num_knots=num_knots, **arguments), torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        sde.weights.copy_(torch.randn(num_knots, generator=generator))
-        sde.ends.copy_(torch.tensor([0.3, -0.7]))
-    return sde.to(device)
-
-
-@pytest.fixture(params=["bent", "of other times", "straight"])
-def sde(request, device):
-    """A learned schedule, in the place of each of the fixed ones."""
-    if request.param == "straight":
-        return LearnedVPSDE(num_knots=37).to(device)
-    other = {"gamma_min": -6.0, "gamma_max": 9.0, "t_min": 0.2, "t_max": 3.0} if request.param != "bent" else {}
-    return bent(device, **other)
+from tests.analytic import gaussian, network_model
+from tests.processes import TRAIN, records, run
+from tests.schedules import LEARNED, bent
 
 
 def test_at_first_gamma_is_straight(device):
@@ -72,7 +45,7 @@ def test_at_first_gamma_is_straight(device):
 
 
 def test_the_weights_are_the_rises_and_the_ends_stay(device):
-    sde = LearnedVPSDE(gamma_min=-3.0, gamma_max=2.0, num_knots=4, t_min=1.0, t_max=5.0).to(device)
+    sde = LearnedVPSDE(gamma_min=-3.0, gamma_max=2.0, num_segments=4, t_min=1.0, t_max=5.0).to(device)
     with torch.no_grad():
         sde.weights.copy_(torch.tensor([1.0, 2.0, 4.0, 1.0]).log())
         sde.ends[0] = -0.5
@@ -84,23 +57,27 @@ def test_the_weights_are_the_rises_and_the_ends_stay(device):
     assert (sde.log_snr(torch.linspace(1.0, 5.0, 9, dtype=torch.float64, device=device)).diff() < 0).all()
 
 
-def test_a_part_is_the_same_path_and_has_no_description(sde):
-    low, high = (sde.t_min + share * (sde.t_max - sde.t_min) for share in (0.3, 0.6))
-    part, t = sde.restricted(low, high), torch.linspace(low, high, 7, dtype=torch.float64)
-    assert (part.t_min, part.t_max) == (low, high)
-    assert torch.equal(part.log_snr(t), sde.log_snr(t))
-    assert torch.equal(part.time(sde.log_snr(t)), sde.time(sde.log_snr(t)))
-    assert sde.t_min < low
-    with pytest.raises(UsageError, match="a part of a LearnedVPSDE"):
-        checkpoint.describe(part)
+def test_a_part_is_described_with_the_support_of_the_whole():
+    for name, make in LEARNED.items():
+        sde = make("cpu")
+        low, high = (sde.t_min + share * (sde.t_max - sde.t_min) for share in (0.3, 0.6))
+        part = sde.restricted(low, high)
+        described = json.loads(json.dumps(registry.describe(part)))
+        again = registry.construct(described, SDE, "sde")
+        again.load_state_dict(part.state_dict())
+        assert (again.t_min, again.t_max, again.support) == (low, high, (sde.t_min, sde.t_max)), name
+        t = torch.linspace(low, high, 7, dtype=torch.float64)
+        assert torch.equal(again.log_snr(t), sde.log_snr(t)), name
+        assert torch.equal(again.time(sde.log_snr(t)), sde.time(sde.log_snr(t))), name
 
 
 MISTAKES = {
     "order": ({"gamma_min": 3.0, "gamma_max": 2.0}, r"gamma_min=3\.0, gamma_max=2\.0"),
     "infinite": ({"gamma_max": math.inf}, "gamma_max=inf"),
-    "no knots": ({"num_knots": 0}, "num_knots=0"),
-    "many knots": ({"num_knots": 10**12}, "num_knots=1000000000000"),
+    "no knots": ({"num_segments": 0}, "num_segments=0"),
+    "many knots": ({"num_segments": 10**12}, "num_segments=1000000000000"),
     "times": ({"t_min": 2.0}, r"t_min=2\.0"),
+    "support": ({"support": (0.1, 1.0)}, r"support=\(0\.1, 1\.0\): need the times from t_min=1e-05 to t_max=1\.0"),
 }
 
 
@@ -117,11 +94,11 @@ def exact_model(device, sde, shape=(3,)):
     return network_model(gaussian(device, shape), sde, EDMParametrization(0.7))
 
 
-def draws(model, device, num, seed=0):
-    generator = torch.Generator(device).manual_seed(seed)
-    x_0 = model.network.target.sample(num, generator)
-    t, eps = VariationalObjective().draw(model.sde, tuple(x_0.shape), device, generator)
-    return x_0, t.double(), eps.double()
+def drawn(model, device, num, seed=0):
+    """A batch of the model's own target, and what the variational objective draws for it."""
+    batch = Batch(model.network.target.sample(num, torch.Generator(device).manual_seed(seed)))
+    noise = BatchNoise(seed, 0, num, torch.arange(num, device=device))
+    return batch, VariationalObjective().draw(model, batch, noise)
 
 
 def diffusion_loss(sde, model, x_0, t, eps):
@@ -138,9 +115,10 @@ def diffusion_loss(sde, model, x_0, t, eps):
 def test_ends_get_the_gradient_of_the_bound_and_the_shape_that_of_its_variance(device):
     sde = bent(device).double()
     model = exact_model(device, sde)
-    x_0, t, eps = draws(model, device, 32)
-    VariationalObjective().at(model, x_0, t, eps).sum().backward()
-    loss = diffusion_loss(sde, model, x_0, t, eps)
+    batch, draws = drawn(model, device, 32)
+    x_0 = batch.raw
+    VariationalObjective().at(model, batch, draws).sum().backward()
+    loss = diffusion_loss(sde, model, x_0, draws["t"], draws["eps"])
     width = sde.log_snr(torch.tensor(sde.t_min, device=device)) - sde.log_snr(torch.tensor(sde.t_max, device=device))
     of_variance = torch.autograd.grad((loss**2).sum() / width.item(), sde.weights, retain_graph=True)[0]
     torch.testing.assert_close(sde.weights.grad, of_variance, rtol=1e-6, atol=1e-9)
@@ -168,14 +146,14 @@ def test_training_the_shape_makes_the_bound_vary_less_and_leaves_its_mean(device
 
     4,000 draws: the variance falls from 14.5 to 2.6, and the means agree within 4 standard errors.
     """
-    sde = LearnedVPSDE(num_knots=16).to(device).double()
+    sde = LearnedVPSDE(num_segments=16).to(device).double()
     model, objective = exact_model(device, sde, (64,)), VariationalObjective()
     optimizer = torch.optim.Adam([sde.weights], lr=0.1)
-    test = draws(model, device, 4000, seed=10**6)
+    test = drawn(model, device, 4000, seed=10**6)
     before = objective.at(model, *test).detach()
     for step in range(150):
         optimizer.zero_grad()
-        objective.at(model, *draws(model, device, 64, seed=step)).mean().backward()
+        objective.at(model, *drawn(model, device, 64, seed=step)).mean().backward()
         optimizer.step()
     after = objective.at(model, *test).detach()
     assert sde.weights.softmax(0).max() > 2 * sde.weights.softmax(0).min()
@@ -188,13 +166,13 @@ def learned_model(device, seed=0, parametrization=EDMParametrization(0.5)):  # n
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = MLP(2, width=16, depth=1)
-    return NetworkScoreModel(network, LearnedVPSDE(num_knots=8), parametrization, (2,)).to(device)
+    return NetworkScoreModel(network, LearnedVPSDE(num_segments=8), parametrization, (2,)).to(device)
 
 
-def make_trainer(device, objective=None, **settings):
+def make_trainer(device, objective=None, **options):
     data = ArrayData(0.5 * torch.randn(64, 2, generator=torch.Generator().manual_seed(0)))
-    settings = TrainingOptions(**{"num_steps": 12, "batch_size": 16, "warmup_steps": 3, "lr": 0.02, **settings})
-    return Trainer(learned_model(device), data, objective or VariationalObjective(), settings)
+    options = TrainingOptions(**{"num_steps": 12, "batch_size": 16, "warmup_steps": 3, "lr": 0.02, **options})
+    return Trainer(learned_model(device), data, objective or VariationalObjective(), options)
 
 
 def advance(trainer, num_steps):
@@ -210,12 +188,15 @@ def test_the_schedule_is_trained_averaged_and_resumed(device):
     advance(halves[1], 5)
     for name, value in whole.state().items():
         assert torch.equal(value, halves[1].state()[name]), name
-    for name in ("weights.sde.ends", "weights.sde.weights", "ema.sde.weights", "optimizer.exp_avg.sde.ends"):
-        assert whole.state()[name].abs().min() > 0, name
-    average, last = whole.ema_model.sde, whole.model.sde
-    assert average is not last
-    assert not torch.equal(average.weights, last.weights)
-    assert not average.weights.requires_grad
+    state = whole.state()
+    for name in ("weights.score.sde.ends", "weights.score.sde.weights", "ema.score.sde.weights"):
+        assert state[name].abs().min() > 0, name
+    assert state["optimizer.exp_avg.score.sde.ends"].abs().min() > 0
+    last = whole.model.sde.weights.detach().clone()
+    with whole.average.applied(whole.model):
+        assert torch.equal(whole.model.sde.weights, state["ema.score.sde.weights"])
+        assert not torch.equal(whole.model.sde.weights, last)
+    assert torch.equal(whole.model.sde.weights, last)
 
 
 def test_the_denoising_objective_takes_the_path_as_it_is(device):
@@ -254,8 +235,8 @@ def test_two_processes_train_a_schedule_as_one(tmp_path):
         checkpoint.load(tmp_path / name / "checkpoints" / "step-000000050.safetensors").tensors
         for name in ("one", "two")
     )
-    assert one["weights.sde.weights"].abs().max() > 0.1
-    for name in ("weights.sde.weights", "weights.sde.ends", "ema.sde.weights"):
+    assert one["weights.score.sde.weights"].abs().max() > 0.1
+    for name in ("weights.score.sde.weights", "weights.score.sde.ends", "ema.score.sde.weights"):
         torch.testing.assert_close(two[name], one[name], rtol=0, atol=2e-3)
     assert len(records(tmp_path / "one")) == 50
 
@@ -272,11 +253,12 @@ def trained_model(device):
 
 
 def test_a_description_builds_it_again():
-    sde = LearnedVPSDE(gamma_min=-9.0, gamma_max=4.0, num_knots=7, t_min=1e-3, t_end=1e-2)
-    described = json.loads(json.dumps(checkpoint.describe(sde)))
-    assert checkpoint.describe(checkpoint.construct(described, LearnedVPSDE.__mro__[1], "sde")) == described
+    sde = LearnedVPSDE(gamma_min=-9.0, gamma_max=4.0, num_segments=7, t_min=1e-3, t_end=1e-2)
+    described = json.loads(json.dumps(registry.describe(sde)))
+    again = registry.construct(described, SDE, "sde")
+    assert json.loads(json.dumps(registry.describe(again))) == described
     with pytest.raises(UsageError, match=r"network\.name 'LearnedVPSDE'"):  # a module, but no network
-        checkpoint.construct(described, nn.Module, "network")
+        registry.construct(described, nn.Module, "network")
 
 
 def test_the_weights_of_the_schedule_travel_with_the_model(tmp_path, device):
@@ -292,26 +274,24 @@ def test_the_weights_of_the_schedule_travel_with_the_model(tmp_path, device):
 
 def test_a_checkpoint_without_the_weights_of_the_schedule_is_refused(tmp_path):
     model = trained_model("cpu")
-    tensors = {f"ema.{name}": value for name, value in model.state_dict().items() if name != "sde.ends"}
-    checkpoint.save(tmp_path / "m.safetensors", 3, {"model": checkpoint.describe_model(model)}, tensors)
+    tensors = {f"ema.score.{name}": value for name, value in model.state_dict().items() if name != "sde.ends"}
+    description = {"models": {"score": checkpoint.describe_model(model)}}
+    checkpoint.save(tmp_path / "m.safetensors", 3, description, tensors)
     with pytest.raises(UsageError, match=r"do not fit.*sde\.ends"):
         load_model(tmp_path / "m.safetensors")
 
 
-@pytest.mark.parametrize(
-    "sampler", [DDIM(), UniPC(), AnnealedLangevin(), ProbabilityFlow()], ids=lambda s: type(s).__name__
-)
-def test_samplers_take_a_model_in_training(sampler, device):
+def test_samplers_take_a_model_in_training(device):
     """Tables are made of a float64 copy on the host; what is drawn is as under the fixed SDE of the same path."""
     model = exact_model(device, bent(device, gamma_min=-9.0))
     fixed = copy.deepcopy(model).requires_grad_(False)
-    steps = None if sampler.default_num_steps is None else 20
-    x, _ = sample(model, sampler, 50, num_steps=steps)
-    assert torch.equal(x, sample(fixed, sampler, 50, num_steps=steps).x)
-    assert not x.requires_grad
-    spread = x.std(0)
-    assert (spread > 0.5 * gaussian(device).sample(4000).std(0)).all()
-    assert x.isfinite().all()
+    for sampler in (DDIM(), UniPC(), AnnealedLangevin(), ProbabilityFlow()):
+        steps = None if isinstance(sampler, ProbabilityFlow) else 20
+        x, _ = sample(model, sampler, 50, num_steps=steps)
+        assert torch.equal(x, sample(fixed, sampler, 50, num_steps=steps).x), sampler
+        assert not x.requires_grad, sampler
+        assert (x.std(0) > 0.5 * gaussian(device).sample(4000).std(0)).all(), sampler
+        assert x.isfinite().all(), sampler
 
 
 def test_a_learned_path_is_re_expressed_as_any_other(device):

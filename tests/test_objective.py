@@ -1,10 +1,11 @@
-"""Objectives: minimal at the exact denoiser, with the value of the closed form; training times as declared."""
+"""Objectives: minimal at the exact denoiser, with the value of the closed form."""
 
+import contextlib
+import itertools
 import math
 
 import pytest
 import torch
-from analytic import PARAMETRIZATIONS, gaussian, mixture, network_model
 from scipy import stats
 from torch import nn
 
@@ -13,122 +14,109 @@ from scoresde import (
     MLP,
     VESDE,
     VPSDE,
+    BatchNoise,
     CosineSDE,
     DenoisedWeighting,
     DenoisingObjective,
-    DiscreteTimes,
     EDMParametrization,
     EDMWeighting,
+    ExactScoreModel,
     FlowWeighting,
     LadderTimes,
     LikelihoodWeighting,
-    LogNormalNoiseLevels,
     MinSNRWeighting,
     NetworkScoreModel,
     NoiseParametrization,
     NoiseWeighting,
     RectifiedFlowSDE,
     ScoreParametrization,
+    TrainingOptions,
     UniformTimes,
     UsageError,
     VariationalObjective,
     VelocityWeighting,
 )
-from scoresde.objective import Objective, TrainingTimes, Weighting
+from scoresde.data import ArrayData
+from scoresde.objective import Batch, Objective, Weighting
+from scoresde.training import Trainer
+from tests.analytic import PARAMETRIZATIONS, gaussian, mixture, network_model, slope
+from tests.losses import away_from_the_start, draws, losses, random_model, whole_batch
 
 WEIGHTINGS = {  # with w of |D - x_0|^2 as the papers write it
     "noise": (NoiseWeighting(), lambda a, s: a**2 / s**2),
     "denoised": (DenoisedWeighting(), lambda a, s: torch.ones_like(s)),
     "velocity": (VelocityWeighting(), lambda a, s: (a**2 + s**2) / s**2),
-    "edm": (EDMWeighting(0.7), lambda a, s: ((s / a) ** 2 + 0.49) / (s / a * 0.7) ** 2),
+    "edm": (EDMWeighting(), lambda a, s: ((s / a) ** 2 + 0.49) / (s / a * 0.7) ** 2),
     "min-snr": (MinSNRWeighting(2.0), lambda a, s: (a**2 / s**2).clamp(max=2.0)),
 }
-weightings = pytest.mark.parametrize(("weighting", "formula"), WEIGHTINGS.values(), ids=WEIGHTINGS.keys())
-parametrizations = pytest.mark.parametrize("parametrization", PARAMETRIZATIONS.values(), ids=PARAMETRIZATIONS.keys())
 
 
-def random_model(sde, parametrization, shape, device):
-    torch.manual_seed(0)
-    network = MLP(shape[0], width=16, depth=1).double().to(device)
-    for parameter in network.parameters():
-        nn.init.normal_(parameter, std=0.3)
-    return NetworkScoreModel(network, sde, parametrization, shape)
-
-
-def draws(target, sde, device, num, seed=0, shared_t=None):
-    generator = torch.Generator(device).manual_seed(seed)
-    x_0 = target.sample(num, generator)
-    eps = torch.randn(x_0.shape, generator=generator, dtype=x_0.dtype, device=device)
-    u = torch.rand(num, generator=generator, dtype=x_0.dtype, device=device)
-    t = sde.t_min + (sde.t_max - sde.t_min) * u if shared_t is None else torch.full_like(u, shared_t)
-    return x_0, t, eps
-
-
-@weightings
-@parametrizations
-def test_the_loss_is_the_weighted_error_of_the_denoiser(weighting, formula, parametrization, sde, device):
+def test_the_loss_is_the_weighted_error_of_the_denoiser(sde, device):
     """Computed in the network's units, it must be w |D - x_0|^2 / dim."""
-    model = random_model(sde, parametrization, (3,), device)
     x_0, t, eps = draws(gaussian(device), sde, device, 16)
-    t = t.clamp(0.05 * sde.t_max, sde.t_max)  # where D - x_0 itself keeps 1e-9 of its digits
-    loss = DenoisingObjective(weighting=weighting).at(model, x_0, t, eps)
+    t = away_from_the_start(sde, t)
     x_t, alpha, sigma = sde.diffuse(x_0, t, eps), sde.alpha(t), sde.sigma(t)
-    naive = formula(alpha, sigma) * (model.denoise(x_t, t) - x_0).square().mean(1)
-    assert loss.shape == (16,)
-    torch.testing.assert_close(loss, naive, rtol=1e-8, atol=0)
+    for emitted, parametrization in PARAMETRIZATIONS.items():
+        model = random_model(sde, parametrization, (3,), device)
+        error = (model.denoise(x_t, t) - x_0).square().mean(1)
+        for name, (weighting, formula) in WEIGHTINGS.items():
+            loss = losses(DenoisingObjective(weighting=weighting), model, x_0, t, eps)
+            assert loss.shape == (16,)
+            expected = formula(alpha, sigma) * error
+            torch.testing.assert_close(loss, expected, rtol=1e-8, atol=0, msg=f"{name}, {emitted}")
 
 
-@parametrizations
-def test_likelihood_weighting_is_g_squared_times_the_error_of_the_score(parametrization, sde, device):
-    model = random_model(sde, parametrization, (3,), device)
+def test_likelihood_weighting_is_g_squared_times_the_error_of_the_score(sde, device):
     x_0, t, eps = draws(gaussian(device), sde, device, 16)
-    t = t.clamp(0.05 * sde.t_max, sde.t_max)
-    loss = DenoisingObjective(weighting=LikelihoodWeighting()).at(model, x_0, t, eps)
-    error = model.score(sde.diffuse(x_0, t, eps), t) + eps / sde.sigma(t)[:, None]
-    torch.testing.assert_close(loss, sde.diffusion(t) ** 2 * error.square().mean(1), rtol=1e-8, atol=0)
+    t = away_from_the_start(sde, t)
+    for emitted, parametrization in PARAMETRIZATIONS.items():
+        model = random_model(sde, parametrization, (3,), device)
+        loss = losses(DenoisingObjective(weighting=LikelihoodWeighting()), model, x_0, t, eps)
+        error = model.score(sde.diffuse(x_0, t, eps), t) + eps / sde.sigma(t)[:, None]
+        expected = sde.diffusion(t) ** 2 * error.square().mean(1)
+        torch.testing.assert_close(loss, expected, rtol=1e-8, atol=0, msg=emitted)
 
 
-def slope(function, t):
-    """The derivative of a function of time, zero for a constant."""
-    t = t.clone().requires_grad_()
-    value = function(t)
-    return torch.autograd.grad(value.sum(), t)[0] if value.requires_grad else torch.zeros_like(t)
-
-
-@parametrizations
-def test_flow_weighting_is_the_error_of_the_path_s_own_velocity(parametrization, sde, device):
+def test_flow_weighting_is_the_error_of_the_path_s_own_velocity(sde, device):
     """|alpha' D + sigma' eps_hat - (alpha' x_0 + sigma' eps)|^2, the slopes by differentiation."""
-    model = random_model(sde, parametrization, (3,), device)
     x_0, t, eps = draws(gaussian(device), sde, device, 16)
-    t = t.clamp(0.05 * sde.t_max, sde.t_max)
-    loss = DenoisingObjective(weighting=FlowWeighting()).at(model, x_0, t, eps)
-    slopes = [slope(f, t)[:, None] for f in (sde.alpha, sde.sigma)]
-    x_t = sde.diffuse(x_0, t, eps)
-    with torch.no_grad():
-        flow = slopes[0] * (model.denoise(x_t, t) - x_0) + slopes[1] * (model.noise(x_t, t) - eps)
-    torch.testing.assert_close(loss, flow.square().mean(1), rtol=1e-6, atol=0)
+    t = away_from_the_start(sde, t)
+    x_t, slopes = sde.diffuse(x_0, t, eps), [slope(f, t)[:, None] for f in (sde.alpha, sde.sigma)]
+    for emitted, parametrization in PARAMETRIZATIONS.items():
+        model = random_model(sde, parametrization, (3,), device)
+        loss = losses(DenoisingObjective(weighting=FlowWeighting()), model, x_0, t, eps)
+        with torch.no_grad():
+            flow = slopes[0] * (model.denoise(x_t, t) - x_0) + slopes[1] * (model.noise(x_t, t) - eps)
+        torch.testing.assert_close(loss, flow.square().mean(1), rtol=1e-6, atol=0, msg=emitted)
 
 
 def test_flow_weighting_on_the_straight_path_is_rectified_flow_s(device):
     t = torch.linspace(1e-3, 0.99, 50, dtype=torch.float64, device=device)
-    weight = FlowWeighting()(RectifiedFlowSDE(), RectifiedFlowSDE().level(t))
+    model = ExactScoreModel(gaussian(device), RectifiedFlowSDE())
+    weight = FlowWeighting()(model, model.sde.level(t))
     torch.testing.assert_close(weight, 1 / t**2, rtol=1e-9, atol=0)
 
 
-@parametrizations
-def test_the_loss_keeps_its_digits_at_small_noise(parametrization, sde, device):
+def test_edm_weighting_takes_the_scale_of_the_model_s_data(device):
+    level = EDMSDE().level(torch.tensor([0.1, 2.0], dtype=torch.float64, device=device))
+    for sigma_data in (0.3, 2.0):
+        model = random_model(EDMSDE(), EDMParametrization(sigma_data), (3,), device)
+        c_out = model.parametrization.c_out(level)
+        torch.testing.assert_close(EDMWeighting()(model, level), 1 / c_out**2, rtol=1e-12, atol=0)
+
+
+def test_the_loss_keeps_its_digits_at_small_noise(sde, device):
     """float32 at t_min, where D - x_0 would be rounding (eps / sigma, up to 1e-3 relative, and twice that squared)."""
-    model = random_model(sde, parametrization, (3,), device)
-    x_0, t, eps = (part.float() for part in draws(gaussian(device), sde, device, 16, shared_t=sde.t_min))
-    objective = DenoisingObjective()
-    exact = objective.at(model, x_0.double(), t.double(), eps.double())
-    loss = objective.at(model.float(), x_0, t, eps)
-    assert loss.dtype == torch.float32
-    torch.testing.assert_close(loss.double(), exact, rtol=1e-4, atol=0)
+    single = [part.float() for part in draws(gaussian(device), sde, device, 16, shared_t=sde.t_min)]
+    for emitted, parametrization in PARAMETRIZATIONS.items():
+        model = random_model(sde, parametrization, (3,), device)
+        exact = losses(DenoisingObjective(), model, *(part.double() for part in single))
+        loss = losses(DenoisingObjective(), model.float(), *single)
+        assert loss.dtype == torch.float32
+        torch.testing.assert_close(loss.double(), exact, rtol=1e-4, atol=0, msg=emitted)
 
 
-@weightings
-def test_the_least_loss_of_a_gaussian_is_the_closed_form(weighting, formula, sde, device):
+def test_the_least_loss_of_a_gaussian_is_the_closed_form(sde, device):
     """w mean(l sigma^2 / (alpha^2 l + sigma^2)), l the eigenvalues: E|D - x_0|^2 is the posterior's variance.
 
     20,000 draws at each of three times, within 4.5 standard errors: level 2e-5 for the three.
@@ -138,11 +126,12 @@ def test_the_least_loss_of_a_gaussian_is_the_closed_form(weighting, formula, sde
     eigenvalues = target.mixture.variances[0]
     for share in (0.02, 0.3, 0.8):
         x_0, t, eps = draws(target, sde, device, 20_000, shared_t=share * sde.t_max)
-        loss = DenoisingObjective(weighting=weighting).at(model, x_0, t, eps)
         alpha, sigma = sde.alpha(t[0]), sde.sigma(t[0])
         variance = eigenvalues * sigma**2 / (alpha**2 * eigenvalues + sigma**2)
-        expected = formula(alpha, sigma) * variance.mean()
-        assert (loss.mean() - expected).abs() < 4.5 * loss.std() / len(loss) ** 0.5
+        for name, (weighting, formula) in WEIGHTINGS.items():
+            loss = losses(DenoisingObjective(weighting=weighting), model, x_0, t, eps)
+            expected = formula(alpha, sigma) * variance.mean()
+            assert (loss.mean() - expected).abs() < 4.5 * loss.std() / len(loss) ** 0.5, (name, share)
 
 
 DIRECTIONS = {
@@ -159,65 +148,113 @@ def slope_in_standard_errors(change, direction, sde, parametrization, weighting,
     """
     target, objective = mixture(device), DenoisingObjective(weighting=weighting)
     drawn = draws(target, sde, device, 20_000)
-    losses = []
+    ends = []
     for h in (1.0, -1.0):
 
         def moved(x0_hat, x_t, h=h):
             return change(x0_hat) + h * direction(x_t)
 
-        losses.append(objective.at(network_model(target, sde, parametrization, moved), *drawn))
-    slopes = 0.5 * (losses[0] - losses[1])
+        ends.append(losses(objective, network_model(target, sde, parametrization, moved), *drawn))
+    slopes = 0.5 * (ends[0] - ends[1])
     return (slopes.mean() / (slopes.std() / len(slopes) ** 0.5)).item()
 
 
-@pytest.mark.parametrize("direction", DIRECTIONS.values(), ids=DIRECTIONS.keys())
-@pytest.mark.parametrize("parametrization", [NoiseParametrization(0.7), EDMParametrization(0.7)], ids=["noise", "edm"])
-def test_the_expected_gradient_vanishes_at_the_exact_denoiser(direction, parametrization, sde, device):
+def test_the_expected_gradient_vanishes_at_the_exact_denoiser(sde, device):
     """20,000 draws, 4.5 standard errors: level 7e-6 for each of the 48."""
-    slope = slope_in_standard_errors(lambda d: d, direction, sde, parametrization, DenoisedWeighting(), device)
-    assert abs(slope) < 4.5
+    emitted = (NoiseParametrization(0.7), EDMParametrization(0.7))
+    for (name, direction), parametrization in itertools.product(DIRECTIONS.items(), emitted):
+        found = slope_in_standard_errors(lambda d: d, direction, sde, parametrization, DenoisedWeighting(), device)
+        assert abs(found) < 4.5, (name, parametrization)
 
 
-@weightings
-def test_the_expected_gradient_vanishes_under_every_weighting(weighting, formula, device):
+@pytest.mark.parametrize("weighting", [weighting for weighting, _ in WEIGHTINGS.values()], ids=WEIGHTINGS.keys())
+def test_the_expected_gradient_vanishes_under_every_weighting(weighting, device):
     for sde in (CosineSDE(t_min=0.05), EDMSDE(t_min=0.1, t_max=5.0)):
-        slope = slope_in_standard_errors(
-            lambda d: d, DIRECTIONS["sine"], sde, EDMParametrization(0.7), weighting, device
-        )
-        assert abs(slope) < 4.5
+        args = DIRECTIONS["sine"], sde, EDMParametrization(0.7), weighting, device
+        assert abs(slope_in_standard_errors(lambda d: d, *args)) < 4.5, sde
 
 
-@pytest.mark.parametrize("parametrization", [NoiseParametrization(0.7), ScoreParametrization(0.7)])
-def test_it_does_not_vanish_at_a_biased_denoiser(parametrization, sde, device):
+def test_it_does_not_vanish_at_a_biased_denoiser(sde, device):
     """The same statistic has the power to see a denoiser that is wrong by 0.1."""
-    args = DIRECTIONS["constant"], sde, parametrization, DenoisedWeighting(), device
-    assert slope_in_standard_errors(lambda d: d + 0.1, *args) > 10
+    for parametrization in (NoiseParametrization(0.7), ScoreParametrization(0.7)):
+        args = DIRECTIONS["constant"], sde, parametrization, DenoisedWeighting(), device
+        assert slope_in_standard_errors(lambda d: d + 0.1, *args) > 10, parametrization
 
 
 def test_any_other_denoiser_has_a_larger_loss(sde, device):
     target, objective = mixture(device), DenoisingObjective(weighting=DenoisedWeighting())
     drawn = draws(target, sde, device, 20_000)
-    least = objective.at(network_model(target, sde, NoiseParametrization(0.7)), *drawn).mean()
+    least = losses(objective, network_model(target, sde, NoiseParametrization(0.7)), *drawn).mean()
     for change in (lambda d, x: 0.8 * d, lambda d, x: d + 0.2, lambda d, x: d + 0.2 * torch.sin(3 * x)):
-        assert objective.at(network_model(target, sde, NoiseParametrization(0.7), change), *drawn).mean() > least
+        other = network_model(target, sde, NoiseParametrization(0.7), change)
+        assert losses(objective, other, *drawn).mean() > least
 
 
 def test_the_objective_draws_and_then_evaluates(device):
-    """Calling it is `at` on times of its `times` and standard normal noise, and repeats under a generator."""
+    """Calling it is `at` on times of its `times` and standard normal noise, and repeats under the same noise."""
     sde, target = VPSDE(), gaussian(device, (1, 2, 2))
     recorded = []
     model = network_model(target, sde, NoiseParametrization(0.7), lambda d, x: recorded.append(x) or d)
     x_0 = target.sample(4000, torch.Generator(device).manual_seed(0))
-    objective = DenoisingObjective(UniformTimes(), NoiseWeighting())
-    first = objective(model, x_0, generator=torch.Generator(device).manual_seed(1))
-    again = objective(model, x_0, generator=torch.Generator(device).manual_seed(1))
-    assert torch.equal(first, again)
-    assert not torch.equal(first, objective(model, x_0, generator=torch.Generator(device).manual_seed(2)))
-    t = UniformTimes().sample(sde, 4000, device, torch.Generator(device).manual_seed(1)).to(x_0)
+    objective, noise = DenoisingObjective(UniformTimes(), NoiseWeighting()), whole_batch(4000, device)
+    first = objective(model, x_0, noise=noise)
+    assert torch.equal(first, objective(model, x_0, noise=noise))
+    assert not torch.equal(first, objective(model, x_0, noise=whole_batch(4000, device, seed=2)))
+    t = UniformTimes().at(sde, noise.stratified("times")).to(x_0)
     eps = (recorded[0] - sde.level(t).match_rank(x_0).alpha * x_0) / sde.level(t).match_rank(x_0).sigma
-    torch.testing.assert_close(objective.at(model, x_0, t, eps), first, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(losses(objective, model, x_0, t, eps), first, rtol=1e-6, atol=1e-8)
     # 16,000 numbers against N(0, 1); Kolmogorov and Smirnov at level 1e-4
     assert stats.kstest(eps.flatten().cpu().numpy(), "norm").pvalue > 1e-4
+
+
+def test_without_noise_that_is_given_it_follows_the_global_random_state(device):
+    model, found = random_model(VPSDE(), NoiseParametrization(), (3,), device), []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        found.append(DenoisingObjective()(model, torch.zeros(4, 3, device=device)))
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize("objective", [DenoisingObjective(), VariationalObjective()], ids=["denoising", "variational"])
+def test_a_process_draws_for_its_share_what_one_would_draw_for_all(objective, device):
+    model = random_model(VPSDE(), NoiseParametrization(), (3,), device)
+    whole = objective.draw(model, Batch(torch.zeros(12, 3, device=device)), whole_batch(12, device))
+    assert {name: values.shape for name, values in whole.items()} == {"t": (12,), "eps": (12, 3)}
+    assert {values.dtype for values in whole.values()} == {model.dtype}
+    for share in (slice(0, 4), slice(4, 12)):
+        places = torch.arange(12, device=device)[share]
+        noise = BatchNoise(1, 0, 12, places)
+        part = objective.draw(model, Batch(torch.zeros(len(places), 3, device=device)), noise)
+        for name, values in part.items():
+            assert torch.equal(values, whole[name][share]), name
+
+
+def test_an_objective_may_evaluate_the_averaged_weights(device):
+    """As for the targets of a distillation: in a trainer they are the average's, outside the model's own."""
+    seen = []
+
+    class Recording(Objective):
+        def draw(self, model, batch, noise):
+            return {}
+
+        def at(self, model, batch, draws, averaged=contextlib.nullcontext):
+            with averaged(), torch.no_grad():
+                seen.append(model.network.last.bias.clone())
+            seen.append(model.network.last.bias.detach().clone())
+            return (model.network.last.bias - 1).square().mean().expand(len(batch.raw))
+
+    model = NetworkScoreModel(MLP(2, 8, 1).to(device), VPSDE(), NoiseParametrization(), (2,))
+    trainer = Trainer(model, ArrayData(torch.zeros(8, 2)), Recording(), TrainingOptions(batch_size=4, warmup_steps=0))
+    for _ in range(3):
+        trainer.step()
+    average = trainer.average.tensors["network.last.bias"].clone()
+    trainer.step()
+    averaged, own = seen[-2:]
+    assert torch.equal(averaged, average)
+    assert not torch.equal(averaged, own)
+    Recording()(model, torch.zeros(4, 2, device=device))
+    assert torch.equal(*seen[-2:])
 
 
 def test_the_condition_reaches_the_network(device):
@@ -226,91 +263,18 @@ def test_the_condition_reaches_the_network(device):
         nn.init.normal_(parameter)
     model = NetworkScoreModel(network, VPSDE(), NoiseParametrization(), (3,))
     x_0, t, eps = draws(gaussian(device), VPSDE(), device, 4)
-    first, second = (DenoisingObjective().at(model, x_0, t, eps, torch.full((4,), c, device=device)) for c in (0, 1))
+    given = (torch.full((4,), label, device=device) for label in (0, 1))
+    first, second = (losses(DenoisingObjective(), model, x_0, t, eps, cond) for cond in given)
     assert (first - second).abs().min() > 1e-4
     with pytest.raises(UsageError, match="cond"):
-        DenoisingObjective().at(model, x_0, t, eps)
-
-
-TIMES = {
-    "uniform": UniformTimes(),
-    "levels": DiscreteTimes(),
-    "ladder": LadderTimes(),
-    "log normal": LogNormalNoiseLevels(),
-}
-every_times = pytest.mark.parametrize("times", TIMES.values(), ids=TIMES.keys())
-
-
-def sampled(times, sde, num, device, seed=0):
-    return times.sample(sde, num, device, torch.Generator(device).manual_seed(seed))
-
-
-@every_times
-def test_times_lie_in_the_range_and_repeat(times, sde, device):
-    t = sampled(times, sde, 5000, device)
-    assert t.shape == (5000,)
-    assert t.dtype == torch.float32
-    assert t.device.type == device.type
-    low, high = torch.tensor([sde.t_min, sde.t_max])  # as float32 has them
-    assert low <= t.min() < t.max() <= high
-    assert sde.log_snr(t).isfinite().all()
-    assert torch.equal(t, sampled(times, sde, 5000, device))
-    assert not torch.equal(t, sampled(times, sde, 5000, device, seed=1))
-
-
-def share(times, sde, t):
-    """The declared distribution function of a time, evaluated at it."""
-    if isinstance(times, LogNormalNoiseLevels):
-        return torch.special.ndtr((sde.noise_level(t.double()).log() - times.mean) / times.std)
-    return (t.double() - sde.t_min) / (sde.t_max - sde.t_min)
-
-
-@pytest.mark.parametrize("times", [UniformTimes(), LogNormalNoiseLevels(-1.0, 0.7)], ids=["uniform", "log normal"])
-@pytest.mark.parametrize("wide", [VPSDE(), VESDE(sigma_min=1e-4), EDMSDE(1e-4, 100.0), RectifiedFlowSDE(1e-4, 0.9999)])
-def test_a_batch_covers_its_distribution_evenly(times, wide, device):
-    """One time in each of n equally likely cells; float32 rounds a few over an edge, never by more than 1e-3 cells."""
-    num = 100
-    cells = (share(times, wide, sampled(times, wide, num, device)) * num).sort().values
-    edges = torch.arange(num, dtype=torch.float64, device=device)
-    assert (cells > edges - 1e-3).all()
-    assert (cells < edges + 1 + 1e-3).all()
-
-
-@pytest.mark.parametrize("times", [UniformTimes(), LogNormalNoiseLevels(-1.0, 0.7)], ids=["uniform", "log normal"])
-def test_each_place_in_a_batch_has_the_declared_distribution(times, device):
-    """The first time of 3,000 batches of 4: Kolmogorov and Smirnov at level 1e-3."""
-    sde, generator = EDMSDE(1e-4, 100.0), torch.Generator(device).manual_seed(0)
-    first = torch.stack([times.sample(sde, 4, device, generator)[0] for _ in range(3000)])
-    assert stats.kstest(share(times, sde, first).cpu().numpy(), "uniform").pvalue > 1e-3
-
-
-def test_neighbours_in_a_batch_are_not_sorted(device):
-    """The cells are in random order: the rank correlation with the place is that of chance, level 1e-4."""
-    t = sampled(UniformTimes(), VPSDE(), 1000, device)
-    assert stats.spearmanr(range(1000), t.cpu().numpy()).pvalue > 1e-4
-
-
-@pytest.mark.parametrize("num_levels", [1, 7, 1000])
-def test_discrete_times_are_the_levels_of_the_chain(num_levels, device):
-    t = sampled(DiscreteTimes(num_levels), VPSDE(), 20 * num_levels, device)
-    levels = torch.arange(1, num_levels + 1, device=device) / num_levels
-    assert torch.isin(t, levels).all()
-    count = torch.bincount((t * num_levels).round().long(), minlength=num_levels + 1)[1:]
-    # 20 cells a level; float32 moves the time at a cell's edge to its neighbour at most
-    assert (count - 20).abs().max() <= 1
-    assert count.min() >= 1
-
-
-def test_the_levels_of_a_chain_end_at_t_max(device):
-    sde = EDMSDE(t_min=0.002, t_max=80.0)
-    t = sampled(DiscreteTimes(40), sde, 400, device)
-    torch.testing.assert_close(t.unique(), torch.arange(2.0, 81, 2, device=device))
+        losses(DenoisingObjective(), model, x_0, t, eps)
 
 
 def test_smld_s_discrete_loss(device):
     """Levels geometric from sigma_min to sigma_max, equally often, and the loss sigma_i^2 |s + eps / sigma_i|^2."""
     num_levels, sde = 10, VESDE(sigma_min=0.01, sigma_max=50.0, t_min=1e-9)
-    sigma = sde.sigma(sampled(LadderTimes(num_levels), sde, 20 * num_levels, device).double())
+    u = whole_batch(20 * num_levels, device).stratified("times")
+    sigma = sde.sigma(LadderTimes(num_levels).at(sde, u).double())
     ladder = torch.logspace(math.log10(0.01), math.log10(50.0), num_levels, dtype=torch.float64, device=device)
     nearest = (sigma[:, None] / ladder - 1).abs().min(1)
     assert nearest.values.max() < 1e-5
@@ -324,7 +288,8 @@ def test_smld_s_discrete_loss(device):
     sigma_i = sde.sigma(t)[:, None]
     score = model.score(x_0 + sigma_i * eps, t)
     smld = (sigma_i**2 * (score + eps / sigma_i) ** 2).mean(1)
-    torch.testing.assert_close(DenoisingObjective(LadderTimes()).at(model, x_0, t, eps), smld, rtol=1e-3, atol=1e-4)
+    loss = losses(DenoisingObjective(LadderTimes()), model, x_0, t, eps)
+    torch.testing.assert_close(loss, smld, rtol=1e-3, atol=1e-4)
 
 
 # three parametrisations, one objective
@@ -337,24 +302,22 @@ def test_predicting_data_noise_or_score_is_one_objective_under_the_matching_weig
     """
     target = gaussian(device)
     x_0, t, eps = draws(target, sde, device, 64)
-    t = t.clamp(0.05 * sde.t_max, sde.t_max)
+    t = away_from_the_start(sde, t)
     weights = torch.tensor([0.7, -0.4], dtype=torch.float64, device=device, requires_grad=True)
 
     def moved(x0_hat, x_t):
         return x0_hat + weights[0] * torch.sin(x_t) + weights[1]
 
-    def loss_and_gradient(losses):
-        return losses.detach(), torch.autograd.grad(losses.mean(), weights)[0]
+    def loss_and_gradient(loss):
+        return loss.detach(), torch.autograd.grad(loss.mean(), weights)[0]
 
     found = [
-        loss_and_gradient(DenoisingObjective().at(network_model(target, sde, emitted, moved), x_0, t, eps))
+        loss_and_gradient(losses(DenoisingObjective(), network_model(target, sde, emitted, moved), x_0, t, eps))
         for emitted in PARAMETRIZATIONS.values()
     ]
-    model, x_t, level = (
-        network_model(target, sde, EDMParametrization(0.7), moved),
-        sde.diffuse(x_0, t, eps),
-        sde.level(t),
-    )
+    model = network_model(target, sde, EDMParametrization(0.7), moved)
+    x_t = sde.diffuse(x_0, t, eps)
+    level = sde.level(t)
     wide = level.match_rank(x_0)
     written = [
         level.log_snr.exp() * (model.denoise(x_t, t) - x_0).square().mean(1),
@@ -366,70 +329,12 @@ def test_predicting_data_noise_or_score_is_one_objective_under_the_matching_weig
         torch.testing.assert_close(gradient, found[0][1], rtol=1e-7, atol=1e-12)
 
 
-# the variational bound; more of it in test_bounds and test_learned_sde
+def test_a_mistake_is_named():
+    with pytest.raises(UsageError, match="gamma=0"):
+        MinSNRWeighting(0)
 
 
-@parametrizations
-def test_the_variational_objective_is_the_bound(parametrization, sde, device):
-    """Prior, reconstruction, and (t_max - t_min)/2 gamma' |eps_hat - eps|^2 with gamma' by differentiation."""
-    model = random_model(sde, parametrization, (3,), device)
-    x_0, t, eps = draws(gaussian(device), sde, device, 16)
-    t = t.clamp(0.05 * sde.t_max, sde.t_max)
-    first, last = sde.log_snr(torch.tensor([sde.t_min, sde.t_max], dtype=torch.float64, device=device))
-    loss = VariationalObjective().at(model, x_0, t, eps)
-    error = (model.noise(sde.diffuse(x_0, t, eps), t) - eps).square().mean(1)
-    diffusion = -0.5 * (sde.t_max - sde.t_min) * slope(sde.log_snr, t) * error
-    ends = 0.5 * last.exp() * x_0.square().mean(1) + 0.5 * (math.log(2 * math.pi * math.e) - first)
-    assert loss.shape == (16,)
-    torch.testing.assert_close(loss, ends + diffusion, rtol=1e-7, atol=1e-9)
-
-
-@parametrizations
-def test_on_a_fixed_path_it_trains_as_likelihood_weighting_does(parametrization, sde, device):
-    model = random_model(sde, parametrization, (3,), device)
-    drawn = draws(gaussian(device), sde, device, 16)
-    weights = [p for p in model.network.parameters() if p.requires_grad]
-    bound, weighted = (
-        torch.autograd.grad(objective.at(model, *drawn).sum(), weights)
-        for objective in (VariationalObjective(), DenoisingObjective(weighting=LikelihoodWeighting()))
-    )
-    for one, other in zip(bound, weighted, strict=True):
-        torch.testing.assert_close(one, 0.5 * (sde.t_max - sde.t_min) * other, rtol=1e-9, atol=1e-9 * other.abs().max())
-
-
-@parametrizations
-def test_the_bound_keeps_its_digits_at_small_noise(parametrization, sde, device):
-    """As above, next to t_min: there gamma' of a DDPM chain jumps."""
-    model = random_model(sde, parametrization, (3,), device)
-    x_0, t, eps = (part.float() for part in draws(gaussian(device), sde, device, 16, shared_t=1.01 * sde.t_min))
-    exact = VariationalObjective().at(model, x_0.double(), t.double(), eps.double())
-    loss = VariationalObjective().at(model.float(), x_0, t, eps)
-    assert loss.dtype == torch.float32
-    torch.testing.assert_close(loss.double(), exact, rtol=1e-4, atol=1e-4)
-
-
-def test_the_variational_objective_draws_uniform_times(device):
-    t, eps = VariationalObjective().draw(VPSDE(), (100, 3), device, torch.Generator(device).manual_seed(0))
-    assert torch.equal(t, sampled(UniformTimes(), VPSDE(), 100, device))
-    assert eps.shape == (100, 3)
-
-
-MISTAKES = {
-    "sigma_data": (lambda: EDMWeighting(0.0), "sigma_data=0.0"),
-    "infinite sigma_data": (lambda: EDMWeighting(float("inf")), "sigma_data=inf"),
-    "std": (lambda: LogNormalNoiseLevels(std=0.0), "std=0.0"),
-    "num_levels": (lambda: DiscreteTimes(0), "num_levels=0"),
-    "rungs": (lambda: LadderTimes(1), "num_levels=1"),
-}
-
-
-@pytest.mark.parametrize(("make", "message"), MISTAKES.values(), ids=MISTAKES.keys())
-def test_a_mistake_is_named(make, message):
-    with pytest.raises(UsageError, match=message):
-        make()
-
-
-@pytest.mark.parametrize("concept", [Objective, TrainingTimes, Weighting])
+@pytest.mark.parametrize("concept", [Objective, Weighting])
 def test_concepts_are_abstract(concept):
     with pytest.raises(TypeError, match="abstract"):
         concept()

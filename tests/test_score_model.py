@@ -1,15 +1,12 @@
 """One model, four views, under any SDE."""
 
 import logging
-import math
 
 import pytest
 import torch
-from analytic import PARAMETRIZATIONS, gaussian, mixture, network_model
-from conftest import SDES
 from torch import nn
 
-from samplers import DDIM, sample
+from samplers.euler_maruyama import drift_coefficients
 from scoresde import (
     EDMSDE,
     MLP,
@@ -26,10 +23,11 @@ from scoresde import (
     RectifiedFlowSDE,
     ScoreModel,
     ScoreParametrization,
+    TimeInput,
     UsageError,
     VelocityParametrization,
 )
-from scoresde.reverse import reverse_drift
+from tests.analytic import SDES, gaussian, mixture, network_model
 
 EPS = torch.finfo(torch.float64).eps
 
@@ -42,16 +40,16 @@ def noisy(target, sde, device, num=9, seed=0):
     return sde.diffuse(x_0, t, torch.randn(x_0.shape, generator=generator, dtype=x_0.dtype, device=device)), t
 
 
-@pytest.mark.parametrize("shape", [(2,), (1, 2, 2)])
-def test_score_is_the_gradient_of_the_noisy_density(sde, shape, device):
-    target = mixture(device, shape)
-    x_t, t = noisy(target, sde, device)
-    x = x_t.clone().requires_grad_()
-    (expected,) = torch.autograd.grad(target.log_prob(x, sde.alpha(t), sde.sigma(t)).sum(), x)
-    score = ExactScoreModel(target, sde).score(x_t, t)
-    # alpha D - x_t is a difference of terms of the size of |x_t|, divided by sigma^2
-    rounding = 100 * EPS * (1 + x_t.abs().amax()) / sde.level(t).match_rank(x_t).sigma ** 2
-    assert ((score - expected).abs() <= rounding + 1e-10 * expected.abs()).all()
+def test_score_is_the_gradient_of_the_noisy_density(sde, device):
+    for shape in ((2,), (1, 2, 2)):
+        target = mixture(device, shape)
+        x_t, t = noisy(target, sde, device)
+        x = x_t.clone().requires_grad_()
+        (expected,) = torch.autograd.grad(target.log_prob(x, sde.alpha(t), sde.sigma(t)).sum(), x)
+        score = ExactScoreModel(target, sde).score(x_t, t)
+        # alpha D - x_t is a difference of terms of the size of |x_t|, divided by sigma^2
+        rounding = 100 * EPS * (1 + x_t.abs().amax()) / sde.level(t).match_rank(x_t).sigma ** 2
+        assert ((score - expected).abs() <= rounding + 1e-10 * expected.abs()).all(), shape
 
 
 def test_each_view_gives_back_the_denoiser(sde, device):
@@ -71,35 +69,21 @@ def test_each_view_gives_back_the_denoiser(sde, device):
         assert ((view - x0_hat).abs() <= rounding).all(), name
 
 
-@pytest.mark.parametrize("parametrization", PARAMETRIZATIONS.values(), ids=PARAMETRIZATIONS.keys())
-@pytest.mark.parametrize("shape", [(2,), (1, 2, 2)])
-def test_a_perfect_network_is_the_exact_model(parametrization, shape, sde, device):
-    """The network sees c_in x_t and c_noise alone: they carry all that it needs, in every parametrisation."""
-    target = mixture(device, shape)
-    x_t, t = noisy(target, sde, device)
-    actual = network_model(target, sde, parametrization).denoise(x_t, t)
-    expected = ExactScoreModel(target, sde).denoise(x_t, t)
-    # c_noise to t and back, and x_t / alpha that cancels: some 1e-13 of x_t / alpha
-    size = 1 + x_t.flatten(1).norm(dim=1) / sde.alpha(t)
-    assert ((actual - expected).flatten(1).norm(dim=1) <= 1e-11 * size).all()
-
-
-@pytest.mark.parametrize("other", SDES.values(), ids=SDES.keys())
-def test_under_another_sde_it_is_the_exact_model_of_that_sde(sde, other, device):
+def test_under_another_sde_it_is_the_exact_model_of_that_sde(sde, device):
     target = mixture(device)
-    model = ExactScoreModel(target, other).under(sde)
-    x_t, t = noisy(target, model.sde, device)
-    actual, expected = model.denoise(x_t, t), target.denoise(x_t, sde.alpha(t), sde.sigma(t))
-    size = 1 + x_t.norm(dim=1) / sde.alpha(t)  # u = x_t / alpha is what both see
-    assert ((actual - expected).norm(dim=1) <= 1e-11 * size).all()
-    assert sde.t_min <= model.sde.t_min < model.sde.t_max <= sde.t_max
-    # never outside the noise levels of the model itself, and as far as either allows
-    ends = torch.tensor([model.sde.t_min, model.sde.t_max], dtype=torch.float64)
-    known = torch.tensor([other.t_min, other.t_max], dtype=torch.float64)
-    own = torch.tensor([sde.t_min, sde.t_max], dtype=torch.float64)
-    highest = torch.minimum(other.log_snr(known)[0], sde.log_snr(own)[0])
-    lowest = torch.maximum(other.log_snr(known)[1], sde.log_snr(own)[1])
-    torch.testing.assert_close(sde.log_snr(ends), torch.stack([highest, lowest]), rtol=0, atol=1e-9)
+    own = sde.span().t.flip(0)
+    for name, other in SDES.items():
+        model = ExactScoreModel(target, other).under(sde)
+        x_t, t = noisy(target, model.sde, device)
+        actual, expected = model.denoise(x_t, t), target.denoise(x_t, sde.alpha(t), sde.sigma(t))
+        size = 1 + x_t.norm(dim=1) / sde.alpha(t)  # u = x_t / alpha is what both see
+        assert ((actual - expected).norm(dim=1) <= 1e-11 * size).all(), name
+        assert sde.t_min <= model.sde.t_min < model.sde.t_max <= sde.t_max, name
+        # never outside the noise levels of the model itself, and as far as either allows
+        highest = torch.minimum(other.span().log_snr[1], sde.log_snr(own)[0])
+        lowest = torch.maximum(other.span().log_snr[0], sde.log_snr(own)[1])
+        ends = model.sde.span().log_snr.flip(0)
+        torch.testing.assert_close(ends, torch.stack([highest, lowest]), rtol=0, atol=1e-9)
 
 
 def test_under_works_for_a_network_and_back(device):
@@ -198,17 +182,15 @@ def test_mistakes_are_named(device):
         exact.denoise(x, 0.5, torch.zeros(4, dtype=torch.long, device=device))
 
 
-def test_a_network_model_is_a_module(device):
-    model = NetworkScoreModel(MLP(3, 8, 1), VPSDE(), NoiseParametrization(), [3]).to(device)
-    assert isinstance(model, ScoreModel)
-    assert model.shape == (3,)
-    assert set(model.state_dict()) == {f"network.{name}" for name in model.network.state_dict()}
-    assert math.prod(model.denoise(torch.zeros(2, 3, device=device), 0.5).shape) == 6
-
-
 def test_score_model_is_abstract():
     with pytest.raises(TypeError, match="abstract"):
         ScoreModel()
+
+
+def edm_output(model, x, t):
+    """The value of F at which D is the model's, for sigma_data 0.6."""
+    level, edm = model.sde.level(t).match_rank(x), EDMParametrization(0.6)
+    return (model.denoise(x, t) - edm.c_skip(level) * x) / edm.c_out(level)
 
 
 VIEWS = {
@@ -216,24 +198,26 @@ VIEWS = {
     "denoised": (DenoisedParametrization(), lambda model, x, t: model.denoise(x, t)),
     "score": (ScoreParametrization(), lambda model, x, t: model.score(x, t)),
     "velocity": (VelocityParametrization(), lambda model, x, t: model.velocity(x, t)),
-    "edm": (EDMParametrization(0.6), lambda model, x, t: model.edm_output(x, t, 0.6)),
+    "edm": (EDMParametrization(0.6), edm_output),
 }
 
 
-@pytest.mark.parametrize(("predicts", "view"), VIEWS.values(), ids=VIEWS.keys())
-def test_a_function_that_returns_any_view_is_a_model(predicts, view, sde, device):
+def test_a_function_that_returns_any_view_is_a_model(sde, device):
     exact = ExactScoreModel(mixture(device), sde)
-    model = CallableScoreModel(lambda x, t: view(exact, x, t), predicts, sde, (2,), device, torch.float64)
     x_t = torch.randn(8, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(device)
     t = torch.linspace(sde.t_min + 0.05 * sde.t_max, 0.9 * sde.t_max, 8, dtype=torch.float64, device=device)
-    torch.testing.assert_close(model.denoise(x_t, t), exact.denoise(x_t, t), rtol=1e-9, atol=1e-9)
+    for predicts, view in VIEWS.values():
+        model = CallableScoreModel(lambda x, t, f=view: f(exact, x, t), predicts, sde, (2,), device, torch.float64)
+        torch.testing.assert_close(model.denoise(x_t, t), exact.denoise(x_t, t), rtol=1e-9, atol=1e-9)
 
 
 def test_flow_velocity_is_the_drift_of_the_probability_flow(sde, device):
     model = ExactScoreModel(mixture(device), sde)
     x_t = torch.randn(8, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(device)
     t = torch.linspace(sde.t_min + 0.05 * sde.t_max, 0.9 * sde.t_max, 8, dtype=torch.float64, device=device)
-    torch.testing.assert_close(model.flow_velocity(x_t, t), reverse_drift(model, x_t, t, eta=0.0), rtol=1e-9, atol=1e-9)
+    on_x, on_x0 = (part[:, None] for part in drift_coefficients(sde, t, eta=0.0))
+    drift = on_x * x_t + on_x0 * model.denoise(x_t, t)
+    torch.testing.assert_close(model.flow_velocity(x_t, t), drift, rtol=1e-9, atol=1e-9)
 
 
 def test_flow_velocity_on_a_rectified_flow_is_noise_minus_data(device):
@@ -254,9 +238,10 @@ def test_an_exact_model_moves_between_types():
     model = ExactScoreModel(gaussian(), VPSDE())
     x_t = torch.ones(2, 3)
     single = model.to(dtype=torch.float32)
-    assert (model.like().dtype, single.like().dtype) == (torch.float64, torch.float32)
+    assert (model.dtype, single.dtype) == (torch.float64, torch.float32)
     torch.testing.assert_close(single.denoise(x_t, 0.3), model.denoise(x_t.double(), 0.3).float(), rtol=1e-4, atol=1e-4)
-    assert single.under(VESDE()).like().dtype == torch.float32
+    assert single.under(VESDE()).dtype == torch.float32
+    assert single.sigma_data == pytest.approx(model.sigma_data, rel=1e-6)
 
 
 def test_a_model_under_its_own_sde_is_not_cut(sde, caplog):
@@ -265,31 +250,36 @@ def test_a_model_under_its_own_sde_is_not_cut(sde, caplog):
     assert not caplog.records
 
 
-@pytest.mark.parametrize("wrong", [lambda x: x[:, :1], lambda x: x[:, 0], lambda x: x.sum(1)], ids=["B,1", "B", "sum"])
-def test_an_output_that_would_broadcast_is_refused(wrong, device):
-    class Wrong(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.weight = nn.Parameter(torch.ones(()))
-
-        def forward(self, x, c_noise, cond=None):
-            return self.weight * wrong(x)
-
-    x = torch.randn(2, 2, device=device)
-    network = NetworkScoreModel(Wrong(), VPSDE(), NoiseParametrization(), (2,)).to(device)
-    function = CallableScoreModel(lambda x, t: wrong(x), NoiseParametrization(), VPSDE(), (2,), device=device)
-    for model in (network, function):
-        for use in (lambda model=model: model.score(x, 0.5), lambda model=model: sample(model, DDIM(), 2, num_steps=3)):
-            with pytest.raises(UsageError, match="need the same shape"):
-                use()
-
-
 def test_times_in_a_tensor_are_checked_too():
     model = ExactScoreModel(gaussian(), VPSDE())
     with pytest.raises(UsageError, match=r"t=2\.0: must lie in \[1e-05, 1\]"):
         model.denoise(torch.zeros(3, 3, dtype=torch.float64), torch.tensor([0.5, 2.0, 0.1]))
 
 
-def test_sigma_data_may_be_a_tensor():
-    assert NoiseParametrization(torch.tensor(0.5)) == NoiseParametrization(0.5)
-    assert type(NoiseParametrization(torch.tensor(0.5)).sigma_data) is float
+def test_a_model_on_a_grid_is_the_model_at_its_times(sde, device):
+    """Every kind of model: exact, a network, a function, and each of these under another SDE."""
+    target = mixture(device)
+    exact = ExactScoreModel(target, sde)
+    models = [
+        exact,
+        network_model(target, sde, NoiseParametrization(0.7)),
+        network_model(target, sde, EDMParametrization(0.7, TimeInput())),
+        CallableScoreModel(exact.score, ScoreParametrization(), sde, (2,), device, torch.float64),
+    ]
+    models += [model.under(other) for model in models for other in (EDMSDE(), VPSDE())]
+    x_t = torch.randn(4, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(device)
+    for model in models:
+        times = torch.linspace(model.sde.t_min, model.sde.t_max, 7, dtype=torch.float64)[1:-1]
+        levels = model.sde.level(times)
+        on_grid = model.on_grid(levels, x_t)
+        assert on_grid.c_skip.shape == on_grid.c_out.shape == times.shape
+        assert on_grid.c_skip.dtype == on_grid.c_out.dtype == torch.float64
+        for k, t in enumerate(times.tolist()):
+            x0_hat = on_grid.c_skip[k].item() * x_t + on_grid.c_out[k].item() * on_grid.network(k, x_t, None)
+            torch.testing.assert_close(x0_hat, model.denoise(x_t, t), rtol=1e-9, atol=1e-9, msg=f"{model} at {t}")
+
+
+def test_a_model_at_a_level_is_the_model_at_its_times(sde, device):
+    model = ExactScoreModel(mixture(device), sde)
+    x_t, t = noisy(mixture(device), sde, device)
+    assert torch.equal(model.denoise_at(x_t, sde.level(t)), model.denoise(x_t, t))

@@ -1,21 +1,21 @@
 """Targets: densities, scores and denoisers against autograd, quadrature and torch.distributions."""
 
+import itertools
 import math
 
 import pytest
 import torch
-from analytic import gaussian, mixture, points, slope
 
+from samplers.euler_maruyama import drift_coefficients
 from scoresde import (
     SDE,
     EmpiricalDistribution,
-    ExactScoreModel,
     Gaussian,
     GaussianMixture,
     UsageError,
 )
-from scoresde.reverse import reverse_drift
 from scoresde.targets import Target
+from tests.analytic import gaussian, mixture, points, slope
 
 EPS = torch.finfo(torch.float64).eps
 TARGETS = {"gaussian": gaussian, "mixture": mixture, "points": points}
@@ -40,18 +40,17 @@ def noisy(target, alpha, sigma, device):
     return alpha.reshape(shape) * x_0 + sigma.reshape(shape) * randn(*x_0.shape, seed=5, device=device)
 
 
-@pytest.mark.parametrize("per_sample", [False, True])
-@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("make", TARGETS.values(), ids=TARGETS.keys())
-def test_score_is_the_gradient_of_log_prob(make, shape, per_sample, device):
-    target = make(device, shape)
-    alpha, sigma = scales(device, per_sample)
-    x_t = noisy(target, alpha, sigma, device).requires_grad_()
-    (expected,) = torch.autograd.grad(target.log_prob(x_t, alpha, sigma).sum(), x_t)
-    score = target.score(x_t, alpha, sigma)
-    assert score.shape == (5, *shape)
-    # alpha D - x_t loses digits where it is small against x_t: 1e-16 |x_t| / sigma^2, at most 1e-13 here
-    torch.testing.assert_close(score, expected, rtol=1e-10, atol=1e-12)
+def test_score_is_the_gradient_of_log_prob(make, device):
+    for shape, per_sample in itertools.product(SHAPES, (False, True)):
+        target = make(device, shape)
+        alpha, sigma = scales(device, per_sample)
+        x_t = noisy(target, alpha, sigma, device).requires_grad_()
+        (expected,) = torch.autograd.grad(target.log_prob(x_t, alpha, sigma).sum(), x_t)
+        score = target.score(x_t, alpha, sigma)
+        assert score.shape == (5, *shape)
+        # alpha D - x_t loses digits where it is small against x_t: 1e-16 |x_t| / sigma^2, at most 1e-13 here
+        torch.testing.assert_close(score, expected, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("make", TARGETS.values(), ids=TARGETS.keys())
@@ -178,7 +177,6 @@ def test_probability_flow_carries_one_marginal_to_another(shape, device):
 
 def test_probability_flow_solves_its_equation(sde: SDE, device):
     target = gaussian(device)
-    model = ExactScoreModel(target, sde)
     start, middle = 0.3 * sde.t_max, 0.61037 * sde.t_max  # 0.61037 is no kink of the DDPM chain
     t, s = (torch.tensor(v, dtype=torch.float64, device=device) for v in (start, middle))
     x = sde.diffuse(target.sample(4, torch.Generator(device).manual_seed(0)), t, randn(4, 3, device=device))
@@ -187,7 +185,8 @@ def test_probability_flow_solves_its_equation(sde: SDE, device):
         return target.probability_flow(x, (sde.alpha(t), sde.sigma(t)), (sde.alpha(time), sde.sigma(time)))
 
     velocity = torch.stack([slope(lambda time, i=i, j=j: flow(time)[i, j], s) for i in range(4) for j in range(3)])
-    expected = reverse_drift(model, flow(s), s, eta=0)
+    on_x, on_x0 = drift_coefficients(sde, s, eta=0)
+    expected = on_x * flow(s) + on_x0 * target.denoise(flow(s), sde.alpha(s), sde.sigma(s))
     size = (sde.drift_coef(s).abs() * flow(s).abs().max() + sde.diffusion(s) ** 2).item()  # of the terms that cancel
     torch.testing.assert_close(velocity.reshape(4, 3), expected, rtol=1e-9, atol=1e-12 * size)
 
@@ -213,11 +212,35 @@ def test_samples_have_the_moments(make, shape, device):
 
 
 @pytest.mark.parametrize("make", TARGETS.values(), ids=TARGETS.keys())
+def test_sigma_data_is_the_deviation_over_all_entries(make, device):
+    """Within 5 standard errors of the variance of 20,000 draws, whose entries are taken as one sample."""
+    for shape in SHAPES:
+        target = make(device, shape)
+        entries = target.sample(20_000, torch.Generator(device).manual_seed(1)).flatten(1)
+        squares = (entries - entries.mean()).square().mean(1)  # a sample's share of the variance
+        error = squares.std() / 20_000**0.5
+        assert abs(squares.mean() - target.sigma_data**2) < 5 * error, shape
+
+
+@pytest.mark.parametrize("make", TARGETS.values(), ids=TARGETS.keys())
 def test_sampling_repeats_under_a_generator(make, device):
     target = make(device, (2, 2, 2))
     first, second = (target.sample(5, torch.Generator(device).manual_seed(3)) for _ in range(2))
     assert first.shape == (5, 2, 2, 2)
     assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("make", TARGETS.values(), ids=TARGETS.keys())
+def test_a_target_moves_as_a_whole(make, device):
+    double = make("cpu", (3,))
+    single = double.to(device, torch.float32)
+    assert (double.dtype, single.dtype) == (torch.float64, torch.float32)
+    assert (double.device.type, single.device.type) == ("cpu", device.type)
+    assert single.sample(3).dtype == torch.float32
+    assert single.sigma_data == pytest.approx(double.sigma_data, rel=1e-5)
+    one = torch.ones((), device=device)
+    assert single.log_prob(torch.zeros(2, 3, device=device), one, one).dtype == torch.float32
+    assert make("cpu", (3,)).sigma_data == double.sigma_data  # the first is as it was
 
 
 def test_mixture_in_another_type(device):

@@ -1,61 +1,68 @@
-r"""Calibration: the table of one number of evaluations, fitted to a model against its own converged flow.
+r"""Calibration: the table for a given number of evaluations, fitted to a model against its own converged flow.
 
-With n evaluations at noise levels r_0 > ... > r_{n-1}, from noise of level r_0, every explicit linear solver of the
-probability flow is, in the velocity integrand (`samplers.integrands`), with phi = atan(r / sd),
+With n evaluations at noise levels r_0 > ... > r_{n-1}, from noise of level r_0, every explicit quadrature in the
+velocity integrand dy = h dphi (`samplers.integrands`), phi = atan(r / sigma_data), is
 
     y_{k+1} = y_k + (phi_{k+1} - phi_k) sum_{j<=k} w_kj h_j,        theta = (w_kj, log r_0, ..., log r_{n-1}),
 
-n (n + 1) / 2 + n numbers, and the best of them for a model is found by least squares: with e(theta) the difference
-between the table's end and where the converged flow leads from the same noise,
+n (n + 1) / 2 + n numbers. The best of them for a model is found by least squares. With e_i(theta) the difference
+between the table's end and the converged flow's end for noise i,
 
-    min_theta  sum_samples rho(|e|),    rho growing as the square to 4 times the median, and linearly from there.
+    min_theta  sum_i rho(|e_i|),    rho growing as the square up to 4 times the median of a batch, and linearly beyond.
 
-**Gauss and Newton's method, by random projections.** The change d of theta solves min |J d + e|^2 with J = de/dtheta.
-J has a row for each entry of each sample, but a projection of it costs one backward pass: for v of independent random
-signs, E (v . (J d + e))^2 = |J d + e|^2. As the parameters enter each sample by itself, one pass yields the rows v . J
-of a whole batch: thousands of equations for some fifty unknowns after a few passes, and a second-order method where
-gradient descent on the same problem needs hundreds. Levenberg and Marquardt's damping is chosen in every iteration from
-six by the error on noises that are held out; what is best there is kept, and nothing else.
+    1. Project. The Gauss-Newton step d solves min sum_i omega_i |J_i d + e_i|^2 with J_i = de_i/dtheta and
+       omega_i = 1 / max(|e_i|, 4 median). J_i has a row for each entry of a sample, but one backward pass gives v^T J_i
+       for a vector v, and for independent random signs E (v^T (J_i d + e_i))^2 = |J_i d + e_i|^2. Each sample has its
+       own copy of theta, so one pass serves a whole batch: 768 equations from 12 passes, for 44 unknowns at n = 8.
+    2. Solve. The damped normal equations (Levenberg-Marquardt) are solved for six dampings. A noise level that would
+       leave the SDE's range is fixed at its bound, and the other unknowns are solved for again.
+    3. Accept. Each candidate whose noise levels fall strictly is run on the validation noises. The one with the
+       smallest trimmed RMS error replaces theta if that lowers it.
+    4. Multi-start. The optimum depends on the initial noise levels, so there are three starts: the pilot run's table,
+       and tables on equal-error and early nodes (`samplers.fitted.nodes`). All get three iterations; the best one then
+       gets seven more.
 
-Where it ends depends on the noise levels that it starts from. So it starts three times, from the table of a pilot and
-from tables on even and early nodes (`samplers.fitted.nodes`), and the best after three iterations goes on. A noise
-level
-that would leave the SDE's range stops at its end, and the step is solved again for the rest. Tables do not carry over
-to other models.
+The validation noises also choose the table, so the error that is reported for it is slightly optimistic. Gradient
+descent on the same problem needs hundreds of iterations.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import repeat
 from typing import NamedTuple, final
 
 import torch
 from torch import Tensor
 
-from samplers.fitted.least_squares import fit
-from samplers.fitted.nodes import even_nodes
-from samplers.fitted.reference import NUM_SAMPLES, Coupling, pilot_run, trimmed_error
+from samplers.fitted.least_squares import fit_weights
+from samplers.fitted.nodes import equal_error_nodes
+from samplers.fitted.reference import NUM_SAMPLES, Coupling, reference_run, trimmed_error
 from samplers.fitted.tables import FittedSampler, FittedTable
 from samplers.integrands import VelocityIntegrand
-from samplers.table import Loop
+from scoresde import condition
+from scoresde._batches import batches
+from scoresde._shape import match_rank
+from scoresde.condition import Condition
 from scoresde.errors import require
-from scoresde.noise import Noise
 from scoresde.score_model import ScoreModel
 from scoresde.sde import SDE, Level
 
-STARTS, FIRST, REST = 3, 3, 7
-ITERATIONS = STARTS * FIRST + REST  # the first ones of all starts, and the rest of the best
-SAMPLES, PROJECTIONS = 256, 3  # of an iteration
-DAMPINGS = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2)  # as shares of the diagonal
-HELD_OUT = 5  # one noise of so many
-LEAST_NOISES = 64
+STARTS = 3
+TRIAL_ITERATIONS = 3  # for each start
+FINAL_ITERATIONS = 7  # then, for the best start
+ITERATIONS = STARTS * TRIAL_ITERATIONS + FINAL_ITERATIONS
+SAMPLES = 256  # of an iteration
+PROJECTIONS = 3  # of each sample in an iteration
+DAMPINGS = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2)  # relative to the diagonal
+VALIDATION_ONE_IN = 5  # one noise in this many validates
+MIN_NOISES = 64
+ROBUST = 4.0  # multiple of the median error beyond which errors count linearly
 
 
 class Calibration(NamedTuple):
-    """A sampler with the calibrated table in it, and the errors on the noises held out, before and after."""
+    """A sampler with the calibrated table in it, and the errors on the validation noises, before and after."""
 
     sampler: FittedSampler
     before: float
@@ -67,206 +74,222 @@ def calibrate(
     model: ScoreModel,
     sampler: FittedSampler,
     num_steps: int,
-    truth: Coupling,
+    coupling: Coupling,
     *,
     seed: int = 0,
     batch_size: int = 64,
-    tell: Callable[[int, float], None] = lambda iteration, error: None,
+    on_iteration: Callable[[float], None] = lambda error: None,
 ) -> Calibration:
-    """Fits the table of `num_steps` evaluations to a model; where nothing is gained, the table is as it was.
+    """Fits the table of `num_steps` evaluations to a model; if nothing is gained, the table is unchanged.
+
+    Two of the three starts need a pilot run of their own, with the first conditions of the coupling.
 
     Args:
         model: what will be sampled from; differentiable in x_t and t.
-        sampler: whose table is the first start, and is kept where nothing is gained (`pilot(model)`).
-        num_steps: which table.
-        truth: ends of the model's flow, from 64 noises or more (`samplers.fitted.reference.converged`); one in five is
-        held
-            out.
-        seed, batch_size: of the projections and the order of the samples; how many are differentiated at once.
-        tell: called with the iteration, up to `ITERATIONS`, and the least error so far.
+        sampler: usually `fit_sampler(model)`; its table is the first start.
+        num_steps: the number of evaluations of the table.
+        coupling: at least 64 noises and where the model's flow leads from them (`reference_coupling`); one in five
+            validates.
+        seed: of the projections and of the samples of each iteration.
+        batch_size: samples that are differentiated at a time.
+        on_iteration: called after each of `ITERATIONS` iterations with the smallest error so far.
 
     Example:
-        sampler = pilot(model)
-        truth = reference_coupling(model, sampler.fits[8].sd, num_samples=640)
-        sampler, before, after = calibrate(model, sampler, 8, truth)
+        sampler = fit_sampler(model)
+        coupling = reference_coupling(model, sampler.tables[8].sigma_data, num_samples=640)
+        sampler, before, after = calibrate(model, sampler, 8, coupling)
     """
-    count = len(truth.start)
-    require(count >= LEAST_NOISES, f"num_samples={count}: calibration needs at least {LEAST_NOISES} noises")
-    require(num_steps in sampler.fits, f"num_steps={num_steps}: need one of {min(sampler.fits)} to {max(sampler.fits)}")
-    run = pilot_run(model, None if truth.cond is None else truth.cond[:NUM_SAMPLES])
-    own_starts = (fit(run, model.sde, even_nodes(run, model.sde, num_steps, early)).fit for early in (False, True))
+    count = len(coupling.x_T)
+    require(
+        count >= MIN_NOISES,
+        f"coupling: has {count} noises; calibration needs at least {MIN_NOISES} (reference_coupling's num_samples)",
+    )
+    fitted = sampler.tables
+    require(num_steps in fitted, f"num_steps={num_steps}: need one of {min(fitted)} to {max(fitted)}")
+    reference = reference_run(model, condition.take(coupling.cond, slice(NUM_SAMPLES)))
+    own_nodes = [equal_error_nodes(reference, model.sde, num_steps, early) for early in (False, True)]
+    starts = [fitted[num_steps], *(fit_weights(reference, model.sde, nodes).table for nodes in own_nodes)]
     generator = torch.Generator().manual_seed(seed)
     with model.eval_mode():
-        descents = [_Descent(model, start, truth) for start in (sampler.fits[num_steps], *own_starts)]
-        before = descents[0].error
-        for iteration, descent in enumerate(_turns(descents), 1):
-            descent.iterate(batch_size, generator)
-            tell(iteration, min(each.error for each in descents))
-    if descent.error < before:  # the last that had its turn is the best of them
-        sampler = FittedSampler({**sampler.fits, num_steps: descent.solver.fit(descent.theta)})
-    return Calibration(sampler, before, descent.error)
+        searches = [_Search(model, start, coupling) for start in starts]
+        before = searches[0].error
+        for search in _schedule(searches):
+            search.iterate(batch_size, generator)
+            on_iteration(min(each.error for each in searches))
+    best = min(searches, key=lambda each: each.error)
+    if best.error < before:
+        sampler = FittedSampler({**fitted, num_steps: best.problem.fitted_of(best.theta)})
+    return Calibration(sampler, before, best.error)
 
 
-def _turns(descents: list[_Descent]) -> Iterator[_Descent]:
-    """Whose iteration is next: all have the first ones, and the one that is best then has the rest."""
-    for descent in descents:
-        yield from repeat(descent, FIRST)
-    yield from repeat(min(descents, key=lambda descent: descent.error), REST)
+def _schedule(searches: Sequence[_Search]) -> Iterator[_Search]:
+    """TRIAL_ITERATIONS for every start, then FINAL_ITERATIONS for the best one."""
+    for search in searches:
+        for _ in range(TRIAL_ITERATIONS):
+            yield search
+    best = min(searches, key=lambda each: each.error)
+    for _ in range(FINAL_ITERATIONS):
+        yield best
 
 
-class _Descent:
-    """From one start: the best parameters so far, and their error on the noises that are held out."""
+class _Search:
+    """The best parameters that were found from one start, and their error on the validation noises."""
 
-    def __init__(self, model: ScoreModel, start: FittedTable, truth: Coupling) -> None:
-        count = len(truth.start) // HELD_OUT
-        self.held_out, self.seen = truth.part(slice(count)), truth.part(slice(count, None))
-        self.solver = _Solver.of(start, model)
-        self.theta = self.solver.theta_of(start)
-        self.error = self.solver.error(self.theta, self.held_out)
+    def __init__(self, model: ScoreModel, start: FittedTable, coupling: Coupling) -> None:
+        count = len(coupling.x_T) // VALIDATION_ONE_IN
+        self.validation = coupling.take(slice(count))
+        self.training = coupling.take(slice(count, None))
+        self.problem = _Problem(model, start.integrand, len(start.noise_level), start.largest)
+        self.theta = self.problem.theta_of(start)
+        self.error = self.problem.error(self.theta, self.validation)
 
     def iterate(self, batch_size: int, generator: torch.Generator) -> None:
-        batch = self.seen.part(torch.randperm(len(self.seen.start), generator=generator)[:SAMPLES])
+        """One Gauss-Newton iteration: the best of the dampings is accepted if it lowers the error."""
+        chosen = torch.randperm(len(self.training.x_T), generator=generator)[:SAMPLES]
         theta = self.theta
-        normal, gradient = self.solver.equations(theta, batch, batch_size, generator)
+        normal, gradient = self.problem.equations(theta, self.training.take(chosen), batch_size, generator)
         for damping in DAMPINGS:
-            candidate = self.solver.step(theta, normal, gradient, damping)
-            if self.solver.allows(candidate):
-                error = self.solver.error(candidate, self.held_out)
+            candidate = self.problem.step(theta, normal, gradient, damping)
+            if self.problem.allows(candidate):
+                error = self.problem.error(candidate, self.validation)
                 if error < self.error:
-                    self.error, self.theta = error, candidate
+                    self.error = error
+                    self.theta = candidate
 
 
 def _solution(normal: Tensor, gradient: Tensor, damping: float, known: Tensor) -> Tensor:
-    """The change that solves the damped normal equations; what is known of it, and not NaN, is kept."""
-    size = (normal.diagonal() + 1e-12 * normal.diagonal().max()).sqrt()  # where nothing depends on it, it stays
-    matrix = normal / size[:, None] / size + damping * torch.eye(len(size), dtype=normal.dtype)
-    free, change = known.isnan(), known.nan_to_num() * size
-    right = -gradient / size - matrix @ change
+    """The change that solves the damped normal equations; where `known` is not NaN, the change is prescribed."""
+    unit = (normal.diagonal() + 1e-12 * normal.diagonal().max()).sqrt()  # a parameter without influence stays
+    matrix = normal / unit[:, None] / unit + damping * torch.eye(len(unit), dtype=normal.dtype)
+    free = known.isnan()
+    change = known.nan_to_num() * unit
+    right = -gradient / unit - matrix @ change
     change[free] = torch.linalg.solve(matrix[free][:, free], right[free])
-    return change / size
+    return change / unit
 
 
 @final
 @dataclass(frozen=True)
-class _Solver:
-    """What is fixed of a table: the model, the integrand, the number of evaluations, and the noise level at t_max."""
+class _Problem:
+    """The least-squares problem for a given number of evaluations, with parameters theta.
+
+    Attributes:
+        model: what is sampled from.
+        integrand: the integrand in which steps are sums.
+        num_steps: the number of evaluations.
+        largest: the noise level at t_max.
+    """
 
     model: ScoreModel
     integrand: VelocityIntegrand
     num_steps: int
     largest: float
 
-    @classmethod
-    def of(cls, fit: FittedTable, model: ScoreModel) -> _Solver:
-        return cls(model, VelocityIntegrand(fit.sd), len(fit.noise_level), fit.largest)
-
-    def theta_of(self, fit: FittedTable) -> Tensor:
+    def theta_of(self, table: FittedTable) -> Tensor:
         """The parameters of a table: w_kj row by row, then log r_0, ..., log r_{n-1}."""
         n = self.num_steps
         w = torch.zeros(n, n, dtype=torch.float64)
         for k in range(n):
-            known = min(k + 1, fit.weights.shape[1])
-            w[k, k + 1 - known : k + 1] = fit.weights[k, :known].flip(0)
+            count = min(k + 1, table.weights.shape[1])
+            w[k, k + 1 - count : k + 1] = table.weights[k, :count].flip(0)
         row, column = torch.tril_indices(n, n)
-        return torch.cat([(w / self._step(fit.noise_level)[:, None])[row, column], fit.noise_level.log()])
+        return torch.cat([(w / self._phi_steps(table.noise_level)[:, None])[row, column], table.noise_level.log()])
 
-    def fit(self, theta: Tensor) -> FittedTable:
+    def fitted_of(self, theta: Tensor) -> FittedTable:
         """The table of some parameters."""
-        level, w = self._parts(theta)
-        n = self.num_steps
+        noise_level, w = self._unpack(theta)
         newest_first = torch.zeros_like(w)
-        for k in range(n):
+        for k in range(self.num_steps):
             newest_first[k, : k + 1] = w[k, : k + 1].flip(0)
-        return FittedTable(level, self.largest, self.integrand.sd, newest_first)
+        return FittedTable(noise_level, self.largest, self.integrand.sigma_data, newest_first)
 
-    def _step(self, noise_level: Tensor) -> Tensor:
+    def _phi_steps(self, noise_level: Tensor) -> Tensor:
         """The steps in phi between noise levels `(..., n)`, the last to 0."""
         phi = self.integrand.measure(noise_level)
         return torch.cat([phi[..., 1:], torch.zeros_like(phi[..., :1])], -1) - phi
 
-    def _parts(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+    def _unpack(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Noise levels `(..., n)` and weights `(..., n, n)` of parameters `(..., P)`."""
         n = self.num_steps
         row, column = torch.tril_indices(n, n)
-        level = theta[..., len(row) :].exp()
+        noise_level = theta[..., len(row) :].exp()
         w = theta.new_zeros(*theta.shape[:-1], n, n)
         w[..., row, column] = theta[..., : len(row)]
-        return level, self._step(level)[..., None] * w
+        return noise_level, self._phi_steps(noise_level)[..., None] * w
 
     def step(self, theta: Tensor, normal: Tensor, gradient: Tensor, damping: float) -> Tensor:
-        """Where a damped step leads; noise levels that would leave the SDE's range stop at its end."""
-        free = torch.full_like(theta, torch.nan)
-        there = theta + _solution(normal, gradient, damping, free)
-        within = self._within(there)
-        if not torch.equal(there, within):
-            known = torch.where(there == within, free, within - theta)
-            there = self._within(theta + _solution(normal, gradient, damping, known))
+        """Where a damped step leads; noise levels that would leave the SDE's range are fixed at its bound."""
+        nothing_known = torch.full_like(theta, torch.nan)
+        there = theta + _solution(normal, gradient, damping, nothing_known)
+        inside = self._clamped(there)
+        if not torch.equal(there, inside):
+            known = torch.where(there == inside, nothing_known, inside - theta)
+            there = self._clamped(theta + _solution(normal, gradient, damping, known))
         return there
 
-    def _within(self, theta: Tensor) -> Tensor:
+    def _clamped(self, theta: Tensor) -> Tensor:
         """Parameters with the noise levels in the SDE's range."""
-        least = self.model.sde.noise_level(torch.tensor(self.model.sde.t_min, dtype=torch.float64)).item()
+        smallest = self.model.sde.span().noise_level[1].item()
         levels = slice(len(theta) - self.num_steps, None)
         theta = theta.clone()
-        theta[levels] = theta[levels].clamp(math.log(least), math.log(self.largest))
+        theta[levels] = theta[levels].clamp(math.log(smallest), math.log(self.largest))
         return theta
 
     def allows(self, theta: Tensor) -> bool:
         """Whether the noise levels fall strictly."""
-        return bool(theta.isfinite().all() and (self._parts(theta)[0].diff() < 0).all())
+        return bool(theta.isfinite().all() and (self._unpack(theta)[0].diff() < 0).all())
 
-    def error(self, theta: Tensor, truth: Coupling) -> float:
+    def error(self, theta: Tensor, coupling: Coupling) -> float:
         """The trimmed RMS of the table's error."""
-        table = self.fit(theta).table(self.model.sde)
-        x_T = truth.start_of(table, self.model.sde)
-        x = Loop(table, self.model, x_T)(x_T, Noise(0, torch.arange(0)), truth.cond)
-        return trimmed_error(x, truth.end)
+        x = coupling.run(self.fitted_of(theta).table(self.model.sde), self.model)
+        return trimmed_error(x, coupling.x_0)
 
-    def end(self, theta: Tensor, x_T: Tensor, cond: Tensor | None) -> Tensor:
-        """Where the table leads, with parameters `(B, P)` of each sample's own: `Table`'s loop, differentiable."""
-        (noise_level, weights), sde = self._parts(theta), self.model.sde
-        level = _level(sde, noise_level)
-        largest = sde.sigma(torch.tensor(sde.t_max, dtype=torch.float64)).item()
-        p, q = (part.to(x_T.dtype) for part in self.integrand.factors(level))
-        scale = self.integrand.scale(level).to(x_T.dtype)
-        level, weights = Level(*(part.to(x_T.dtype) for part in level)), weights.to(x_T.dtype)
-        shape = (-1, *[1] * (x_T.ndim - 1))
-        y = x_T * (level.sigma[:, 0] / largest / scale[:, 0]).view(shape)
+    def end(self, theta: Tensor, x_T: Tensor, cond: Condition) -> Tensor:
+        """Final states, differentiable in the parameters `(B, P)`, of which each sample has its own copy."""
+        sde, dtype = self.model.sde, x_T.dtype
+        noise_level, weights = self._unpack(theta)
+        level = _differentiable_level(sde, noise_level)
+        p, q = (part.to(dtype) for part in self.integrand.factors(level))
+        scale = self.integrand.scale(level).to(dtype)
+        level = level.to(x_T.device, dtype)
+        weights = weights.to(dtype)
+        y = x_T * match_rank(level.sigma[:, 0] / sde.prior_std() / scale[:, 0], x_T)
         h = x_T.new_zeros(len(x_T), 0, x_T[0].numel())
         for k in range(self.num_steps):
-            x = y * scale[:, k].view(shape)
-            denoised = self.model.denoise_at(x, Level(*(part[:, k] for part in level)), cond)
-            new = denoised * p[:, k].view(shape) + x * q[:, k].view(shape)
+            x = y * match_rank(scale[:, k], y)
+            denoised = self.model.denoise_at(x, level[:, k], cond)
+            new = denoised * match_rank(p[:, k], x) + x * match_rank(q[:, k], x)
             h = torch.cat([h, new.flatten(1)[:, None]], 1)
             y = y + torch.einsum("bk,bkn->bn", weights[:, k, : k + 1], h).view_as(y)
         return y
 
     def equations(
-        self, theta: Tensor, truth: Coupling, batch_size: int, generator: torch.Generator
+        self, theta: Tensor, coupling: Coupling, batch_size: int, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """Gauss and Newton's normal matrix J^T J and gradient J^T e, by random projections of the errors."""
-        normal, gradient = torch.zeros(len(theta), len(theta), dtype=torch.float64), torch.zeros_like(theta)
-        for first in range(0, len(truth.start), batch_size):
-            part = truth.part(slice(first, first + batch_size))
-            own = theta.to(part.start.device).repeat(len(part.start), 1).requires_grad_()
+        """Estimates of J^T W J and J^T W e, times PROJECTIONS, with W the robust weights."""
+        normal = torch.zeros(len(theta), len(theta), dtype=torch.float64)
+        gradient = torch.zeros_like(theta)
+        for index in batches(len(coupling.x_T), batch_size):
+            part = coupling.take(index)
+            own = theta.to(part.x_T.device).repeat(len(part.x_T), 1).requires_grad_()
             with torch.enable_grad():
-                end = self.end(own, part.start, part.cond)
-            error = (end - part.end).detach()
+                end = self.end(own, part.x_T, part.cond)
+            error = (end - part.x_0).detach()
             size = error.double().flatten(1).square().mean(1).sqrt()
-            share = (1 / torch.maximum(size, 4 * size.median())).nan_to_num(posinf=0)[:, None]  # of the linear part
+            weight = (1 / torch.maximum(size, ROBUST * size.median())).nan_to_num(posinf=0)[:, None]
             for left in reversed(range(PROJECTIONS)):
                 signs = (2 * torch.randint(0, 2, end.shape, generator=generator) - 1).to(end)
                 (rows,) = torch.autograd.grad(end, own, signs, retain_graph=left > 0)
                 projected = (error * signs).double().flatten(1).sum(1)
-                normal += ((rows * share).T @ rows).cpu()
-                gradient += ((rows * share).T @ projected).cpu()
+                normal += ((rows * weight).T @ rows).cpu()
+                gradient += ((rows * weight).T @ projected).cpu()
         return normal, gradient
 
 
-def _level(sde: SDE, noise_level: Tensor) -> Level:
-    """The level of an SDE at noise levels, with its derivative, whether or not `sde.time` has one.
+def _differentiable_level(sde: SDE, noise_level: Tensor) -> Level:
+    """The level of an SDE at noise levels, differentiable in them even if `sde.time` is not.
 
-    d(log-SNR)/dt = -g^2 / sigma^2.
+    dt / d(log-SNR) = -sigma^2 / g^2.
     """
     log_snr = -2 * noise_level.log()
     with torch.no_grad():

@@ -1,9 +1,9 @@
-r"""A pilot run: a few samples followed along the probability flow with many evaluations, and all that was seen kept.
+r"""The reference: a few samples followed along the probability flow with many evaluations.
 
-The dense nodes are even in asinh(noise level / width): in the logarithm of the noise level above the width, a small
-part of the data's scale, and in the noise level itself below. There the flows of all networks that were tried converge
-with 136 evaluations to one part in ten thousand of the data's scale, also where errors of the network make F rough
-at large noise.
+The nodes of the reference are evenly spaced in asinh(r / softening): in the logarithm of the noise level r above the
+softening, a small fraction of the data's scale, and in r itself below it. On all networks that were tried, 136
+evaluations on these nodes converge to one part in ten thousand of the data's scale, even if errors of the network make
+the integrand rough at large noise.
 """
 
 from __future__ import annotations
@@ -17,71 +17,88 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from samplers import grids
-from samplers.integrands import VelocityIntegrand, level_at
+from samplers.base import PreparedTable
+from samplers.integrands import VelocityIntegrand
 from samplers.multistep import Scheme, multistep_table
 from samplers.quadrature import Phi
-from samplers.sampling import prior
-from samplers.table import Loop, Table, concatenate, denoiser_table
+from samplers.table import Loop, Table, clean_table, concatenate
 from samplers.trigonometric import Trigonometric
+from scoresde import condition
+from scoresde._batches import batches
+from scoresde.condition import Condition
 from scoresde.errors import require
 from scoresde.noise import Noise
 from scoresde.score_model import ScoreModel
 from scoresde.sde import SDE, Level
 
 NUM_SAMPLES = 32
-ENTRIES = 4096  # of all samples, that are kept
-COARSE, DENSE = 12, 136  # evaluations of the two runs
+ENTRIES = 4096  # at least this many entries, of all samples together, are kept if there are as many
+COARSE, DENSE = 12, 136  # evaluations of the run that finds the scale, and of the reference
+SOFTENING = 0.02  # as a fraction of the samples' standard deviation
 
 
 @final
 @dataclass(frozen=True)
 class Coupling:
-    """Where the converged probability flow leads: `start` and `end` `(B, *shape)`, and the conditions `(B, ...)`."""
+    """Pairs of noise and data that the probability flow joins.
 
-    start: Tensor
-    end: Tensor
-    cond: Tensor | None
+    Attributes:
+        x_T: noise at t_max, `(B, *shape)`.
+        x_0: where the converged flow leads from it.
+        cond: the conditions, or None.
+    """
 
-    def part(self, index: slice | Tensor) -> Coupling:
-        """Some of the samples."""
-        return Coupling(self.start[index], self.end[index], None if self.cond is None else self.cond[index])
+    x_T: Tensor
+    x_0: Tensor
+    cond: Condition
+
+    def take(self, index: slice | Tensor) -> Coupling:
+        """Some of the pairs."""
+        return Coupling(self.x_T[index], self.x_0[index], condition.take(self.cond, index))
 
     def start_of(self, table: Table, sde: SDE) -> Tensor:
-        """The same noises as samples of the prior where a table starts, which may be below t_max."""
-        return self.start * (table.level.sigma[0] / sde.sigma(torch.tensor(sde.t_max, dtype=torch.float64))).item()
+        """x_T rescaled to the prior's standard deviation at the first level of a table, which may be below t_max."""
+        return self.x_T * (table.level.sigma[0].item() / sde.prior_std())
+
+    def run(self, table: Table, model: ScoreModel) -> Tensor:
+        """The final states of a deterministic table from x_T."""
+        x_T = self.start_of(table, model.sde)
+        return Loop(table, model, x_T)(x_T, no_noise(), self.cond)
 
 
 @final
 @dataclass(frozen=True)
-class PilotRun:
-    """What a dense run along the probability flow saw.
+class Reference:
+    """The record of a run along the probability flow with many evaluations.
 
     Attributes:
-        truth: where it began and ended.
+        coupling: the noises, and where they led.
         noise_level: `(M,)`, falling.
-        u, denoised: `(M, N)` x / alpha and the denoiser's output at each level, some entries of all samples, float64.
-        noise: `(N,)` the same entries of the noise that it began from.
-        scale: standard deviation of the ends.
-        spread: geometric mean of its entries' deviation and that along its first principal direction; where samples are
-            far apart as wholes, what they become is decided at larger noise than `scale`.
+        u, denoised: `(M, N)` x / alpha and the denoiser's output at each level, for some entries of all samples.
+        noise: `(N,)` the same entries of the initial noise, divided by its standard deviation.
+        sigma_data: standard deviation of the samples. It is measured: what the model declares may be a guess.
     """
 
-    truth: Coupling
+    coupling: Coupling
     noise_level: Tensor
     u: Tensor
     denoised: Tensor
     noise: Tensor
-    scale: float
+    sigma_data: float
 
     @property
     def softening(self) -> float:
-        """Below this noise level the dense nodes are even in the noise level, above in its logarithm."""
-        return _softening(self.scale)
+        """The noise level below which nodes are evenly spaced in the noise level, and above which in its logarithm."""
+        return SOFTENING * self.sigma_data
 
     @cached_property
     def spread(self) -> float:
-        centred = self.truth.end.double().flatten(1)
+        """sqrt(a b): a the mean standard deviation of an entry, b the one along the first principal component.
+
+        If samples differ mainly in a few common directions, b is large: their outcome is decided at noise levels above
+        `sigma_data`.
+        """
+        centred = self.coupling.x_0.double().flatten(1)
         centred = centred - centred.mean(0)
         along_first = torch.linalg.matrix_norm(centred, 2) / max(1, len(centred) - 1) ** 0.5
         return (centred.std(0).mean() * along_first).sqrt().item()
@@ -94,107 +111,124 @@ class PilotRun:
         return CubicSpline(known, torch.cat([self.u, self.denoised], 1).flip(0).numpy())
 
     def at(self, noise_level: Tensor) -> tuple[Tensor, Tensor]:
-        """u and D at noise levels `(n,)` by cubic splines, `(n, N)`."""
+        """u and D at noise levels `(n,)` by cubic splines, each `(n, N)`."""
         wanted = torch.asinh(noise_level / self.softening).numpy()
         u, denoised = torch.from_numpy(self._spline(wanted)).chunk(2, 1)
         return u, denoised
 
 
-def _softening(scale: float) -> float:
-    return 0.02 * scale
-
-
 @torch.no_grad()
-def pilot_run(
+def reference_run(
     model: ScoreModel,
-    cond: Tensor | None = None,
+    cond: Any = None,
     num_samples: int = NUM_SAMPLES,
     seed: int = 0,
-    tell: Callable[[], None] = lambda: None,
-) -> PilotRun:
-    """Follows samples along the probability flow: a coarse run for the data's scale, and a dense one.
+    on_evaluation: Callable[[], None] = lambda: None,
+) -> Reference:
+    """Follows samples along the probability flow: a coarse run finds their scale, a dense one is the reference.
 
     Args:
-        model, cond: what is run, with one condition a sample or None.
-        num_samples, seed: how many samples, of which noise.
-        tell: called after each evaluation.
+        model: what is run.
+        cond: conditions of the samples, as `fit_sampler` takes them.
+        num_samples: the number of samples.
+        seed: of their noise.
+        on_evaluation: called after each evaluation of the model.
     """
-    x_T, cond = noise_of(model, num_samples, seed), None if cond is None else cond.to(model.like().device)
-    noise = Noise(seed, torch.arange(num_samples))  # nothing is drawn
-    coarse = Trigonometric()
+    cond = _conditions(model, cond, num_samples)
     rows: list[tuple[Tensor, Tensor]] = []
 
     def watch(row: int, level: Level, x_t: Tensor, x0_hat: Tensor) -> None:
-        tell()
+        on_evaluation()
         rows.append((x_t / level.alpha, x0_hat))
 
+    coarse = Trigonometric()
+    prepared = coarse.prepare(model, coarse.grid(model, COARSE))
+    x_T = prior_noise(model, num_samples, seed)
     with model.eval_mode():
-        first = coarse.table(model.sde, coarse.default_grid(model.sde, COARSE))
-        scale = Loop(first, model, x_T)(x_T, noise, cond, watch).std().item()
-        require(0 < scale < math.inf, f"model: its samples have a standard deviation of {scale}; has it been trained?")
+        sigma_data = prepared(x_T, no_noise(), cond, watch).x.std().item()
+        require(
+            0 < sigma_data < math.inf,
+            f"model: its samples have a standard deviation of {sigma_data}; has it been trained?",
+        )
         rows.clear()
-        table = dense_table(model.sde, scale)
-        end = Loop(table, model, x_T)(x_T, noise, cond, watch)
-    u, denoised = (torch.stack([kept(row[i]) for row in rows]) for i in (0, 1))
+        table = dense_table(model.sde, sigma_data)
+        x_0 = Loop(table, model, x_T)(x_T, no_noise(), cond, watch)
+    u, denoised = (torch.stack([subsample(row[i]) for row in rows]) for i in (0, 1))
     level = table.level
-    return PilotRun(Coupling(x_T, end, cond), level.noise_level, u, denoised, kept(x_T) / level.sigma[0], scale)
-
-
-def kept(x: Tensor) -> Tensor:
-    """The entries of all samples `(B, *shape)` that a pilot run keeps, `(N,)` in float64 on the host."""
-    return x.flatten()[:: max(1, x.numel() // ENTRIES)].to("cpu", torch.float64)
+    return Reference(
+        Coupling(x_T, x_0, cond), level.noise_level, u, denoised, subsample(x_T) / level.sigma[0], sigma_data
+    )
 
 
 @torch.no_grad()
 def reference_coupling(
     model: ScoreModel,
-    scale: float,
-    cond: Tensor | None = None,
+    sigma_data: float,
+    cond: Any = None,
     num_samples: int = 100,
     seed: int = 1,
     num_evaluations: int = DENSE,
     batch_size: int = 64,
-    tell: Callable[[], None] = lambda: None,
+    on_evaluation: Callable[[], None] = lambda: None,
 ) -> Coupling:
-    """The ends of the probability flow from some noises, as good as `num_evaluations` reach.
+    """Noises, and where the probability flow leads from them, solved with `num_evaluations` evaluations.
 
     Args:
-        model, scale, cond: what is run, on data of a scale (`PilotRun.scale`), with one condition a sample or None.
-        num_samples, seed: how many samples, of which noise.
-        num_evaluations, batch_size: of each batch.
-        tell: called after each evaluation of a batch.
+        model: what is run.
+        sigma_data: standard deviation of its samples, as the tables of `fit_sampler` have it.
+        cond: conditions of the samples, as `fit_sampler` takes them.
+        num_samples: the number of samples.
+        seed: of their noise.
+        num_evaluations: of each sample.
+        batch_size: samples at a time.
+        on_evaluation: called after each evaluation of a batch.
     """
-    x_T, cond = noise_of(model, num_samples, seed), None if cond is None else cond.to(model.like().device)
-    loop = Loop(dense_table(model.sde, scale, num_evaluations), model, x_T[:1])
-    noise, ends = Noise(seed, torch.arange(num_samples)), []
+    cond = _conditions(model, cond, num_samples)
+    x_T = prior_noise(model, num_samples, seed)
+    table = dense_table(model.sde, sigma_data, num_evaluations)
+    prepared = PreparedTable(table, model, grid=torch.cat([table.level.t, torch.zeros(1, dtype=torch.float64)]))
     with model.eval_mode():
-        for first in range(0, num_samples, batch_size):
-            part = slice(first, first + batch_size)
-            ends.append(loop(x_T[part], noise, None if cond is None else cond[part], lambda *_: tell()))
+        ends = [
+            prepared(x_T[part], no_noise(), condition.take(cond, part), lambda *_: on_evaluation()).x
+            for part in batches(num_samples, batch_size)
+        ]
     return Coupling(x_T, torch.cat(ends), cond)
 
 
-def noise_of(model: ScoreModel, num_samples: int, seed: int) -> Tensor:
-    """Samples of the prior at t_max, of a seed."""
-    like = model.like()
-    noise = Noise(seed, torch.arange(num_samples, device=like.device))
-    return prior(model, grids.uniform_log_snr(model.sde, 2), noise, like.dtype)
+def subsample(x: Tensor) -> Tensor:
+    """The entries of samples `(B, *shape)` that a reference keeps, `(N,)` in float64 on the host."""
+    return x.flatten()[:: max(1, x.numel() // ENTRIES)].to("cpu", torch.float64)
 
 
-def dense_table(sde: SDE, scale: float, num_evaluations: int = DENSE) -> Table:
-    """The table of a dense run, for data of a scale; its last row is the denoiser."""
-    width = _softening(scale)
-    ends = sde.noise_level(torch.tensor([sde.t_max, sde.t_min], dtype=torch.float64))
-    first, last = torch.asinh(ends / width)
+def prior_noise(model: ScoreModel, num_samples: int, seed: int) -> Tensor:
+    """Samples of the prior at t_max."""
+    noise = Noise(seed, torch.arange(num_samples, device=model.device))
+    return model.sde.prior_std() * noise.normal(0, model.shape, model.dtype)
+
+
+def no_noise() -> Noise:
+    """For tables that draw nothing."""
+    return Noise(0, torch.arange(0))
+
+
+def dense_table(sde: SDE, sigma_data: float, num_evaluations: int = DENSE) -> Table:
+    """The table of a reference, for samples with standard deviation `sigma_data`; its last row is the denoiser."""
+    width = SOFTENING * sigma_data
+    first, last = torch.asinh(sde.span().noise_level / width)
     u = torch.linspace(0, 1, num_evaluations, dtype=torch.float64)
-    level = level_at(sde, width * torch.sinh(first + u * (last - first)))
-    scheme = Scheme(VelocityIntegrand(scale), Phi(scale), 3, True)
-    inner = multistep_table(scheme, level.at(slice(None, -1)), level.at(slice(1, None)))
-    zero = torch.zeros(1, dtype=torch.float64)
-    return concatenate([inner, denoiser_table(level.at(slice(-1, None)), zero, zero + 1, zero)])
+    level = sde.at_noise_level(width * torch.sinh(first + u * (last - first)))
+    scheme = Scheme(VelocityIntegrand(sigma_data), Phi(sigma_data), 3, corrector=True)
+    return concatenate([multistep_table(scheme, level[:-1], level[1:]), clean_table(level[-1:])])
 
 
-def trimmed_error(x: Tensor, end: Tensor, share: float = 0.97) -> float:
-    """RMS over entries and a share of the samples: the worst ones are left to flips of a basin."""
-    squares = (x - end).double().flatten(1).square().mean(1).sort().values
+def trimmed_error(x: Tensor, truth: Tensor, share: float = 0.97) -> float:
+    """RMS error over a share of the samples. The worst are left out: one in the wrong basin would dominate."""
+    squares = (x - truth).double().flatten(1).square().mean(1).sort().values
     return squares[: max(1, round(share * len(squares)))].mean().sqrt().item()
+
+
+def _conditions(model: ScoreModel, cond: Any, num_samples: int) -> Condition:
+    """The user's conditions, spread over a number of samples, checked, and on the model's device."""
+    cond = condition.spread(cond, num_samples)
+    model.check_cond(cond)
+    return condition.to(cond, model.device)

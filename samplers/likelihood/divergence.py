@@ -1,17 +1,13 @@
 r"""The divergence of a flow: the trace of the denoiser's Jacobian, exactly or by probes.
 
 For a random v with E[v v^T] = I the product v . J v is an unbiased estimate of tr J (Hutchinson 1990). With entries of
-+1 or -1 (Rademacher) the diagonal of J adds no variance, and what is left, 2 sum_{i != j} J_ij^2 for a symmetric J, is
-drawn anew in every step: a sum over n steps then has an error that is about sqrt(n) below that of one probe for the
-whole way. Reverse mode serves D and all products of one evaluation; on a U-Net forward mode takes 1.7 to 3.3 times as
-long.
++1 or -1 (Rademacher) the diagonal of J adds no variance. What is left, 2 sum_{i != j} J_ij^2 for a symmetric J, is
+drawn anew in every step: a sum over n steps then has an error that is about sqrt(n) below that of one probe for all
+steps. Reverse mode serves D and all products of one evaluation; on a U-Net forward mode takes longer
+(`benchmarks/divergence.py`; benchmarks/NOTES.md lists the estimators that were tried and left out).
 
 Orthogonal probes are rows of a Hadamard matrix, drawn without replacement, times common random signs: their mean over
 all rows is the trace itself, so that m of M rows leave the share 1 - m/M of the variance of m independent probes.
-
-Measured and left out, on 64 dimensions and 64 steps (`benchmarks/divergence.py`, for the times too): Hutch++ (Meyer et
-al. 2021) has 1.7 to 2.4 times the error of as many plain probes; rows without replacement over the steps instead of
-within one gain 9 % in blocks of 16 steps, 40 % in blocks of 64, and leave no honest standard error.
 """
 
 from __future__ import annotations
@@ -25,6 +21,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from scoresde._batches import batches
 from scoresde.errors import require
 from scoresde.noise import Noise
 
@@ -61,11 +58,12 @@ class Exact(Divergence):
         require(self.chunk >= 1, f"chunk={self.chunk}: need at least 1")
 
     def diagonals(self, products: Products, like: Tensor, noise: Noise, step: int) -> Tensor:
-        dim, parts = math.prod(like.shape[1:]), []
-        for first in range(0, dim, self.chunk):
-            count = min(self.chunk, dim - first)
+        dim = math.prod(like.shape[1:])
+        parts = []
+        for part in batches(dim, self.chunk):
+            count = part.stop - part.start
             unit = torch.zeros(count, 1, dim, dtype=like.dtype, device=like.device)
-            unit[torch.arange(count), 0, first + torch.arange(count)] = 1
+            unit[torch.arange(count), 0, part.start + torch.arange(count)] = 1
             parts.append(products(unit.reshape(count, 1, *like.shape[1:]).expand(-1, *like.shape)).sum(0))
         return torch.stack(parts).sum(0)[None]
 
@@ -93,7 +91,8 @@ class Probes(Divergence):
         return products(self._probes(like, noise, step))
 
     def _probes(self, like: Tensor, noise: Noise, step: int) -> Tensor:
-        shape, count = tuple(like.shape[1:]), self.num_probes
+        shape = tuple(like.shape[1:])
+        count = self.num_probes
         if not self.orthogonal:
             return _signs(noise.normals(range(1 + step * count, 1 + (step + 1) * count), shape, like.dtype))
         dim = math.prod(shape)
@@ -112,7 +111,7 @@ def _signs(normals: Tensor) -> Tensor:
 
 
 def _power_of_two(dim: int) -> int:
-    """The least one that is not below."""
+    """The smallest power of two that is at least `dim`."""
     return 1 << (dim - 1).bit_length()
 
 

@@ -1,22 +1,27 @@
 r"""Data to noise along the probability flow, and back.
 
-In the velocity integrand (`samplers.integrands`) the flow is dy = h dphi, phi = atan(noise level / sd), with y = x_0
-at phi = 0.
-It depends on the noise level through its square alone (it is the heat equation's characteristic), so that y is an even
-and h an odd function of phi: h(0) = 0 is known without an evaluation, and so is h(-phi) = -h(phi). The values on both
-sides of 0 start the multistep method at its full order, and integrate over the noise levels below the model's least,
-where it cannot be asked; from there on it is Adams and Bashforth's method with Adams and Moulton's correction, as in
-`samplers.trigonometric`, on the same nodes phi_max (k / n)^2.
+In the velocity integrand (`samplers.integrands`) the flow is dy = h dphi, phi = atan(r / sigma_data), with y = x_0 at
+phi = 0. The density of u = x / alpha solves the heat equation in r^2 / 2, and u moves with its flow. So the flow
+depends on r through its square alone: y is an even and h an odd function of phi. h(0) = 0 is known without an
+evaluation, and so is h(-phi) = -h(phi).
 
-The first node is evaluated three times, at the values that the last correction gave: where the least noise level is not
-small against the details of the data (a VE SDE's 0.01), one step to it would be the largest error of the way. There the
-first nodes are kept apart, as the polynomial through close ones swings widely below them; what is left of the error
-then stays where it is with more steps (under VE, on modes of deviation 0.03: 7e-5 nats per dimension).
+    1. Nodes phi_1 < phi_2 < ... up to t_max, denser towards the data, none below the model's smallest noise level.
+    2. Start. Mirrored values at -phi let the method start at its full order. They also cover the interval from phi = 0
+       to the first node, in which the model is not defined. The first node is evaluated three times, each time at the
+       state that the last correction gave: if the smallest noise level is not small against the details of the data (a
+       VE SDE's 0.01), one step to it would make the largest error of all.
+    3. Steps. From there on, the Adams-Bashforth method with Adams-Moulton corrections, as in `samplers.trigonometric`.
+       The last row only corrects.
+    4. The way back to data is the trigonometric solver on nodes phi_max (1 - k / n)^2.
+
+The first nodes are spread out, because a polynomial through nearly coincident nodes extrapolates badly. The order is 4,
+down to a floor that the interval below the first node sets (under VE, on modes with standard deviation 0.03, 7e-5 nats
+of the log density per dimension).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -24,31 +29,35 @@ import torch
 from torch import Tensor
 
 from samplers import grids
-from samplers.integrands import VelocityIntegrand, level_at, sum_table
+from samplers.base import Prepared, PreparedTable
+from samplers.integrands import VelocityIntegrand, sum_table
 from samplers.quadrature import Phi, weights
-from samplers.table import Loop, Table
+from samplers.table import Table
 from samplers.trigonometric import Trigonometric
+from scoresde import condition
+from scoresde._batches import batches
+from scoresde.condition import Condition
 from scoresde.errors import require
 from scoresde.noise import Noise
 from scoresde.score_model import ScoreModel, check_data
 from scoresde.sde import SDE, Level
 
-NUM_VALUES = 3  # that a step knows; corrected, the order is 4
-LEAST_RATIO = 1.1  # of the first nodes
-FIRST_EVALUATIONS = 3  # of the first node
-FEWEST = FIRST_EVALUATIONS + 2
+NUM_VALUES = 3  # values of h that a step uses; with the correction the order is 4
+MIN_RATIO = 1.1  # smallest ratio of neighbouring phi among the first nodes
+FIRST_EVALUATIONS = 3  # how often the first node is evaluated
+MIN_EVALUATIONS = FIRST_EVALUATIONS + 2
 
 
 @final
 @dataclass(frozen=True)
-class Encoding:
-    """The flow from clean data to t_max in some evaluations.
+class Inversion:
+    """The flow from clean data to t_max in a given number of evaluations.
 
     Attributes:
-        table: its rows; the first starts from `scale[0]` x_0.
+        table: its rows; the first starts from `scale[0]` x_0, and the last only corrects and arrives at its own level.
         scale: `(n + 1,)` x / y at the level of each row, and where the last arrives.
-        totals: `(n,)` weights of all h in y(t_max) - x_0, the integral over phi.
-        truncation: `(n,)` weights of all h in the integral below the first node alone.
+        totals: `(n,)` weights of the h of all rows in y(t_max) - x_0.
+        truncation: `(n,)` weights of the h of all rows in the part from phi = 0 to the first node.
     """
 
     table: Table
@@ -57,62 +66,82 @@ class Encoding:
     truncation: Tensor
 
 
-def nodes(sde: SDE, num_nodes: int, sd: float) -> Level:
-    """phi_max (k / num_nodes)^2, k = 1 .. num_nodes, rising; none below t_min, the first ones at least 10 % apart."""
-    level = sde.level(grids.phi_to_clean(sde, num_nodes, 2.0, sd)[:-1].flip(0))
+def nodes(sde: SDE, num_nodes: int, sigma_data: float) -> Level:
+    """Rising nodes, none below t_min: phi_max (k / num_nodes)^2 for k = 1 .. num_nodes.
+
+    With more than `NUM_VALUES` nodes the first are at least 10 % apart, and the rest evenly spaced in sqrt(phi).
+    """
+    grid = grids.phi_to_clean(sde, num_nodes, 2.0, sigma_data)
+    level = sde.level(grid[:-1].flip(0))
     if num_nodes <= NUM_VALUES:
         return level
-    phi = VelocityIntegrand(sd).measure(level.noise_level)
-    first = torch.maximum(phi[:NUM_VALUES], phi[0] * LEAST_RATIO ** torch.arange(NUM_VALUES))
+    phi = VelocityIntegrand(sigma_data).measure(level.noise_level)
+    first = torch.maximum(phi[:NUM_VALUES], phi[0] * MIN_RATIO ** torch.arange(NUM_VALUES))
     root = torch.linspace(first[-1].sqrt().item(), phi[-1].sqrt().item(), num_nodes - NUM_VALUES + 1, dtype=phi.dtype)
-    return level_at(sde, sd * torch.tan(torch.cat([first[:-1], root**2])))
+    return sde.at_noise_level(sigma_data * torch.tan(torch.cat([first[:-1], root**2])))
 
 
-def encoding(sde: SDE, num_evaluations: int, sd: float) -> Encoding:
-    """The rows of `num_evaluations` evaluations, for data of scale `sd`."""
-    require(num_evaluations >= FEWEST, f"num_evaluations={num_evaluations}: need at least {FEWEST}")
-    return encoding_at(nodes(sde, num_evaluations - FIRST_EVALUATIONS + 1, sd), sd)
+def inversion(sde: SDE, num_evaluations: int, sigma_data: float) -> Inversion:
+    """The rows of `num_evaluations` evaluations, for data with standard deviation `sigma_data`."""
+    require(num_evaluations >= MIN_EVALUATIONS, f"num_evaluations={num_evaluations}: need at least {MIN_EVALUATIONS}")
+    return inversion_at(nodes(sde, num_evaluations - FIRST_EVALUATIONS + 1, sigma_data), sigma_data)
 
 
-def encoding_at(level: Level, sd: float) -> Encoding:
-    """The rows along rising levels, of which the first is evaluated `FIRST_EVALUATIONS` times."""
-    integrand, variable, count = VelocityIntegrand(sd), Phi(sd), len(level.t)
-    phi = torch.cat([torch.zeros(1, dtype=torch.float64), integrand.measure(level.noise_level)])
+def inversion_at(level: Level, sigma_data: float) -> Inversion:
+    """The rows along rising levels; the first level is evaluated `FIRST_EVALUATIONS` times."""
+    integrand = VelocityIntegrand(sigma_data)
+    count = len(level)
     visits = [1] * FIRST_EVALUATIONS + list(range(2, count + 1))  # the node of each row
-    rows = len(visits)
-    newest: dict[int, int] = {}  # the row that has a node's best value
-
-    def integral(known: Iterable[int], first: int, last: int) -> Tensor:
-        """Weights `(rows,)` of the integral between two nodes through values at nodes, -k for the image of node k."""
-        known = list(known)
-        places = torch.stack([phi[abs(k)] * (1 if k > 0 else -1) for k in known])[None]
-        on_rows = torch.zeros(rows, dtype=torch.float64)
-        for k, weight in zip(
-            known, weights(integrand, variable, places, phi[first, None], phi[last, None])[0], strict=True
-        ):
-            if k:
-                on_rows[newest[abs(k)]] += weight if k > 0 else -weight
-        return on_rows
-
-    totals, here = [], torch.zeros(rows, dtype=torch.float64)
+    quadrature = _Quadrature(integrand.measure(level.noise_level), Phi(sigma_data), integrand, len(visits))
+    totals = []
+    here = torch.zeros(len(visits), dtype=torch.float64)  # weights of all rows in y - x_0 at the current node
     for row, k in enumerate(visits):
-        newest[k] = row
+        quadrature.newest[k] = row
         before = here
         if k <= NUM_VALUES:
-            here = integral(range(-k, k + 1), 0, k)
+            here = quadrature.integral(range(-k, k + 1), 0, k)
         else:
-            here = before + integral(range(k - NUM_VALUES, k + 1), k - 1, k)
-        after = visits[min(row + 1, rows - 1)]
+            here = before + quadrature.integral(range(k - NUM_VALUES, k + 1), k - 1, k)
+        next_node = visits[min(row + 1, len(visits) - 1)]
         past = range(max(k - NUM_VALUES + 1, -k), k + 1)
-        totals.append(here if after == k else here + integral(past, k, after))
-    start = Level(*(part[torch.tensor(visits) - 1] for part in level))
-    end = Level(*(torch.cat([part[1:], part[-1:]]) for part in start))
-    table = sum_table(
-        integrand, start, end, _newest_first(torch.stack(totals).diff(dim=0, prepend=torch.zeros(1, rows)))
-    )
+        totals.append(here if next_node == k else here + quadrature.integral(past, k, next_node))
+    start = level[torch.tensor(visits) - 1]
+    end = Level.join(torch.cat, [start[1:], start[-1:]])
+    steps = torch.stack(totals).diff(dim=0, prepend=torch.zeros(1, len(visits), dtype=torch.float64))
+    table = sum_table(integrand, start, end, _newest_first(steps))
     few = min(NUM_VALUES, count)
-    below = integral(range(-few, few + 1), 0, 1)
-    return Encoding(table, torch.cat([integrand.scale(start), integrand.scale(end)[-1:]]), totals[-1], below)
+    below = quadrature.integral(range(-few, few + 1), 0, 1)
+    return Inversion(table, torch.cat([integrand.scale(start), integrand.scale(end)[-1:]]), totals[-1], below)
+
+
+class _Quadrature:
+    """Integrals of the polynomial through values at nodes, as weights of the rows that hold the values.
+
+    Node 0 is clean data, where h = 0. Node -k is the mirror image of node k, where h has the opposite sign.
+
+    Attributes:
+        newest: for each node, the row that has its best value.
+    """
+
+    def __init__(self, phi: Tensor, variable: Phi, integrand: VelocityIntegrand, num_rows: int) -> None:
+        self._phi = torch.cat([phi.new_zeros(1), phi])
+        self._variable = variable
+        self._integrand = integrand
+        self._num_rows = num_rows
+        self.newest: dict[int, int] = {}
+
+    def _phi_of(self, node: int) -> Tensor:
+        return self._phi[node] if node >= 0 else -self._phi[-node]
+
+    def integral(self, known: Sequence[int], first: int, last: int) -> Tensor:
+        """Weights `(num_rows,)` of the integral from node `first` to node `last`, through the values at known nodes."""
+        places = torch.stack([self._phi_of(node) for node in known])[None]
+        start, end = self._phi[first, None], self._phi[last, None]
+        on_rows = torch.zeros(self._num_rows, dtype=torch.float64)
+        for node, weight in zip(known, weights(self._integrand, self._variable, places, start, end)[0], strict=True):
+            if node:
+                on_rows[self.newest[abs(node)]] += weight if node > 0 else -weight
+        return on_rows
 
 
 def _newest_first(on_rows: Tensor) -> Tensor:
@@ -124,55 +153,57 @@ def _newest_first(on_rows: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def encode(
+def to_noise(
     model: ScoreModel,
     x_0: Tensor,
-    cond: Tensor | None = None,
+    cond: Condition = None,
     *,
     num_evaluations: int = 64,
-    sd: float = 0.7,
     batch_size: int = 500,
-    tell: Callable[[], None] = lambda: None,
+    on_evaluation: Callable[[], None] = lambda: None,
 ) -> Tensor:
-    """The noise x_T `(B, *shape)` that the probability flow leads to data x_0 `(B, *shape)`. Strong order 4.
+    """The noise x_T `(B, *shape)` from which the probability flow leads to data x_0 `(B, *shape)`. Strong order 4.
 
     Args:
-        model, x_0, cond: whose flow, from which data in the model's units, under which conditions.
-        num_evaluations: of each batch.
-        sd: the scale of the data.
+        model: the model whose flow it is.
+        x_0: data in the model's units.
+        cond: their conditions, or None.
+        num_evaluations: of each sample.
         batch_size: samples at a time.
-        tell: called after each evaluation.
+        on_evaluation: called after each evaluation.
     """
     check_data(model, x_0, cond)
-    way = encoding(model.sde, num_evaluations, sd)
-    return _in_batches(way.table, model, way.scale[0].item() * x_0, cond, batch_size, tell)
+    flow = inversion(model.sde, num_evaluations, model.sigma_data)
+    prepared = PreparedTable(flow.table, model, flow.table.level.t)
+    return _in_batches(prepared, flow.scale[0].item() * x_0, cond, batch_size, on_evaluation)
 
 
 @torch.no_grad()
-def decode(
+def to_data(
     model: ScoreModel,
     x_T: Tensor,
-    cond: Tensor | None = None,
+    cond: Condition = None,
     *,
     num_evaluations: int = 64,
-    sd: float = 0.7,
     batch_size: int = 500,
-    tell: Callable[[], None] = lambda: None,
+    on_evaluation: Callable[[], None] = lambda: None,
 ) -> Tensor:
-    """The data `(B, *shape)` to which the probability flow leads noise x_T; the inverse of `encode`. Strong order 4."""
-    grid = grids.phi_to_clean(model.sde, num_evaluations, 2.0, sd)
-    return _in_batches(Trigonometric(NUM_VALUES, sd).table(model.sde, grid), model, x_T, cond, batch_size, tell)
+    """The data `(B, *shape)` to which the probability flow leads noise x_T; the inverse of `to_noise`. Order 4."""
+    grid = grids.phi_to_clean(model.sde, num_evaluations, 2.0, model.sigma_data)
+    prepared = Trigonometric(NUM_VALUES).prepare(model, grid)
+    return _in_batches(prepared, x_T, cond, batch_size, on_evaluation)
 
 
 def _in_batches(
-    table: Table, model: ScoreModel, x: Tensor, cond: Tensor | None, batch_size: int, tell: Callable[[], None]
+    prepared: Prepared, x: Tensor, cond: Condition, batch_size: int, on_evaluation: Callable[[], None]
 ) -> Tensor:
-    """Where a table without noise leads."""
-    loop, nothing, ends = Loop(table, model, x[:1]), Noise(0, torch.arange(1)), []
-    with model.eval_mode():
-        for first in range(0, len(x), batch_size):
-            part = slice(first, first + batch_size)
-            ends.append(loop(x[part], nothing, None if cond is None else cond[part], lambda *_: tell()))
+    """The final states of a deterministic table, batch after batch."""
+    nothing = Noise(0, torch.arange(0))
+    with prepared.model.eval_mode():
+        ends = [
+            prepared(x[part], nothing, condition.take(cond, part), lambda *_: on_evaluation()).x
+            for part in batches(len(x), batch_size)
+        ]
     return torch.cat(ends)
 
 
@@ -182,7 +213,8 @@ def slerp(first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
     sin((1 - w) omega) / sin(omega) first + sin(w omega) / sin(omega) second, omega the angle between them (Shoemake
     1985): the length of a noise, which a straight line would shrink, is kept. Parallel noises are joined by a line.
     """
-    one, two = first.flatten(1).double(), second.flatten(1).double()
+    one = first.flatten(1).double()
+    two = second.flatten(1).double()
     cosine = (one * two).sum(1) / (one.norm(dim=1) * two.norm(dim=1))
     omega = torch.acos(cosine.clamp(-1, 1))[:, None]
     w = weights.double().reshape(-1, 1, 1)

@@ -7,24 +7,22 @@ x = scale y, so
     log p(x_0) = log p_T(x_T) + dim log scale(t_max) + int scale (p tr dD/dx + q dim) dphi,
 
 from phi = 0, the data themselves, on. One evaluation of the model gives D and what is needed of its Jacobian
-(`samplers.likelihood.divergence`); steps and weights are those of `samplers.likelihood.inversion`, and the divergence
-is integrated by the
-weights that h has in the whole way. The steps being fixed, fresh probes in every one of them leave the log density
-unbiased, and its standard error is known from the probes themselves.
+(`samplers.likelihood.divergence`). Steps and weights are those of `samplers.likelihood.inversion`, and the divergence
+is integrated with the weights that h has in the whole integral. As the steps are fixed, fresh probes in every one of
+them leave the log density unbiased, and its standard error follows from the probes themselves.
 
-Three parts of the error are no matter of steps, and are kept apart:
+Three errors do not depend on the steps, and are reported apart:
 
 - The model knows no noise level below that of t_min. There h is continued as the odd function through its first values;
   what this adds to the log density is `truncation`.
-- p_T is no more than close to a Gaussian. A prior that has the data's mean and covariance (`prior=Gaussian(mean,
-  covariance)`, seen at t_max) is closer than N(0, sigma_T^2 I), whose error is 4e-4 to 2e-3 nats per dimension on the
-  mixtures of `benchmarks/divergence.py`: 1e-5 and less is left in the plane under VP, sub-VP and EDM.
+- p_T is only close to a Gaussian. A prior that has the data's mean and covariance (`prior=Gaussian(mean, covariance)`,
+  seen at t_max) is closer than N(0, sigma_T^2 I): `benchmarks/divergence.py` measures both.
 - The density is that of the model's flow. The reverse SDE of a learned score has another one, which is bounded by
   `scoresde.bounds`.
 
-With one probe a step the variance is taken from the differences of neighbouring steps, entry by entry: v_i (J v)_i has
+With one probe a step, the variance is taken from the differences of neighbouring steps, entry by entry: v_i (J v)_i has
 the mean J_ii, which changes little between steps, and the variance sum_{j != i} J_ij^2, whose sum over i is half of the
-trace's, for a symmetric J. With several probes the steps are looked at one by one.
+trace's, for a symmetric J. With several probes, each step gives its own variance.
 """
 
 from __future__ import annotations
@@ -36,16 +34,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from samplers.integrands import VelocityIntegrand, level_at
+from samplers.integrands import VelocityIntegrand
 from samplers.likelihood.divergence import Divergence, Exact, Probes
-from samplers.likelihood.inversion import Encoding, encoding, encoding_at
+from samplers.likelihood.inversion import Inversion, inversion, inversion_at
+from scoresde import condition
+from scoresde._batches import batches
+from scoresde.condition import Condition
 from scoresde.errors import require
 from scoresde.noise import Noise
 from scoresde.score_model import ScoreModel, check_data
 from scoresde.sde import Level
 from scoresde.targets import Target
 
-EXACT_UP_TO = 32  # entries of a sample, where the user does not choose
+EXACT_UP_TO = 32  # entries of a sample, if the user does not choose
 
 
 class Likelihood(NamedTuple):
@@ -55,7 +56,7 @@ class Likelihood(NamedTuple):
         log_prob: `(B,)` nats, of densities in the units of x_0.
         standard_error: `(B,)` of the random probes; 0 for an exact divergence.
         latent: `(B, *shape)` x_T.
-        truncation: `(B,)` the part of log_prob that comes from noise levels below the model's least.
+        truncation: `(B,)` the part of log_prob that comes from noise levels below the model's smallest.
         nfe: network evaluations of a sample.
     """
 
@@ -69,16 +70,15 @@ class Likelihood(NamedTuple):
 def log_prob(
     model: ScoreModel,
     x_0: Tensor,
-    cond: Tensor | None = None,
+    cond: Condition = None,
     *,
     num_evaluations: int = 64,
     divergence: Divergence | None = None,
     prior: Target | None = None,
-    sd: float = 0.7,
     seed: int = 0,
     batch_size: int = 500,
     differentiable: bool = False,
-    tell: Callable[[], None] = lambda: None,
+    on_evaluation: Callable[[], None] = lambda: None,
 ) -> Likelihood:
     """Log density of data under the probability flow of a model, in fixed steps of order 4.
 
@@ -89,79 +89,87 @@ def log_prob(
         divergence: `Exact()` or `Probes(...)`; None for the former up to 32 entries, and one probe a step above.
         prior: the data's distribution as it is seen at t_max, such as a `Gaussian` of their mean and covariance; None
             for N(0, sigma(t_max)^2 I).
-        sd: the scale of the data.
         seed: of the probes; a sample's are the same in every batch.
         batch_size: samples at a time.
         differentiable: keep the graph, for gradients with respect to x_0 and the model's parameters.
-        tell: called after each evaluation.
+        on_evaluation: called after each evaluation.
 
     Raises:
         UsageError: for data of another shape, or that are not finite.
     """
     check_data(model, x_0, cond)
-    way = encoding(model.sde, num_evaluations, sd)
-    divergence = divergence or (Exact() if x_0[0].numel() <= EXACT_UP_TO else Probes())
-    indices, parts = torch.arange(len(x_0), device=x_0.device), []
+    flow = inversion(model.sde, num_evaluations, model.sigma_data)
+    divergence = divergence or _default_divergence(x_0)
+    indices = torch.arange(len(x_0), device=x_0.device)
+    parts = []
     with model.eval_mode(), torch.set_grad_enabled(differentiable):
-        for first in range(0, len(x_0), batch_size):
-            part = slice(first, first + batch_size)
-            noise, given = Noise(seed, indices[part]), None if cond is None else cond[part]
-            flow = _Flow(model, given, divergence, noise, differentiable, tell)
-            x_T, change, variance, truncation = _follow(flow, way, x_0[part])
-            parts.append((_prior(model, prior, x_T) + change, variance.sqrt(), x_T, truncation))
-    return _joined(parts, num_evaluations)
+        for part in batches(len(x_0), batch_size):
+            noise = Noise(seed, indices[part])
+            denoiser = _Denoiser(model, condition.take(cond, part), divergence, noise, differentiable, on_evaluation)
+            followed = _follow(denoiser, flow, x_0[part])
+            density = _prior_log_prob(model, prior, followed.x_T) + followed.change
+            parts.append(Likelihood(density, followed.variance.sqrt(), followed.x_T, followed.truncation, denoiser.nfe))
+    return _joined(parts)
 
 
 def adaptive_log_prob(
     model: ScoreModel,
     x_0: Tensor,
-    cond: Tensor | None = None,
+    cond: Condition = None,
     *,
     rtol: float = 1e-5,
     atol: float = 1e-5,
     divergence: Divergence | None = None,
     prior: Target | None = None,
-    sd: float = 0.7,
     seed: int = 0,
     batch_size: int = 500,
-    tell: Callable[[], None] = lambda: None,
+    on_evaluation: Callable[[], None] = lambda: None,
 ) -> Likelihood:
     """The same by torchdiffeq's Dormand and Prince method, its error per step within atol + rtol |y| on each sample.
 
-    The noise levels up to 1.5 times the model's least are crossed in fixed steps. Probes are drawn once for
-    the whole way, as error control asks: a standard error, from their differences, is known from two probes on, and is
-    not a number for one. Arguments as in `log_prob`; `nfe` is that of the batch with most.
+    The noise levels up to 1.5 times the model's smallest are crossed in fixed steps. Probes are drawn once for all
+    steps, as error control needs. A standard error, from their differences, is known from two probes on, and is NaN for
+    one. Arguments as in `log_prob`; `nfe` is that of the batch with most.
     """
     require(rtol > 0 and atol > 0, f"rtol={rtol}, atol={atol}: both must be positive")
     check_data(model, x_0, cond)
-    least, largest = model.sde.noise_level(torch.tensor([model.sde.t_min, model.sde.t_max], dtype=torch.float64))
-    low = least * torch.linspace(1, 1.5, 4, dtype=torch.float64)
-    below, ends = encoding_at(level_at(model.sde, low), sd), torch.stack([low[-1], largest])
-    divergence = divergence or (Exact() if x_0[0].numel() <= EXACT_UP_TO else Probes())
-    indices, parts, nfe = torch.arange(len(x_0), device=x_0.device), [], 0
+    largest, smallest = model.sde.span().noise_level
+    first = smallest * torch.linspace(1, 1.5, 4, dtype=torch.float64)
+    below = inversion_at(model.sde.at_noise_level(first), model.sigma_data)
+    ends = torch.stack([first[-1], largest])
+    divergence = divergence or _default_divergence(x_0)
+    indices = torch.arange(len(x_0), device=x_0.device)
+    parts = []
     with model.eval_mode(), torch.no_grad():
-        for first in range(0, len(x_0), batch_size):
-            part = slice(first, first + batch_size)
-            noise, given = Noise(seed, indices[part]), None if cond is None else cond[part]
-            flow = _Flow(model, given, divergence, noise, False, tell)
-            x, change, _, truncation = _follow(flow, below, x_0[part])
-            x_T, changes = _odeint(flow, x, ends, sd, rtol, atol)
-            dim, count = x_0[0].numel(), changes.shape[1]
-            exact = divergence.variance_left(dim) == 0
-            spread = changes.std(1) / count**0.5 if count > 1 else torch.full_like(change, math.nan)
-            error = torch.zeros_like(change) if exact else spread
-            parts.append((_prior(model, prior, x_T) + change + changes.mean(1), error, x_T, truncation))
-            nfe = max(nfe, flow.evaluations)
-    return _joined(parts, nfe)
+        for part in batches(len(x_0), batch_size):
+            noise = Noise(seed, indices[part])
+            denoiser = _Denoiser(model, condition.take(cond, part), divergence, noise, False, on_evaluation)
+            followed = _follow(denoiser, below, x_0[part])
+            x_T, changes = _odeint(denoiser, followed.x_T, ends, rtol, atol)
+            density = _prior_log_prob(model, prior, x_T) + followed.change + changes.mean(1)
+            exact = divergence.variance_left(x_0[0].numel()) == 0
+            error = torch.zeros_like(density) if exact else _standard_error(changes)
+            parts.append(Likelihood(density, error, x_T, followed.truncation, denoiser.nfe))
+    return _joined(parts)
 
 
-def _joined(parts: list[tuple[Tensor, Tensor, Tensor, Tensor]], nfe: int) -> Likelihood:
-    """The batches one after the other."""
-    density, error, latent, truncation = (torch.cat(column) for column in zip(*parts, strict=True))
-    return Likelihood(density, error, latent, truncation, nfe)
+def _default_divergence(x_0: Tensor) -> Divergence:
+    return Exact() if x_0[0].numel() <= EXACT_UP_TO else Probes()
 
 
-def _prior(model: ScoreModel, prior: Target | None, x_T: Tensor) -> Tensor:
+def _standard_error(changes: Tensor) -> Tensor:
+    """Of the mean over probes of `(B, P)`; NaN for one probe."""
+    count = changes.shape[1]
+    return changes.std(1) / count**0.5 if count > 1 else torch.full_like(changes[:, 0], math.nan)
+
+
+def _joined(parts: list[Likelihood]) -> Likelihood:
+    """Batches as one."""
+    density, error, latent, truncation, nfe = zip(*parts, strict=True)
+    return Likelihood(torch.cat(density), torch.cat(error), torch.cat(latent), torch.cat(truncation), max(nfe))
+
+
+def _prior_log_prob(model: ScoreModel, prior: Target | None, x_T: Tensor) -> Tensor:
     """log p_T(x_T) in nats, float64."""
     if prior is None:
         return model.sde.prior_log_prob(x_T.double())
@@ -169,34 +177,44 @@ def _prior(model: ScoreModel, prior: Target | None, x_T: Tensor) -> Tensor:
     return prior.to(x_T.device, torch.float64).log_prob(x_T.double(), level.alpha, level.sigma)
 
 
-class _Flow:
+class _Denoiser:
     """The denoiser for one batch, with estimates of its Jacobian's diagonal."""
 
     def __init__(
         self,
         model: ScoreModel,
-        cond: Tensor | None,
+        cond: Condition,
         divergence: Divergence,
         noise: Noise,
         differentiable: bool,
-        tell: Callable[[], None],
+        on_evaluation: Callable[[], None],
     ) -> None:
-        self.model, self.cond, self.divergence, self.noise = model, cond, divergence, noise
-        self.differentiable, self.tell, self.evaluations = differentiable, tell, 0
+        self.model = model
+        self.cond = cond
+        self.divergence = divergence
+        self.noise = noise
+        self.differentiable = differentiable
+        self.on_evaluation = on_evaluation
+        self.evaluations = 0
 
-    def denoise(self, x: Tensor, level: Level) -> Tensor:
+    @property
+    def nfe(self) -> int:
+        """Network evaluations so far."""
+        return self.evaluations * self.model.calls_per_evaluation
+
+    def __call__(self, x: Tensor, level: Level) -> Tensor:
         """D, in the type of x."""
-        self.tell()
+        self.on_evaluation()
         self.evaluations += 1
-        like = self.model.like()
-        return self.model.denoise_at(x.to(like.dtype), level.like(like), self.cond).to(x.dtype)
+        dtype = self.model.dtype
+        return self.model.denoise_at(x.to(dtype), level.to(x.device, dtype), self.cond).to(x.dtype)
 
-    def __call__(self, x: Tensor, level: Level, step: int) -> tuple[Tensor, Tensor]:
+    def with_diagonals(self, x: Tensor, level: Level, step: int) -> tuple[Tensor, Tensor]:
         """D `(B, *)`, and estimates `(P, B, dim)` of the diagonal of dD/dx, float64."""
         with torch.inference_mode(False), torch.enable_grad():
             x = x if self.differentiable else x.detach().clone()
             x = x if x.requires_grad else x.requires_grad_()
-            x0_hat = self.denoise(x, level)
+            x0_hat = self(x, level)
 
             def products(v: Tensor) -> Tensor:
                 options = {"retain_graph": True, "create_graph": self.differentiable}
@@ -207,69 +225,112 @@ class _Flow:
         return (x0_hat, diagonals) if self.differentiable else (x0_hat.detach(), diagonals.detach())
 
 
-def _follow(flow: _Flow, way: Encoding, x_0: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Where an encoding leads, the change of the log density on the way, its variance, and the part of truncation."""
-    table, dim = way.table, x_0[0].numel()
-    p, q, a, scale = (part.tolist() for part in (table.p, table.q, table.a, way.scale))
-    totals, below, b = way.totals.tolist(), way.truncation.tolist(), table.b.tolist()
-    x, history = scale[0] * x_0, list[Tensor]()
-    change = truncation = variance = torch.zeros(len(x_0), dtype=torch.float64, device=x_0.device)
-    change = change + dim * math.log(scale[-1])
-    looked_at = [k for k in range(len(table)) if totals[k] != 0 or below[k] != 0]
-    before: Tensor | None = None
-    levels = table.level.like(flow.model.like())  # on the device before the loop
+class _Followed(NamedTuple):
+    """Where an inversion led: x_T, the change of the log density, its variance, and its truncation, each `(B,)`."""
+
+    x_T: Tensor
+    change: Tensor
+    variance: Tensor
+    truncation: Tensor
+
+
+def _follow(denoiser: _Denoiser, flow: Inversion, x_0: Tensor) -> _Followed:
+    """Follows an inversion from data, with the log density."""
+    table = flow.table
+    dim = x_0[0].numel()
+    p, q, a, scale = (part.tolist() for part in (table.p, table.q, table.a, flow.scale))
+    totals = flow.totals.tolist()
+    below = flow.truncation.tolist()
+    b = table.b.tolist()
+    x = scale[0] * x_0
+    history = list[Tensor]()
+    zero = torch.zeros(len(x_0), dtype=torch.float64, device=x_0.device)
+    change = zero + dim * math.log(scale[-1])
+    truncation = zero
+    used = [k for k in range(len(table)) if totals[k] != 0 or below[k] != 0]  # rows whose divergence is needed
+    variance = _Variance(denoiser.divergence.variance_left(dim), totals, used, zero)
+    levels = table.level.to(x_0.device, denoiser.model.dtype)  # on the device before the loop
     for k in range(len(table)):
-        level = levels.at(k)
-        if k in looked_at:
-            x0_hat, diagonals = flow(x, level, k)
+        if k in used:
+            x0_hat, diagonals = denoiser.with_diagonals(x, levels[k], k)
             integrand = scale[k] * (p[k] * diagonals + q[k])  # (P, B, dim): entries of the divergence of h
             trace = integrand.mean(0).sum(1)
-            change, truncation = change + totals[k] * trace, truncation + below[k] * trace
-            left = flow.divergence.variance_left(dim)
-            if left and len(integrand) > 1:
-                variance = variance + totals[k] ** 2 * left * 2 * integrand.detach().var(0).sum(1)
-            elif left:
-                integrand = integrand[0].detach()
-                if before is not None:  # half the square of a difference stands for the variance of either side
-                    share = _share(totals, looked_at, k)
-                    variance = variance + share * (integrand - before).square().sum(1)
-                before = integrand
+            change = change + totals[k] * trace
+            truncation = truncation + below[k] * trace
+            variance.add(k, integrand.detach())
         else:
-            x0_hat = flow.denoise(x, level)
+            x0_hat = denoiser(x, levels[k])
         history.insert(0, p[k] * x0_hat + q[k] * x)
         x = a[k] * x + sum(weight * h for weight, h in zip(b[k], history, strict=False) if weight != 0)
         del history[len(b[k]) :]
-    return x, change, variance, truncation
+    return _Followed(x, change, variance.total, truncation)
 
 
-def _share(totals: list[float], looked_at: list[int], k: int) -> float:
-    """The weight of the squared difference between a row and the one before: each row's variance is that of its pairs'
-    mean, which are two but for the first and the last row."""
-    previous = looked_at[looked_at.index(k) - 1]
-    return sum(totals[row] ** 2 * (1.0 if row in (looked_at[0], looked_at[-1]) else 0.5) for row in (previous, k))
+class _Variance:
+    """The variance of a log density by probes, from the probes themselves.
+
+    Args:
+        left: the variance of the probes' mean, as a share of that of one probe; 0 for an exact divergence.
+        totals: the weight of each row in the log density.
+        used: the rows that have one.
+        zero: zeros `(B,)`.
+    """
+
+    def __init__(self, left: float, totals: list[float], used: list[int], zero: Tensor) -> None:
+        self._left = left
+        self._totals = totals
+        self._used = used
+        self._previous: tuple[int, Tensor] | None = None
+        self.total = zero
+
+    def add(self, row: int, integrand: Tensor) -> None:
+        """Takes on a row's entries `(P, B, dim)`; rows come in order."""
+        if self._left == 0:
+            return
+        if len(integrand) > 1:
+            spread = integrand.var(0).sum(1)
+            self.total = self.total + self._totals[row] ** 2 * self._left * 2 * spread
+            return
+        entries = integrand[0]
+        if self._previous is not None:  # half of a squared difference estimates the variance of either row
+            before, earlier = self._previous
+            weight = self._pair_weight(before) + self._pair_weight(row)
+            self.total = self.total + weight * (entries - earlier).square().sum(1)
+        self._previous = (row, entries)
+
+    def _pair_weight(self, row: int) -> float:
+        """The weight of each neighbouring difference in a row's variance.
+
+        A row's variance is the average over its two neighbouring differences, or the one difference at either end.
+        """
+        at_end = row in (self._used[0], self._used[-1])
+        return self._totals[row] ** 2 * (1.0 if at_end else 0.5)
 
 
-def _odeint(flow: _Flow, x: Tensor, ends: Tensor, sd: float, rtol: float, atol: float) -> tuple[Tensor, Tensor]:
+def _odeint(denoiser: _Denoiser, x: Tensor, ends: Tensor, rtol: float, atol: float) -> tuple[Tensor, Tensor]:
     """From x at the first noise level of `ends` to the last: x_T, and the changes `(B, P)` of each probe."""
     from torchdiffeq import odeint
 
-    integrand, sde, dim = VelocityIntegrand(sd), flow.model.sde, x[0].numel()
-    phi, level_ends = integrand.measure(ends).to(x.device), level_at(sde, ends)
-    scale = integrand.scale(level_ends).tolist()
+    sde = denoiser.model.sde
+    dim = x[0].numel()
+    velocity_integrand = VelocityIntegrand(denoiser.model.sigma_data)
+    phi = velocity_integrand.measure(ends).to(x.device)
+    scale = velocity_integrand.scale(sde.at_noise_level(ends)).tolist()
 
     def velocity(at: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        level = level_at(sde, integrand.noise_level(at.double().cpu()))
-        wide, (p, q) = integrand.scale(level).item(), (part.item() for part in integrand.factors(level))
+        level = sde.at_noise_level(velocity_integrand.noise_level(at.double().cpu()))
+        wide = velocity_integrand.scale(level).item()
+        p, q = (part.item() for part in velocity_integrand.factors(level))
         x_t = wide * state[0]
-        x0_hat, diagonals = flow(x_t, level, 0)
+        x0_hat, diagonals = denoiser.with_diagonals(x_t, level, 0)
         return p * x0_hat + q * x_t, wide * (p * diagonals.sum(2).T / dim + q)
 
     def norm(error: tuple[Tensor, Tensor]) -> Tensor:
         of_y, of_density = error
         return torch.maximum(of_y.flatten(1).square().mean(1).max().sqrt(), of_density.abs().max())
 
-    first = flow.divergence.diagonals(lambda v: v.flatten(2).double(), x, flow.noise, 0)
-    changes = torch.zeros(len(x), len(first), dtype=torch.float64, device=x.device)
+    probes = denoiser.divergence.diagonals(lambda v: v.flatten(2).double(), x, denoiser.noise, 0)
+    changes = torch.zeros(len(x), len(probes), dtype=torch.float64, device=x.device)
     options = {"norm": norm, "step_t": phi[1:], "dtype": torch.float64}
     y, changes = odeint(velocity, (x / scale[0], changes), phi, rtol=rtol, atol=atol, method="dopri5", options=options)
     return scale[1] * y[-1], dim * (changes[-1] + math.log(scale[1] / scale[0]))

@@ -7,95 +7,96 @@ import os
 import time
 from collections.abc import Sequence
 
-import torch
-from ml_collections import ConfigDict
-
-from samplers.fitted.calibrate import ITERATIONS, LEAST_NOISES
+from samplers import FittedSampler, reference_coupling
+from samplers.fitted.calibrate import ITERATIONS, MIN_NOISES
 from samplers.fitted.calibrate import calibrate as calibrated_table
 from samplers.fitted.pilot import NUM_STEPS
-from samplers.fitted.reference import DENSE, Coupling, reference_coupling, trimmed_error
+from samplers.fitted.reference import DENSE, Coupling, trimmed_error
+from samplers.fitted.tables import FittedTable
 from scoresde.app.compare import GOOD
 from scoresde.app.device import choose_threads
-from scoresde.app.fitted_tables import fitted_tables, read_calibrated, write_calibrated
-from scoresde.app.pictures import demo_labels
+from scoresde.app.fitted_tables import pilot_tables, read_calibrated, write_calibrated
+from scoresde.app.flags import CalibrateFlags
 from scoresde.app.progress import Progress
-from scoresde.app.sample import scaling_of
-from scoresde.checkpoint import Checkpoint
+from scoresde.app.trained import Trained
 from scoresde.errors import UsageError, require
-from scoresde.score_model import ScoreModel
-from sde_configs import build
 
 COUNTS = (5, 6, 8, 10)
-NUM_NOISES = 640
 BATCH = 64
+OTHER_NOISES = 1_000_003  # added to the seed: calibration learns from noises that no other mode takes
 
 
-def calibrate(
-    checkpoint: Checkpoint,
-    config: ConfigDict,
-    counts: Sequence[int],
-    *,
-    num_noises: int,
-    seed: int,
-    device: torch.device,
-) -> int:
+def calibrate(flags: CalibrateFlags, overrides: Sequence[str]) -> int:
     """Calibrates the tables of some numbers of evaluations, and keeps each beside the checkpoint as it is found."""
+    trained = Trained.of(flags, overrides)
     require(
-        num_noises >= LEAST_NOISES,
-        f"num_samples={num_noises}: calibration learns from so many noises, and needs at least {LEAST_NOISES}",
+        flags.num_samples >= MIN_NOISES,
+        f"num_samples={flags.num_samples}: calibration learns from this many noises, and needs at least {MIN_NOISES}",
     )
+    counts = COUNTS if flags.num_steps is None else (flags.num_steps,)
     for count in counts:
         require(count in NUM_STEPS, f"num_steps={count}: need {NUM_STEPS[0]} to {NUM_STEPS[-1]}")
-    folder = checkpoint.path.parent
+    folder = trained.checkpoint.path.parent
     require(os.access(folder, os.W_OK), f"checkpoint: the tables are kept in {folder}, which cannot be written to")
-    data = checkpoint.description["data"]
-    model = build.build_sampling_model(
-        config, checkpoint.model().to(device), scaling_of(data), data["low"], data["high"]
-    )
-    fitted, _ = fitted_tables(model, checkpoint, config, leader=True, calibrated=False)
-    choose_threads(BATCH * math.prod(model.shape))
-    truth = _truth(model, next(iter(fitted.fits.values())).sd, num_noises, seed, data["num_classes"])
+    fitted = pilot_tables(trained)
+    choose_threads(BATCH * math.prod(trained.model.shape))
+    coupling = _reference(trained, next(iter(fitted.tables.values())).sigma_data, flags.num_samples)
     try:
-        kept = read_calibrated(checkpoint, config)
-    except UsageError:  # of other weights, or damaged: it is written anew
-        kept = {}
+        tables = read_calibrated(trained)
+    except UsageError:  # of other weights, or damaged: the file is written anew
+        tables = {}
     for count in counts:
-        began = time.monotonic()
-        with Progress(f"calibrate {count}", ITERATIONS, unit="iteration") as progress:
-
-            def tell(iteration: int, error: float, progress: Progress = progress) -> None:
-                progress.update(iteration, f"error {error:.2g}")
-
-            sampler, before, after = calibrated_table(
-                model, fitted, count, truth, seed=seed, batch_size=BATCH, tell=tell
-            )
-        if after < before:
-            kept[count] = sampler.fits[count]
-            path = write_calibrated(checkpoint, config, kept)
-            gain = f"error {before:.2g} -> {after:.2g} on noises held out"
-            print(f"{count} evaluations: {gain}, {time.monotonic() - began:.0f} s; kept in {path}", flush=True)
-        else:
-            print(f"{count} evaluations: error {before:.2g}; nothing better was found, the table stays", flush=True)
-    if kept:
+        _calibrate_one(trained, fitted, count, coupling, tables)
+    if tables:
         print("--sampler auto takes the tables that are kept, at their numbers of evaluations: --num_steps N")
     return 0
 
 
-def _truth(model: ScoreModel, scale: float, num_noises: int, seed: int, num_classes: int) -> Coupling:
-    """The ends of the flow from noises that no other mode takes; raises `UsageError` where the flow does not converge.
+def _calibrate_one(
+    trained: Trained, fitted: FittedSampler, count: int, coupling: Coupling, tables: dict[int, FittedTable]
+) -> None:
+    """Calibrates the table of one number of evaluations; a better one joins `tables`, and all are written."""
+    began = time.monotonic()
+    with Progress(f"calibrate {count}", ITERATIONS, unit="iterations") as progress:
+        sampler, before, after = calibrated_table(
+            trained.model,
+            fitted,
+            count,
+            coupling,
+            seed=trained.seed,
+            batch_size=BATCH,
+            on_iteration=lambda error: progress.update(progress.count + 1, f"error {error:.2g}"),
+        )
+    if after < before:
+        tables[count] = sampler.tables[count]
+        path = write_calibrated(trained, tables)
+        gain = f"error {before:.2g} -> {after:.2g} on noises held out"
+        print(f"{count} evaluations: {gain}, {time.monotonic() - began:.0f} s; kept in {path}", flush=True)
+    else:
+        print(f"{count} evaluations: error {before:.2g}; nothing better was found, the table stays", flush=True)
 
-    It is followed twice from the first batch, to see how far it is off.
+
+def _reference(trained: Trained, deviation: float, num_noises: int) -> Coupling:
+    """Noises that no other mode takes, and where the flow leads from them.
+
+    The flow is followed twice from the first batch, to see how far it has converged.
+
+    Raises:
+        UsageError: if it has not.
     """
-    seed, labels = seed + 1_000_003, demo_labels(num_noises, num_classes)
-    some = demo_labels(BATCH, num_classes)
-    with Progress("truth", -(-num_noises // BATCH) * DENSE + DENSE // 2, unit="evaluation") as progress:
-        rough = reference_coupling(model, scale, some, BATCH, seed, DENSE // 2, BATCH, progress.advance)
-        truth = reference_coupling(model, scale, labels, num_noises, seed, DENSE, BATCH, progress.advance)
-    doubt = trimmed_error(rough.end, truth.end[:BATCH])
+    model, seed = trained.model, trained.seed + OTHER_NOISES
+    with Progress("reference", -(-num_noises // BATCH) * DENSE + DENSE // 2, unit="evaluations") as progress:
+        rough, coupling = (
+            reference_coupling(
+                model, deviation, trained.conditions(count), count, seed, evaluations, BATCH, progress.advance
+            )
+            for count, evaluations in ((BATCH, DENSE // 2), (num_noises, DENSE))
+        )
+    doubt = trimmed_error(rough.x_0, coupling.x_0[:BATCH])
     require(
-        doubt < GOOD * scale,
+        doubt < GOOD * deviation,
         f"checkpoint: its probability flow did not converge; ends after {DENSE // 2} and {DENSE} evaluations lie "
-        f"{doubt:.2g} apart, {100 * doubt / scale:.0f} % of the samples' deviation; train longer, then calibrate",
+        f"{doubt:.2g} apart, {100 * doubt / deviation:.0f} % of the samples' deviation; train longer, then calibrate",
     )
-    print(f"truth: the flow from {num_noises} noises, good to {doubt:.1e}", flush=True)
-    return truth
+    print(f"reference: the flow from {num_noises} noises, good to {doubt:.1e}", flush=True)
+    return coupling

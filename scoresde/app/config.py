@@ -6,7 +6,7 @@ import importlib.util
 import inspect
 import pkgutil
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,10 @@ from ml_collections import ConfigDict, config_flags
 
 import sde_configs
 from scoresde._json import parse_json
-from scoresde.app.run_folder import flat
+from scoresde.app.files import flat
 from scoresde.errors import UsageError, flag_error, require, unknown_name
 from sde_configs import default
-
-SDES = ("vp", "subvp", "ve", "cosine", "edm", "flow", "ddpm", "vdm")
+from sde_configs.build import SAMPLERS
 
 
 def recipes() -> list[str]:
@@ -27,13 +26,19 @@ def recipes() -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(sde_configs.__path__) if m.name not in ("build", "default"))
 
 
+def sdes() -> list[str]:
+    """Names for `--sde`: the recipes that leave data and network as the default has them."""
+    common = default.get_config()
+    return [name for name in recipes() if all(_read(name)[part] == common[part] for part in ("data", "network"))]
+
+
 def load_config(sde: str | None, name: str | None) -> ConfigDict:
     """The recipe `name` (a built-in name, a Python file with get_config, or a JSON file), under the SDE `sde`.
 
     With both, everything is `name`'s except what belongs to the SDE: config.sde, .parametrization and .objective.
     """
-    if sde is not None and sde not in SDES:
-        raise unknown_name("sde", sde, SDES)
+    if sde is not None and sde not in sdes():
+        raise unknown_name("sde", sde, sdes())
     config = _read(name or sde or "vp")
     if name and sde:
         of_sde = _read(sde)
@@ -57,10 +62,10 @@ def _read(name: str) -> ConfigDict:
         except ValueError as error:
             raise UsageError(f"config={name!r}: not a configuration in JSON ({error})") from error
     spec = importlib.util.spec_from_file_location("user_config", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
     remedy = "it must define get_config(), as sde_configs/default.py does"
+    if spec is None or spec.loader is None:
+        raise UsageError(f"config={name!r}: not a Python file; {remedy}")
+    module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
         config = module.get_config()
@@ -109,17 +114,16 @@ def _check_fields(config: ConfigDict, source: str, checked: tuple[str, ...] = ("
     """Raises `UsageError` for a field that is missing, unknown or of another type than the default's.
 
     The fields of the network, SDE, parametrisation and objective are those of the class that is named there, and a
-    field of a sampler that is missing has its class's default. An objective without a name is the denoising one, and
-    the variational one needs no parts.
+    field of a sampler that is missing has its class's default. Only the denoising objective needs times and weighting.
     """
     fields = {k: v for k, v in flat(config.to_dict()).items() if k.startswith(checked)}
     known = {k: v for k, v in flat(default.get_config().to_dict()).items() if k.startswith(checked)}
     free = ("network.", "sde.", "parametrization.", "objective.")
-    variational = fields.get("objective.name") == "VariationalObjective"
+    denoising = fields.get("objective.name") == "DenoisingObjective"
     for field, value in known.items():
         of_class = field.startswith(free) and not field.endswith((".name", ".sigma_data"))
         of_sampler = field.startswith("sampling.") and field.count(".") == 2
-        of_objective = field == "objective.name" or (variational and field.startswith("objective."))
+        of_objective = not denoising and field.startswith("objective.") and field != "objective.name"
         if of_class or ((of_sampler or of_objective) and field not in fields):
             continue
         require(field in fields, f"{source}: lacks the field {field}; start from sde_configs/default.py")
@@ -131,10 +135,10 @@ def _check_fields(config: ConfigDict, source: str, checked: tuple[str, ...] = ("
             raise unknown_name(f"field in {source}:", field, known)
 
 
-def override_sampling(config: ConfigDict, arguments: list[str], known_flags: Iterable[str]) -> None:
+def override_sampling(config: ConfigDict, arguments: Sequence[str]) -> None:
     """Applies overrides to the configuration of a trained model: only what concerns sampling can change."""
     before = flat(config.to_dict())
-    override(config, arguments, known_flags)
+    override(config, arguments)
     for field, value in flat(config.to_dict()).items():
         require(
             value == before[field] or field == "seed" or field.startswith("sampling."),
@@ -143,7 +147,7 @@ def override_sampling(config: ConfigDict, arguments: list[str], known_flags: Ite
         )
 
 
-def override(config: ConfigDict, arguments: list[str], known_flags: Iterable[str]) -> None:
+def override(config: ConfigDict, arguments: Sequence[str]) -> None:
     """Applies --config.FIELD=VALUE arguments in place.
 
     Raises:
@@ -154,8 +158,6 @@ def override(config: ConfigDict, arguments: list[str], known_flags: Iterable[str
         if not argument.startswith("--"):
             continue
         name = argument[2:].partition("=")[0]
-        if not name.startswith("config."):
-            raise unknown_name("flag", f"--{name}", [f"--{flag}" for flag in (*known_flags, "config.FIELD")])
         if name.removeprefix("config.") not in fields:
             raise _unknown_field(name, fields)
     values = flags.FlagValues()
@@ -177,16 +179,33 @@ def _unknown_field(name: str, fields: dict[str, Any]) -> UsageError:
 
 
 def documented_fields() -> list[tuple[str, Any, str]]:
-    """All fields of the default configuration: name, value, and the comment behind it."""
-    comments = dict(re.findall(r"^    config\.([\w.]+) = .*?  # (.*)$", inspect.getsource(default), flags=re.M))
+    """All fields of the default configuration: name, value, and what it means.
+
+    The meaning is the comment behind the field, or what the class of a sampler says of its attribute.
+    """
+    meanings = {
+        f"sampling.{name}.{attribute}": text
+        for name, cls in SAMPLERS.items()
+        for attribute, text in attribute_docs(cls).items()
+    }
+    meanings |= dict(re.findall(r"^    config\.([\w.]+) = .*?  # (.*)$", inspect.getsource(default), flags=re.M))
     fields = flat(default.get_config().to_dict())
     return [
-        (name, value, comments.get(name) or comments.get(name.rpartition(".")[0], "")) for name, value in fields.items()
+        (name, value, meanings.get(name) or meanings.get(name.rpartition(".")[0], "")) for name, value in fields.items()
     ]
 
 
-def describe_fields() -> str:
-    """The fields as `--help` shows them."""
+def attribute_docs(cls: type) -> dict[str, str]:
+    """What the docstring of a class says of each attribute, in one line each, without the full stop."""
+    section = inspect.cleandoc(cls.__doc__ or "").partition("\nAttributes:\n")[2]
+    entries = re.findall(r"^    (\w+): ((?:.+)(?:\n        .+)*)", section, flags=re.M)
+    return {name: re.sub(r"\s+", " ", text).rstrip(".") for name, text in entries}
+
+
+def describe_fields(prefix: str = "") -> str:
+    """The fields as `--help` shows them: those whose names begin with a prefix."""
     return "\n".join(
-        f"  --config.{name}={value!r}".ljust(52) + f"  {text}" for name, value, text in documented_fields()
+        f"  --config.{name}={value!r}".ljust(52) + f"  {text}"
+        for name, value, text in documented_fields()
+        if name.startswith(prefix)
     )

@@ -1,178 +1,243 @@
-"""The part of `--mode evaluate` that is about densities: log density, bits, and bounds."""
+"""The densities of `--mode evaluate`: log density, bits, and bounds."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, final
 
 import torch
-from ml_collections import ConfigDict
 from torch import Tensor
 
-from samplers import Ancestral, Exact, Probes, log_prob
+from samplers import Ancestral, log_prob
 from samplers.likelihood.log_prob import EXACT_UP_TO
+from scoresde import condition
+from scoresde._batches import batches
 from scoresde.app.progress import Progress
-from scoresde.app.user_data import labels_of
+from scoresde.app.trained import Trained
 from scoresde.bounds import ddpm_bound, elbo
-from scoresde.checkpoint import Checkpoint
-from scoresde.data import ArrayData
+from scoresde.codec import Codec, Scaling
+from scoresde.condition import Condition
+from scoresde.data.arrays import ArrayData
+from scoresde.errors import UsageError
 from scoresde.metrics import DEQUANTIZATIONS, Dequantization, bits_per_dim, dequantize, train_dequantization
-from scoresde.score_model import ScoreModel
 from scoresde.targets import Gaussian
 
-CHAIN, TERMS = 1000, 64  # steps of the discrete bound, and how many of them are looked at for each sample
+CHAIN, TERMS = 1000, 64  # steps of the discrete bound, and how many of them are evaluated for each sample
 FULL_COVARIANCE_UP_TO = 1024  # entries of a sample
 BATCH = 250
-VARIATIONAL = "variational"  # dequantisation, learned for the model that is looked at
+VARIATIONAL = "variational"  # dequantisation, learned for the model that is evaluated
 TRAINING_STEPS = 500  # of it
 
 
 class Row(NamedTuple):
-    """A line of the table: a number, and its standard error where it has one."""
+    """A line of the table: a number, and its standard error if it has one."""
 
     name: str
     value: float
     error: float = math.nan
 
 
-class Asked(NamedTuple):
-    """What is evaluated: the first `size` of some data, under a model as it is sampled from, trained on `train`.
+@final
+@dataclass(frozen=True)
+class Evaluation:
+    """An evaluation: the first `count` samples of `data`, under a trained model.
 
-    `record` is what will be written; whoever computes a number adds what it is of.
+    Attributes:
+        trained: the model.
+        train: the data that it was trained on.
+        data: the data that are evaluated.
+        count: how many of them.
+        record: what will be written; whoever computes a number adds what it is of.
     """
 
-    model: ScoreModel
-    checkpoint: Checkpoint
-    config: ConfigDict
+    trained: Trained
     train: ArrayData
     data: ArrayData
-    size: int
-    seed: int
-    record: dict[str, Any]
+    count: int
+    record: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def dim(self) -> int:
+        """Entries of a sample, in the model's units."""
+        return math.prod(self.trained.model.shape)
+
+    @property
+    def quantized(self) -> bool:
+        """Whether the data are whole numbers."""
+        return not self.data.values.is_floating_point()
+
+    @property
+    def raw(self) -> Tensor:
+        """The samples in raw units."""
+        return self.data.values[: self.count]
+
+    @property
+    def cond(self) -> Condition:
+        """Their conditions, on the model's device."""
+        return condition.to(condition.take(self.data.cond, slice(self.count)), self.trained.device)
 
 
-def densities(asked: Asked, metrics: Sequence[str], num_evaluations: int, dequantization: str) -> list[Row]:
-    """Log density, its bound, and both as bits where the data are whole numbers."""
-    model, checkpoint, _, train, data, count, seed, record = asked
-    described, dim = checkpoint.description["data"], math.prod(data.shape)
-    x, cond = data.batch(torch.arange(count))[0], labels_of(data, checkpoint)
-    cond = None if cond is None else cond[:count]
-    generator, log_q = torch.Generator().manual_seed(seed), torch.zeros(count, dtype=torch.float64)
-    if not data.values.is_floating_point():
-        low, high = described["low"], described["high"]
-        x, log_q = dequantize(x, data.scaling, _how(dequantization, checkpoint, train, seed), generator)
-        record["quantization"] = {"levels": int(high - low) + 1, "low": low, "high": high, "offset": -0.5}
-        record["quantization"] |= {"dequantization": dequantization, "levels a model unit": described["scale"]}
-    if cond is not None:
-        record["conditional"] = True
-    device = model.like().device
-    x, cond = x.to(device), None if cond is None else cond.to(device)
-    prior, divergence = training_gaussian(train), Exact() if dim <= EXACT_UP_TO else Probes()
-    rows: list[Row] = []
-
-    def add(name: str, nats: Tensor, error: Tensor, in_nats: bool, in_bits: bool) -> None:
-        if in_nats:
-            rows.append(_mean(f"{name}, nats", nats))
-            rows.append(_mean(f"{name}, nats per dimension", nats / dim))
-        if in_bits:
-            rows.append(_mean(f"{name}, bits per dimension", bits_per_dim(nats, log_q, dim)))
-        drawn = error.square().mean().sqrt().item() / dim / count**0.5
-        record.setdefault("standard error by probes and noise, nats per dimension", {})[name] = drawn
-
+def densities(evaluation: Evaluation, metrics: Collection[str], num_evaluations: int, dequantization: str) -> list[Row]:
+    """Log density and its bound, both as bits too if the data are whole numbers."""
+    x, log_q = _in_model_units(evaluation, dequantization)
+    if evaluation.cond is not None:
+        evaluation.record["conditional"] = True
+    prior = training_gaussian(evaluation.train)
+    rows = []
     if {"nll", "bits"} & set(metrics):
-        record["flow"] = {"evaluations": num_evaluations, "prior": "prior of the training data's mean and covariance"}
-        record["flow"]["divergence"] = "exact" if dim <= EXACT_UP_TO else "by a fresh probe a step"
-        with Progress("likelihood", -(-count // BATCH) * num_evaluations, unit="evaluation") as progress:
-            found = log_prob(
-                model,
-                x,
-                cond,
-                num_evaluations=num_evaluations,
-                divergence=divergence,
-                prior=prior,
-                sd=described["std"],
-                seed=seed,
-                batch_size=BATCH,
-                tell=progress.advance,
-            )
-        density = found.log_prob.cpu()
-        add("log density", density, found.standard_error.cpu(), "nll" in metrics, "bits" in metrics)
-        below = found.truncation.mean().item() / dim
-        record["flow"]["part of noise below t_min, nats per dimension"] = below
+        nats, error = _by_flow(evaluation, x, prior, num_evaluations)
+        if "nll" in metrics:
+            rows += _in_nats("log density", nats, evaluation.dim)
+        if "bits" in metrics:
+            rows.append(_in_bits("log density", nats, log_q, evaluation.dim))
+        _record_error(evaluation, "log density", error)
     if "elbo" in metrics:
-        with Progress("bound", -(-count // BATCH), unit="part") as progress:
-            bounds, errors = [], []
-            draws = torch.Generator(device).manual_seed(seed)
-            for first in range(0, count, BATCH):
-                part = slice(first, first + BATCH)
-                given = None if cond is None else cond[part]
-                bound = elbo(
-                    model, x[part], given, num_evaluations=max(3, num_evaluations), prior=prior, generator=draws
-                )
-                bounds.append(bound.bound.cpu())
-                errors.append(bound.standard_error.cpu())
-                progress.advance()
-        add("ELBO", torch.cat(bounds), torch.cat(errors), True, not data.values.is_floating_point())
+        nats, error = _by_bound(evaluation, x, prior, max(3, num_evaluations))
+        rows += _in_nats("ELBO", nats, evaluation.dim)
+        if evaluation.quantized:
+            rows.append(_in_bits("ELBO", nats, log_q, evaluation.dim))
+        _record_error(evaluation, "ELBO", error)
     return rows
 
 
-def discrete_bound(asked: Asked) -> list[Row]:
-    """DDPM's variational bound in bits per dimension, and its three parts."""
-    model, checkpoint, _, _, data, count, seed, record = asked
-    labels = labels_of(data, checkpoint)
-    described, device, width = checkpoint.description["data"], model.like().device, torch.ones(data.shape)
-    least, most, one = (
-        part.to(device)
-        for part in (
-            data.scaling.to_model(described["low"] * width, torch.float64),
-            data.scaling.to_model(described["high"] * width, torch.float64),
-            data.scaling.change_to_model(width.double()),
+def _in_model_units(evaluation: Evaluation, dequantization: str) -> tuple[Tensor, Tensor]:
+    """The samples in the model's units, dequantised if they are whole numbers, and log q in nats, zeros for floats."""
+    trained, codec = evaluation.trained, evaluation.data.codec
+    if not evaluation.quantized:
+        return codec.encode(evaluation.raw).to(trained.device), torch.zeros(evaluation.count, dtype=torch.float64)
+    how = _dequantization(evaluation, dequantization)
+    x, log_q = dequantize(evaluation.raw, codec, how, torch.Generator().manual_seed(trained.seed))
+    low, high = trained.data.low, trained.data.high
+    evaluation.record["quantization"] = {
+        "levels": int(high - low) + 1,
+        "low": low,
+        "high": high,
+        "offset": -0.5,
+        "dequantization": dequantization,
+        "levels a model unit": _scaling(codec).scale,
+    }
+    return x.to(trained.device), log_q
+
+
+def _scaling(codec: Codec) -> Scaling:
+    """The codec as a scaling; raises `UsageError` for another, whose levels are not known."""
+    if not isinstance(codec, Scaling):
+        raise UsageError(f"codec={type(codec).__name__}: bits of whole numbers need a Scaling of the data")
+    return codec
+
+
+def _dequantization(evaluation: Evaluation, name: str) -> Dequantization:
+    """The dequantisation of a name; the variational one is learned now, from the training data."""
+    if name != VARIATIONAL:
+        return DEQUANTIZATIONS[name]
+    trained = evaluation.trained
+    with Progress("dequantisation", TRAINING_STEPS) as progress:
+        model = trained.checkpoint.model()
+        return train_dequantization(model, evaluation.train, TRAINING_STEPS, trained.seed, progress.advance)
+
+
+def _by_flow(evaluation: Evaluation, x: Tensor, prior: Gaussian, num_evaluations: int) -> tuple[Tensor, Tensor]:
+    """Log densities in nats `(B,)`, and their standard errors by probes, on the host."""
+    flow = {"evaluations": num_evaluations, "prior": "prior of the training data's mean and covariance"}
+    flow["divergence"] = "exact" if evaluation.dim <= EXACT_UP_TO else "by a fresh probe a step"
+    with Progress("likelihood", -(-len(x) // BATCH) * num_evaluations, unit="evaluations") as progress:
+        found = log_prob(
+            evaluation.trained.model,
+            x,
+            evaluation.cond,
+            num_evaluations=num_evaluations,
+            prior=prior,
+            seed=evaluation.trained.seed,
+            batch_size=BATCH,
+            on_evaluation=progress.advance,
         )
-    )
-    x, generator, parts = data.batch(torch.arange(count))[0], torch.Generator(device).manual_seed(seed), []
-    grid = Ancestral().default_grid(model.sde, CHAIN)
-    record["discrete bound"] = {"steps": CHAIN, "terms": TERMS, "variance": "posterior"}
-    with Progress("discrete bound", -(-count // BATCH), unit="part") as progress:
-        for first in range(0, count, BATCH):
-            part = slice(first, min(first + BATCH, count))
-            cond = None if labels is None else labels[part].to(device)
-            options: dict[str, Any] = {
-                "bin_width": one,
-                "low": least,
-                "high": most,
-                "num_terms": TERMS,
-                "generator": generator,
-            }
-            parts.append(ddpm_bound(model, x[part].to(device), grid, cond, **options))
+    below = found.truncation.mean().item() / evaluation.dim
+    evaluation.record["flow"] = flow | {"part of noise below t_min, nats per dimension": below}
+    return found.log_prob.cpu(), found.standard_error.cpu()
+
+
+def _by_bound(evaluation: Evaluation, x: Tensor, prior: Gaussian, num_evaluations: int) -> tuple[Tensor, Tensor]:
+    """Variational bounds in nats `(B,)`, and their standard errors, on the host."""
+    trained, cond = evaluation.trained, evaluation.cond
+    draws = torch.Generator(trained.device).manual_seed(trained.seed)
+    bounds = []
+    with Progress("bound", -(-len(x) // BATCH), unit="batches") as progress:
+        for part in batches(len(x), BATCH):
+            given = condition.take(cond, part)
+            bounds.append(
+                elbo(trained.model, x[part], given, num_evaluations=num_evaluations, prior=prior, generator=draws)
+            )
+            progress.advance()
+    return torch.cat([b.bound for b in bounds]).cpu(), torch.cat([b.standard_error for b in bounds]).cpu()
+
+
+def discrete_bound(evaluation: Evaluation) -> list[Row]:
+    """DDPM's variational bound in bits per dimension, and its three parts."""
+    trained = evaluation.trained
+    codec = _scaling(evaluation.data.codec)
+    model, device = trained.model, trained.device
+    one = torch.ones(model.shape, dtype=torch.float64)
+    bin_width = codec.encode_change(one).to(device)
+    low, high = (codec.encode(end * one, torch.float64).to(device) for end in (trained.data.low, trained.data.high))
+    x = codec.encode(evaluation.raw).to(device)
+    cond = evaluation.cond
+    generator = torch.Generator(device).manual_seed(trained.seed)
+    grid = Ancestral().grid(model, CHAIN)
+    evaluation.record["discrete bound"] = {"steps": CHAIN, "terms": TERMS, "variance": "posterior"}
+    bounds = []
+    with Progress("discrete bound", -(-len(x) // BATCH), unit="batches") as progress:
+        for part in batches(len(x), BATCH):
+            given = condition.take(cond, part)
+            bounds.append(
+                ddpm_bound(
+                    model,
+                    x[part],
+                    grid,
+                    given,
+                    bin_width=bin_width,
+                    low=low,
+                    high=high,
+                    num_terms=TERMS,
+                    generator=generator,
+                )
+            )
             progress.advance()
     nats = {
-        "discrete bound": torch.cat([-p.bound for p in parts]),
-        "  L_T": torch.cat([p.prior for p in parts]),
-        "  L_1 .. L_{T-1}": torch.cat([p.steps.sum(1) for p in parts]),
-        "  L_0": torch.cat([p.decoder for p in parts]),
+        "discrete bound": torch.cat([-b.bound for b in bounds]),
+        "  L_T": torch.cat([b.prior for b in bounds]),
+        "  L_1 .. L_{T-1}": torch.cat([b.steps.sum(1) for b in bounds]),
+        "  L_0": torch.cat([b.decoder for b in bounds]),
     }
-    scale = math.prod(data.shape) * math.log(2)
-    return [_mean(f"{name}, bits per dimension", value.cpu() / scale) for name, value in nats.items()]
+    scale = evaluation.dim * math.log(2)
+    return [mean_row(f"{name}, bits per dimension", value.cpu() / scale) for name, value in nats.items()]
 
 
-def _how(dequantization: str, checkpoint: Checkpoint, train: ArrayData, seed: int) -> Dequantization:
-    """The dequantisation of a name; the variational one is learned now, from the training data."""
-    if dequantization != VARIATIONAL:
-        return DEQUANTIZATIONS[dequantization]
-    with Progress("dequantisation", TRAINING_STEPS) as progress:
-        return train_dequantization(checkpoint.model(), train, TRAINING_STEPS, seed, progress.advance)
+def _in_nats(name: str, nats: Tensor, dim: int) -> list[Row]:
+    return [mean_row(f"{name}, nats", nats), mean_row(f"{name}, nats per dimension", nats / dim)]
 
 
-def _mean(name: str, values: Tensor) -> Row:
+def _in_bits(name: str, nats: Tensor, log_q: Tensor, dim: int) -> Row:
+    return mean_row(f"{name}, bits per dimension", bits_per_dim(nats, log_q, dim))
+
+
+def _record_error(evaluation: Evaluation, name: str, error: Tensor) -> None:
+    """Notes how much of the mean's standard error is due to probes and noise."""
+    drawn = error.square().mean().sqrt().item() / evaluation.dim / len(error) ** 0.5
+    evaluation.record.setdefault("standard error by probes and noise, nats per dimension", {})[name] = drawn
+
+
+def mean_row(name: str, values: Tensor) -> Row:
     """The mean over samples, with its standard error; the noise of probes is a part of it."""
     values = values.double()
     return Row(name, values.mean().item(), values.std().item() / len(values) ** 0.5 if len(values) > 1 else math.nan)
 
 
 def training_gaussian(train: ArrayData) -> Gaussian:
-    """The Gaussian of the training data's mean and covariance (variances alone, of large samples), float64."""
-    x = train.batch(torch.arange(len(train)))[0].double()
-    if math.prod(train.shape) > FULL_COVARIANCE_UP_TO or len(x) < 2:
+    """The Gaussian of the training data's mean and covariance (variances alone, for large samples), float64."""
+    x = train.all()[0].double()
+    dim = x[0].numel()
+    if dim > FULL_COVARIANCE_UP_TO or len(x) < 2:
         return Gaussian(x.mean(0), x.var(0, correction=0))
-    return Gaussian(x.mean(0), torch.cov(x.flatten(1).T, correction=0).reshape(2 * (math.prod(train.shape),)))
+    return Gaussian(x.mean(0), torch.cov(x.flatten(1).T, correction=0).reshape(dim, dim))

@@ -4,38 +4,30 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
-from ml_collections import ConfigDict
 
-from samplers import sample
-from scoresde.app.densities import BATCH, VARIATIONAL, Asked, Row, densities, discrete_bound
+from samplers import Sampler, sample
+from scoresde.app.densities import BATCH, VARIATIONAL, Evaluation, Row, densities, discrete_bound
 from scoresde.app.device import choose_threads
-from scoresde.app.fitted_tables import fitted_tables
-from scoresde.app.pictures import demo_labels
+from scoresde.app.files import output_path, write_text
+from scoresde.app.fitted_tables import best_tables
+from scoresde.app.flags import EvaluateFlags
 from scoresde.app.progress import Progress
-from scoresde.app.run_folder import make_folder, write_text
-from scoresde.app.sample import scaling_of
-from scoresde.app.user_data import data_of, held_out_data, own_data
-from scoresde.checkpoint import Checkpoint
-from scoresde.data import ArrayData
+from scoresde.app.trained import Trained
+from scoresde.app.user_data import asked_data, own_data
+from scoresde.data.arrays import ArrayData
 from scoresde.errors import require, unknown_name
-from scoresde.metrics import (
-    DEQUANTIZATIONS,
-    frechet_distance,
-    judge,
-    sliced_wasserstein,
-    train_classifier,
-)
+from scoresde.metrics import DEQUANTIZATIONS, frechet_distance, judge, sliced_wasserstein, train_classifier
 from scoresde.metrics.classifier import FEATURES
 from sde_configs import build
 
 METRICS = ("nll", "bits", "elbo", "vlb", "frechet", "sw2")
 EVALUATIONS = 64
 DRAWN = 1000  # samples that are drawn for the distances
+UNKNOWN_EVALUATIONS = 100  # what the progress bar takes for an adaptive sampler's
 
 
 def chosen(text: str, data: ArrayData) -> list[str]:
@@ -44,11 +36,10 @@ def chosen(text: str, data: ArrayData) -> list[str]:
     Raises:
         UsageError: for one that is unknown, or that the data do not allow.
     """
-    quantized, labelled = not data.values.is_floating_point(), data.labels is not None
-    image, no_bits = (
-        len(data.shape) == 3,
-        "the data are no whole numbers, whose probabilities alone have bits; take nll",
-    )
+    quantized = not data.values.is_floating_point()
+    labelled = data.labels is not None
+    image = len(data.shape) == 3
+    no_bits = "the data are not whole numbers, and only probabilities have bits; take nll"
     suits = {"nll": True, "bits": quantized, "elbo": True, "vlb": quantized}
     suits |= {"frechet": image and labelled, "sw2": not image}
     if text == "all":
@@ -67,56 +58,65 @@ def chosen(text: str, data: ArrayData) -> list[str]:
     return names
 
 
-def evaluate(
-    checkpoint: Checkpoint,
-    config: ConfigDict,
-    output: Path,
-    *,
-    metric: str,
-    path: str | None,
-    num_samples: int | None,
-    num_steps: int | None,
-    sampler_name: str | None,
-    dequantization: str,
-    seed: int,
-    device: torch.device,
-) -> int:
+def too_few(drawn: int, given: int) -> str:
+    """Why there is no Frechet distance between so many samples; empty if there is one."""
+    for name, number in {"num_samples": drawn, "input": given}.items():
+        if number <= FEATURES:
+            return f"{name}: {number} samples; a Frechet distance in {FEATURES} features needs more than {FEATURES}"
+    return ""
+
+
+def evaluate(flags: EvaluateFlags, overrides: Sequence[str]) -> int:
     """Prints a table of metrics of the held-out samples, or of a file, and writes it as JSON."""
-    require(num_samples is None or num_samples >= 2, f"num_samples={num_samples}: need at least 2")
-    if dequantization not in (*DEQUANTIZATIONS, VARIATIONAL):
-        raise unknown_name("dequantization", dequantization, [*DEQUANTIZATIONS, VARIATIONAL])
-    make_folder(output.parent, "output", output)
-    described = checkpoint.description["data"]
-    train, held_out = own_data(checkpoint, config)
-    data = held_out_data(held_out) if path is None else data_of(path, checkpoint, config)
-    source = "held out" if path is None else path
-    metrics = chosen(metric, data)
-    model = build.build_sampling_model(
-        config, checkpoint.model().to(device), scaling_of(described), described["low"], described["high"]
+    trained = Trained.of(flags, overrides)
+    require(flags.num_samples is None or flags.num_samples >= 2, f"num_samples={flags.num_samples}: need at least 2")
+    known = [*DEQUANTIZATIONS, VARIATIONAL]
+    if flags.dequantization not in known:
+        raise unknown_name("dequantization", flags.dequantization, known)
+    if flags.sampler not in (None, build.AUTO):
+        build.build_sampler(trained.config, flags.sampler, flags.num_steps)  # a mistake is named before anything else
+    output = output_path(flags.output, trained.folder / "evaluate.json")
+    train = own_data(trained)[0]
+    data, source = asked_data(trained, flags.input)
+    metrics = chosen(flags.metric, data)
+    drawn = DRAWN if flags.num_samples is None else flags.num_samples
+    few = too_few(drawn, len(data)) if "frechet" in metrics else ""
+    require(not few or flags.metric == "all", f"metric='frechet': {few}")
+    choose_threads(BATCH * math.prod(trained.model.shape))
+    count = len(data) if flags.num_samples is None else min(flags.num_samples, len(data))
+    evaluation = Evaluation(trained, train, data, count)
+    if few:
+        metrics.remove("frechet")
+        evaluation.record["left out"] = few
+    evaluation.record.update(
+        samples=count, source=source, step=trained.checkpoint.step, seed=trained.seed, shape=list(data.shape)
     )
-    choose_threads(BATCH * math.prod(model.shape))
-    record: dict[str, Any] = {"samples": len(data) if num_samples is None else min(num_samples, len(data))}
-    record |= {"source": source, "step": checkpoint.step, "seed": seed, "shape": list(data.shape)}
-    asked, rows = Asked(model, checkpoint, config, train, data, record["samples"], seed, record), list[Row]()
+    rows = []
     if {"nll", "bits", "elbo"} & set(metrics):
-        count = EVALUATIONS if num_steps is None else num_steps
-        rows += densities(asked, metrics, count, dequantization)
+        evaluations = EVALUATIONS if flags.num_steps is None else flags.num_steps
+        rows += densities(evaluation, metrics, evaluations, flags.dequantization)
     if "vlb" in metrics:
-        rows += discrete_bound(asked)
+        rows += discrete_bound(evaluation)
     if {"frechet", "sw2"} & set(metrics):
-        drawn = DRAWN if num_samples is None else num_samples
-        rows += _distances(asked, metrics, drawn, sampler_name, num_steps)
-    print(f"{record['samples']} samples ({source}), step {checkpoint.step}")
+        rows += _distances(evaluation, metrics, drawn, flags)
+    _report(evaluation, rows)
+    results = {row.name: {"value": row.value, "standard error": row.error} for row in rows}
+    record = evaluation.record | {"results": results}
+    write_text(output, json.dumps(record, indent=1).replace("NaN", "null"))
+    print(f"numbers: {output}")
+    return 0
+
+
+def _report(evaluation: Evaluation, rows: Sequence[Row]) -> None:
+    """Prints what was evaluated, and the table."""
+    record = evaluation.record
+    print(f"{record['samples']} samples ({record['source']}), step {record['step']}")
     for line in notes(record):
         print(line)
     print(f"{'':44}{'value':>12}{'standard error':>16}")
     for row in rows:
         error = "" if math.isnan(row.error) else f"{row.error:.2g}"
         print(f"{row.name:44}{row.value:>12.5g}{error:>16}")
-    record["results"] = {row.name: {"value": row.value, "standard error": row.error} for row in rows}
-    write_text(output, json.dumps(record, indent=1).replace("NaN", "null"))
-    print(f"numbers: {output}")
-    return 0
 
 
 def notes(record: dict[str, Any]) -> list[str]:
@@ -138,53 +138,57 @@ def notes(record: dict[str, Any]) -> list[str]:
         )
     if "conditional" in record:
         lines.append("densities are those given the class of each sample")
+    if "left out" in record:
+        lines.append(f"left out: {record['left out']}")
     return lines
 
 
-def _distances(
-    asked: Asked, metrics: Sequence[str], drawn: int, sampler_name: str | None, num_steps: int | None
-) -> list[Row]:
-    """Distances of samples that are drawn now to the data, beside those of as many training samples."""
-    model, checkpoint, config, train, data, _, seed, record = asked
-    if "frechet" in metrics:
-        for name, number in (("num_samples", drawn), ("input", len(data))):
-            require(
-                number > FEATURES,
-                f"{name}: {number} samples; a Frechet distance in {FEATURES} features needs more than {FEATURES}",
-            )
-    labels = demo_labels(drawn, checkpoint.description["data"]["num_classes"])
-    if sampler_name is None:  # then the number of steps is that of the densities
-        sampler_name, num_steps = build.AUTO, None
-    if sampler_name == build.AUTO:
-        sampler: Any = fitted_tables(model, checkpoint, config, True, True)[0]
+def _sampler(trained: Trained, flags: EvaluateFlags) -> tuple[str, Sampler, torch.Tensor]:
+    """The sampler that distances are taken of, with its name and grid.
+
+    If none is named, the number of steps is that of the densities.
+    """
+    name, num_steps = flags.sampler or build.AUTO, flags.num_steps if flags.sampler else None
+    if name == build.AUTO:
+        sampler: Sampler = best_tables(trained)[0]
     else:
-        sampler = build.build_sampler(config, sampler_name, num_steps)
-    record["drawn"] = {"samples": drawn, "sampler": sampler_name}
-    grid = sampler.default_grid(model.sde, sampler.default_num_steps if num_steps is None else num_steps)
-    evaluations = sampler.num_evaluations(model.sde, grid) or 100
-    with Progress("sample", -(-drawn // BATCH) * evaluations, unit="evaluation") as progress:
+        sampler = build.build_sampler(trained.config, name, num_steps)
+    return name, sampler, sampler.grid(trained.model, num_steps)
+
+
+def _distances(evaluation: Evaluation, metrics: Collection[str], drawn: int, flags: EvaluateFlags) -> list[Row]:
+    """Distances of samples that are drawn now to the data, beside those of as many training samples."""
+    trained, train, data = evaluation.trained, evaluation.train, evaluation.data
+    cond = trained.conditions(drawn)
+    name, sampler, grid = _sampler(trained, flags)
+    evaluations = sampler.num_evaluations(trained.model, grid) or UNKNOWN_EVALUATIONS
+    with Progress("sample", -(-drawn // BATCH) * evaluations, unit="evaluations") as progress:
 
         def advance(*_: Any) -> None:
             progress.update(min(progress.count + 1, progress.total))
 
-        x, nfe = sample(model, sampler, drawn, grid=grid, cond=labels, seed=seed, batch_size=BATCH, callback=advance)
-    record["drawn"]["evaluations"] = nfe
-    x, real = x.cpu(), data.all()[0]
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:drawn]
-    others, other_labels = train.batch(order)
+        x, nfe = sample(
+            trained.model, sampler, drawn, grid=grid, cond=cond, seed=trained.seed, batch_size=BATCH, callback=advance
+        )
+    evaluation.record["drawn"] = {"samples": drawn, "sampler": name, "evaluations": nfe}
+    x = x.cpu()
+    real = data.all()[0]
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(trained.seed))[:drawn]
+    others = train.select(order)
     if "sw2" in metrics:
         return [
             Row("sliced Wasserstein-2 distance", sliced_wasserstein(x, real)),
-            Row("  of training samples", sliced_wasserstein(others, real)),
+            Row("  of training samples", sliced_wasserstein(others.all()[0], real)),
         ]
     print("training a classifier of the training data ...", flush=True)
     classifier = train_classifier(train)
-    of_real, of_drawn = judge(classifier, real, data.labels), judge(classifier, x, labels)
+    of_real = judge(classifier, real, data.labels)
+    of_drawn = judge(classifier, x, cond if isinstance(cond, torch.Tensor) else None)
     rows = [Row(f"Frechet distance ({FEATURES} features)", frechet_distance(of_drawn.features, of_real.features))]
     if len(others) > FEATURES:
-        of_train = judge(classifier, others, other_labels)
+        of_train = judge(classifier, others.all()[0], others.labels)
         rows.append(Row("  of training samples", frechet_distance(of_train.features, of_real.features)))
-    if labels is not None:
+    if cond is not None:
         rows.append(Row("label agreement", of_drawn.agreement))
         rows.append(Row("  of the real samples", of_real.agreement))
     return rows

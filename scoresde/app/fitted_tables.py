@@ -4,45 +4,36 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
-from samplers import FittedSampler, pilot
+from samplers import FittedSampler, fit_sampler
 from samplers.fitted.pilot import NUM_EVALUATIONS, REVISION
 from samplers.fitted.reference import NUM_SAMPLES
 from samplers.fitted.tables import FittedTable
 from scoresde._json import parse_json
 from scoresde.app.device import choose_threads
-from scoresde.app.pictures import demo_labels
+from scoresde.app.files import write_text
 from scoresde.app.pilot_cache import PilotCache, calibrated_path
 from scoresde.app.progress import Progress
-from scoresde.app.run_folder import write_text
-from scoresde.checkpoint import Checkpoint
+from scoresde.app.trained import Trained
 from scoresde.errors import UsageError, require
-from scoresde.score_model import ScoreModel
 
 
-def fitted_tables(
-    model: ScoreModel, checkpoint: Checkpoint, config: ConfigDict, leader: bool, calibrated: bool
-) -> tuple[FittedSampler, list[int]]:
-    """The tables of a pilot run, which is made once and kept beside the checkpoint, and those that are calibrated.
+def pilot_tables(trained: Trained, leader: bool = True) -> FittedSampler:
+    """The tables of a pilot run, which is made once and kept beside the checkpoint.
 
     Args:
-        model, checkpoint, config: of which; the model is the checkpoint's as it is sampled from.
+        trained: whose tables.
         leader: whether this process writes and speaks.
-        calibrated: whether calibrated tables take the place of the pilot's.
-
-    Returns:
-        The tables, and the numbers of evaluations that are calibrated.
     """
+    model = trained.model
     choose_threads(NUM_SAMPLES * math.prod(model.shape))
-    labels = demo_labels(NUM_SAMPLES, checkpoint.description["data"]["num_classes"])
 
     def search() -> Any:
-        with Progress("pilot", NUM_EVALUATIONS, unit="evaluation", shown=leader) as progress:
-            return pilot(model, labels, lambda done: progress.update(done)).to_json()
+        with Progress("pilot", NUM_EVALUATIONS, unit="evaluations", shown=leader) as progress:
+            return fit_sampler(model, trained.conditions(NUM_SAMPLES), progress.advance).to_json()
 
     def valid(found: Any) -> bool:
         try:
@@ -51,51 +42,52 @@ def fitted_tables(
             return False
         return True
 
-    settings = _settings(config) | {"revision": REVISION}
-    fits = dict(FittedSampler.from_json(PilotCache(checkpoint).find("tables", settings, search, valid, leader)).fits)
+    settings = trained.sampling_key() | {"revision": REVISION}
+    found = PilotCache(trained.checkpoint).find("tables", settings, search, valid, leader)
     if leader:
         print("auto: tables fitted to this model by a pilot run", flush=True)
-    better = read_calibrated(checkpoint, config) if calibrated else {}
-    return FittedSampler(fits | better), sorted(better)
+    return FittedSampler.from_json(found)
 
 
-def _settings(config: ConfigDict) -> dict[str, Any]:
-    """What of the configuration changes the model that is sampled from."""
-    return {"threshold": config.sampling.threshold, "quantile": config.sampling.quantile}
+def best_tables(trained: Trained, leader: bool = True) -> tuple[FittedSampler, list[int]]:
+    """The pilot's tables with the calibrated ones in their place, and the numbers of evaluations of these."""
+    tables = dict(pilot_tables(trained, leader).tables)
+    better = read_calibrated(trained)
+    return FittedSampler(tables | better), sorted(better)
 
 
-def read_calibrated(checkpoint: Checkpoint, config: ConfigDict) -> dict[int, FittedTable]:
-    """The calibrated fits of a checkpoint, by number of evaluations; none where none were made with these settings.
+def read_calibrated(trained: Trained) -> dict[int, FittedTable]:
+    """The calibrated tables of a checkpoint, by number of evaluations; none if none were made with these settings.
 
     Raises:
         UsageError: for a file that is damaged, or of other weights.
     """
-    path = calibrated_path(checkpoint.path)
-    remedy = "remove it, or run --mode calibrate, or give --calibrated=off"
+    path = calibrated_path(trained.checkpoint.path)
+    remedy = "remove it, or run --mode calibrate"
     try:
-        kept = parse_json(path.read_text())
+        content = parse_json(path.read_text())
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: cannot be read ({error}); {remedy}") from error
-    require(isinstance(kept, dict), f"{path}: holds no tables; {remedy}")
-    of_these_weights = kept.get("digest") == checkpoint.description["digest"]
+    require(isinstance(content, dict), f"{path}: does not hold tables; {remedy}")
+    key = content.get("key")
+    of_these_weights = isinstance(key, Mapping) and key.get("digest") == trained.checkpoint.digest
     require(of_these_weights, f"{path}: was calibrated for another model; {remedy}")
-    if kept.get("settings") != _settings(config):
+    if key != trained.sampling_key():
         return {}
     try:
-        fits = FittedSampler.from_json(kept.get("tables")).fits
+        return dict(FittedSampler.from_json(content.get("tables")).tables)
     except ValueError as error:
         raise UsageError(f"{path}: {error}; {remedy}") from error
-    return dict(fits)
 
 
-def write_calibrated(checkpoint: Checkpoint, config: ConfigDict, fits: dict[int, FittedTable]) -> Path:
-    """Keeps calibrated fits beside the checkpoint, and returns where."""
-    path = calibrated_path(checkpoint.path)
-    record = {"digest": checkpoint.description["digest"], "settings": _settings(config)}
+def write_calibrated(trained: Trained, tables: Mapping[int, FittedTable]) -> Path:
+    """Keeps calibrated tables beside the checkpoint, and returns where."""
+    path = calibrated_path(trained.checkpoint.path)
+    record = {"key": trained.sampling_key(), "tables": FittedSampler(tables).to_json()}
     try:
-        write_text(path, json.dumps(record | {"tables": FittedSampler(fits).to_json()}, indent=1))
+        write_text(path, json.dumps(record, indent=1))
     except OSError as error:
         raise UsageError(f"{path}: cannot be written ({error}); copy the checkpoint to a folder of yours") from error
     return path

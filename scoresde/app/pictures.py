@@ -2,40 +2,50 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from scoresde import plots
+from scoresde.app.files import write_bytes
+from scoresde.data.info import DataInfo
 
 MAX_IN_PICTURE = 100
+MAX_COLUMNS = 20
 
 
-def demo_labels(num_samples: int, num_classes: int) -> Tensor | None:
-    """Labels 0, 1, ..., num_classes - 1, 0, 1, ...: in a grid of that many columns, one column a class."""
-    return torch.arange(num_samples) % num_classes if num_classes else None
+def save_picture(path: Path, raw: Tensor, info: DataInfo, labels: Tensor | None = None, columns: int = 0) -> None:
+    """The first samples as a PNG: images in a grid, points as a scatter plot.
 
-
-def save_picture(path: Path, raw: Tensor, labels: Tensor | None, low: float, high: float, num_classes: int) -> None:
-    """The first samples as a PNG: images in a grid (a column a class), points as a scatter plot."""
+    Args:
+        path: the file.
+        raw: samples `(N, *shape)` in raw units.
+        info: of the data; images are shown from `low` to `high`.
+        labels: classes of points, which colour them.
+        columns: of the grid; a column for each class if it is 0 and there are not too many.
+    """
     if raw.ndim == 4:
         channels = 3 if raw.shape[1] >= 3 else 1  # of other data the first channels are shown
         shown = raw[:MAX_IN_PICTURE, :channels]
-        columns = num_classes if 0 < num_classes <= 20 else max(1, round(len(shown) ** 0.5))
-        plots.image_grid((shown - low) / (high - low), columns).save(path)
+        classes = info.num_classes if 0 < info.num_classes <= MAX_COLUMNS else 0
+        columns = columns or classes or max(1, round(len(shown) ** 0.5))
+        picture = plots.image_grid(info.to_unit(shown), columns)
     else:
-        figure = plots.scatter(raw.flatten(1), labels)
-        figure.savefig(path, dpi=120)
+        picture = plots.image_of(plots.scatter(raw.flatten(1), labels), dpi=120)
+    content = io.BytesIO()
+    picture.save(content, "PNG")
+    write_bytes(path, content.getvalue())
 
 
-def save_numbers(path: Path, raw: Tensor, labels: Tensor | None, seed: int) -> None:
-    """samples `(N, *shape)` in raw units, labels `(N,)` (-1 without), and the seeds: (seed, index) of each sample."""
-    count = len(raw)
-    np.savez_compressed(
-        path,
-        samples=raw.numpy(),
-        labels=np.full(count, -1) if labels is None else labels.numpy(),
-        seeds=np.stack([np.full(count, seed, dtype=np.uint64), np.arange(count, dtype=np.uint64)], 1),
-    )
+def save_numbers(path: Path, **arrays: Tensor | np.ndarray) -> None:
+    """Arrays by name, as .npz."""
+    content = io.BytesIO()
+    np.savez_compressed(content, allow_pickle=False, **{name: np.asarray(array) for name, array in arrays.items()})
+    write_bytes(path, content.getvalue())
+
+
+def labels_array(labels: Tensor | None, count: int) -> np.ndarray:
+    """Labels `(N,)` as they are written: -1 for samples without."""
+    return np.full(count, -1) if labels is None else labels.cpu().numpy()

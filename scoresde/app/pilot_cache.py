@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, final
 
 from scoresde._json import parse_json
+from scoresde.app.files import write_text
 from scoresde.checkpoint import Checkpoint
 
 
 def pilots_path(checkpoint: Path) -> Path:
-    """The file of a checkpoint's pilots."""
+    """The file of a checkpoint's pilot runs."""
     return checkpoint.with_suffix(".pilots.json")
 
 
@@ -27,18 +27,21 @@ def calibrated_path(checkpoint: Path) -> Path:
 class PilotCache:
     """The findings of pilot runs for a checkpoint, by a name and the settings that they depend on.
 
-    A file that is damaged, or of other weights, counts as none; one that cannot be written is done without.
+    A file that is damaged, or belongs to other weights, counts as none. If it cannot be written, the findings are used
+    and not kept.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        self._path, self._digest = pilots_path(checkpoint.path), checkpoint.description["digest"]
+        self._path = pilots_path(checkpoint.path)
+        self._digest = checkpoint.digest
         self._found: dict[str, Any] = {}
         try:
-            kept = parse_json(self._path.read_text())
+            content = parse_json(self._path.read_text())
         except (OSError, ValueError):
             return
-        if isinstance(kept, dict) and kept.get("digest") == self._digest and isinstance(kept.get("found"), dict):
-            self._found = kept["found"]
+        known = isinstance(content, dict) and content.get("digest") == self._digest
+        if known and isinstance(content.get("found"), dict):
+            self._found = content["found"]
 
     def find(
         self,
@@ -48,13 +51,13 @@ class PilotCache:
         valid: Callable[[Any], bool],
         write: bool = True,
     ) -> Any:
-        """What is kept under a name and settings; where there is nothing valid, the result of a search, then kept.
+        """What is known under a name and settings; if nothing valid is, the result of a search, which is then kept.
 
         Args:
             name: of what is found.
             settings: what it depends on, as JSON can hold it.
             search: gives what JSON can hold.
-            valid: whether what is kept can be what a search gave.
+            valid: whether what is known can be what a search gave.
             write: whether to keep it; of several processes, one does.
         """
         digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8).hexdigest()
@@ -66,9 +69,7 @@ class PilotCache:
         return self._found[key]
 
     def _write(self) -> None:
-        temporary = self._path.with_name(f".{self._path.name}.partial")
         try:
-            temporary.write_text(json.dumps({"digest": self._digest, "found": self._found}, indent=1))
-            os.replace(temporary, self._path)
+            write_text(self._path, json.dumps({"digest": self._digest, "found": self._found}, indent=1))
         except OSError:
-            temporary.unlink(missing_ok=True)
+            return

@@ -13,8 +13,11 @@ SECONDS_BETWEEN_LINES = 5.0
 class Progress:
     """Counts from `initial` to `total`; used as a context manager. Where it is not `shown`, it is silent."""
 
-    def __init__(self, label: str, total: int, initial: int = 0, unit: str = "step", shown: bool = True) -> None:
-        self.label, self.total, self.unit, self.shown = label, total, unit, shown
+    def __init__(self, label: str, total: int, initial: int = 0, unit: str = "steps", shown: bool = True) -> None:
+        self.label = label
+        self.total = total
+        self.unit = unit
+        self.shown = shown
         self.count = self.initial = initial
         self.start = self.last_line = time.monotonic()
         self.note = ""
@@ -45,7 +48,7 @@ class Progress:
         left = (self.total - self.count) / rate if rate else float("inf")
         share = 100 * self.count / self.total
         print(
-            f"{self.label} {self.count}/{self.total} {share:.0f}%  {self.note}  {rate:.1f} {self.unit}s/s  "
+            f"{self.label} {self.count}/{self.total} {share:.0f}%  {self.note}  {rate:.1f} {self.unit}/s  "
             f"{left:.0f} s left",
             file=sys.stderr,
             flush=True,

@@ -12,8 +12,9 @@ from typing import Any, final
 
 from scoresde import checkpoint
 from scoresde._json import parse_json
+from scoresde.app.files import flat, make_folder, write_text
 from scoresde.app.pilot_cache import calibrated_path, pilots_path
-from scoresde.errors import UsageError, require
+from scoresde.errors import UsageError, naming, require
 from sde_configs import default
 
 HOW_TO_TRAIN = "train first: python main.py --mode train --sde vp"
@@ -25,10 +26,11 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.config, self.metrics, self.timings = (
-            path / name for name in ("config.json", "metrics.jsonl", "timings.jsonl")
-        )
-        self.checkpoints, self.samples = path / "checkpoints", path / "samples"
+        self.config = path / "config.json"
+        self.metrics = path / "metrics.jsonl"
+        self.timings = path / "timings.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self.samples = path / "samples"
 
     def create(self) -> None:
         """Makes the folders.
@@ -71,14 +73,16 @@ class RunFolder:
         if self.config.exists():
             defaults = flat(json.loads(default.get_config().to_json_best_effort()))
             try:
-                old, new = flat(parse_json(self.config.read_bytes())), flat(config)
+                old = flat(parse_json(self.config.read_bytes()))
+                new = flat(config)
             except (ValueError, AttributeError) as error:
                 raise UsageError(
                     f"workdir={str(self.path)!r}: its config.json is damaged ({error}); choose another --workdir"
                 ) from error
             for field in sorted(old.keys() | new.keys()):
                 free = field == "training.num_steps" or field.startswith(("logging.", "sampling."))
-                was, now = old.get(field, defaults.get(field)), new.get(field)
+                was = old.get(field, defaults.get(field))
+                now = new.get(field)
                 require(
                     free or was == now,
                     f"workdir={str(self.path)!r}: holds a run with config.{field}={was}, not {now}; "
@@ -95,7 +99,7 @@ class RunFolder:
         return self.checkpoints / f"step-{step:09d}.safetensors"
 
     def retain(self, keep: int, written: int) -> None:
-        """Removes checkpoints but the last `keep`, the one of the least held-out loss, and that of step `written`."""
+        """Keeps the last `keep` checkpoints, that of the smallest held-out loss and that of step `written`."""
         here = {int(path.stem.removeprefix("step-")): path for path in self.all_checkpoints()}
         losses = {}
         for line in self.metrics.read_text().splitlines() if self.metrics.exists() else ():
@@ -145,40 +149,8 @@ class RunFolder:
     @staticmethod
     def append(path: Path, record: dict[str, Any]) -> None:
         """Adds one line of JSON to a log."""
-        with open(path, "a") as file:
+        with naming(path), open(path, "a") as file:
             file.write(json.dumps(record) + "\n")
-
-
-def make_folder(folder: Path, argument: str, value: Path) -> None:
-    """Makes a folder for the sake of an argument of the command line.
-
-    Raises:
-        UsageError: if it cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UsageError(
-            f"{argument}={str(value)!r}: cannot be written ({error.strerror}); choose another with --{argument}"
-        ) from error
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(text)
-    os.replace(temporary, path)
-
-
-def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} to {"a.b": 1}."""
-    fields: dict[str, Any] = {}
-    for key, value in config.items():
-        fields |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return fields
 
 
 def newest_run(root: Path) -> RunFolder:

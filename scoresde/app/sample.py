@@ -3,183 +3,165 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, final
 
+import numpy as np
 import torch
-from ml_collections import ConfigDict
 from torch import Tensor
 
-from samplers import AnnealedLangevin, FittedSampler, PredictorCorrector, Sampler, TableSampler, choose_snr
-from samplers import sample as draw
+from samplers import AnnealedLangevin, PredictorCorrector, Sampler, TableSampler, choose_snr, prepare
+from samplers.sampling import joined
+from scoresde import condition
+from scoresde._batches import batches
 from scoresde.app.device import choose_threads
-from scoresde.app.fitted_tables import fitted_tables
-from scoresde.app.pictures import demo_labels, save_numbers, save_picture
+from scoresde.app.files import output_path
+from scoresde.app.fitted_tables import best_tables
+from scoresde.app.flags import SampleFlags
+from scoresde.app.pictures import labels_array, save_numbers, save_picture
 from scoresde.app.pilot_cache import PilotCache
 from scoresde.app.progress import Progress
-from scoresde.app.run_folder import make_folder
 from scoresde.app.shards import SampleShards
-from scoresde.checkpoint import Checkpoint
-from scoresde.data import Scaling
-from scoresde.errors import UsageError, require
-from scoresde.score_model import ScoreModel
-from scoresde.training import join_world
+from scoresde.app.trained import Trained
+from scoresde.condition import Condition
+from scoresde.errors import require
+from scoresde.noise import Noise
+from scoresde.training.parallel import World, join_world, leave_world
 from sde_configs import build
 
+PILOT_SAMPLES = 16  # of the run that chooses an snr
+UNKNOWN_EVALUATIONS = 100  # what the progress bar takes for an adaptive sampler's
 
-def sample(
-    checkpoint: Checkpoint,
-    config: ConfigDict,
-    sampler_name: str,
-    output: Path,
-    *,
-    num_samples: int,
-    num_steps: int | None,
-    labels: str | None,
-    seed: int,
-    device: torch.device,
-    calibrated: bool = True,
-) -> int:
-    """Draws samples from a checkpoint, and writes `output` (PNG) and an .npz beside it; returns the exit status.
+
+@final
+@dataclass(frozen=True)
+class Plan:
+    """What is drawn, and how: all that samples depend on beside the model and the seed."""
+
+    sampler: Sampler
+    grid: Tensor
+    cond: Condition
+    num_samples: int
+    batch_size: int
+
+    def as_json(self) -> dict[str, Any]:
+        """The plan as JSON can hold it."""
+        return {
+            "sampler": str(self.sampler),
+            "grid": self.grid.tolist(),
+            "cond": {name: part.tolist() for name, part in condition.parts(self.cond)},
+            "num_samples": self.num_samples,
+            "batch_size": self.batch_size,
+        }
+
+
+def sample(flags: SampleFlags, overrides: Sequence[str]) -> int:
+    """Draws samples from a checkpoint, and writes a picture and an .npz beside it; returns the exit status.
 
     Batches are kept on disk as they are drawn: the same command goes on after a kill, and no sample is lost or doubled.
     """
-    batch_size = config.sampling.batch_size
-    _check(num_samples, num_steps, batch_size, output)
-    data = checkpoint.description["data"]
-    sampler = None if sampler_name == build.AUTO else build.build_sampler(config, sampler_name, num_steps)
-    cond = parse_labels(labels, num_samples, data["num_classes"])
-    world, device = join_world(device)
-    model = build.build_sampling_model(
-        config, checkpoint.model().to(device), scaling_of(data), data["low"], data["high"]
-    )
-    leader = world.leader
-    if sampler is None:
-        sampler = _auto(model, checkpoint, config, num_steps, leader, calibrated)
-    grid = sampler.default_grid(model.sde, sampler.default_num_steps if num_steps is None else num_steps)
-    if isinstance(sampler, PredictorCorrector | AnnealedLangevin) and config.sampling[sampler_name].snr == 0:
-        sampler = _with_piloted_snr(sampler, sampler_name, model, grid, checkpoint, config, leader)
-    size = min(batch_size, -(-num_samples // world.size))
-    firsts = range(0, num_samples, size)
-    described = _described(checkpoint, config, sampler, grid, cond)
-    parts = SampleShards(output, described | {"seed": seed, "num_samples": num_samples, "size": size})
-    mine = [first for first in firsts[world.rank :: world.size] if not parts.has(first)]
-    if leader and len(mine) < len(firsts[world.rank :: world.size]):
-        print(f"going on: {sum(map(parts.has, firsts))} of {len(firsts)} parts are there", flush=True)
-    choose_threads(size * math.prod(model.shape))
-    graphed = config.sampling.cuda_graph
-    evaluations = sampler.num_evaluations(model.sde, grid) or 100
-    with Progress("sample", evaluations * max(1, len(mine)), unit="evaluation", shown=leader) as progress:
-        for first in mine:
-            count = min(size, num_samples - first)
-            x, nfe = draw(
-                model,
-                sampler,
-                count,
-                grid=grid,
-                cond=None if cond is None else cond[first : first + count],
-                seed=seed,
-                first_index=first,
-                batch_size=size,
-                callback=None if graphed else lambda *_: progress.update(min(progress.count + 1, progress.total)),
-                cuda_graph=graphed,
-            )
-            if graphed:
-                progress.update(min(progress.count + evaluations, progress.total))
-            parts.write(first, x, nfe)
+    trained = Trained.of(flags, overrides)
+    batch_size = trained.config.sampling.batch_size
+    for name, value in {"num_samples": flags.num_samples, "num_steps": flags.num_steps}.items():
+        require(value is None or value >= 1, f"{name}={value}: need at least 1")
+    require(batch_size >= 1, f"config.sampling.batch_size={batch_size}: need at least 1")
+    if flags.sampler != build.AUTO:
+        build.build_sampler(trained.config, flags.sampler, flags.num_steps)  # a mistake is named before anything else
+    output = output_path(flags.output, trained.folder / f"{flags.sampler}-seed{trained.seed}.png")
+    numbers = output.with_suffix(".npz")
+    require(not numbers.is_dir(), f"output={str(numbers)!r}: is a folder; choose another with --output")
+    cond = trained.conditions(flags.num_samples, flags.labels)
+
+    world, device = join_world(trained.device)
+    trained = trained.on(device)
+    sampler, grid = _sampler(trained, flags, world.leader)
+    size = min(batch_size, -(-flags.num_samples // world.size))
+    plan = Plan(sampler, grid, cond, flags.num_samples, size)
+    shards = SampleShards(output, trained.sampling_key() | plan.as_json() | {"seed": trained.seed})
+    _draw(trained, plan, shards, world)
     world.wait(device)
-    if leader:
-        x, nfe = parts.join(firsts)
-        raw = scaling_of(data).to_raw(x)
-        save_picture(output, raw, cond, data["low"], data["high"], data["num_classes"])
-        save_numbers(output.with_suffix(".npz"), raw, cond, seed)
-        parts.remove()
-        print(f"{num_samples} samples by {sampler_name}, {nfe} network evaluations each")
-        print(f"picture: {output}\nnumbers: {output.with_suffix('.npz')}")
+    if world.leader:
+        x, nfe = joined([shards.read(part.start) for part in batches(plan.num_samples, size)])
+        raw = trained.decode(x)
+        labels = cond if isinstance(cond, Tensor) else None
+        save_picture(output, raw, trained.data, labels)
+        save_numbers(numbers, samples=raw, labels=labels_array(labels, len(raw)), seeds=_seeds(trained.seed, len(raw)))
+        shards.remove()
+        print(f"{len(raw)} samples by {flags.sampler}, {nfe} network evaluations each")
+        print(f"picture: {output}\nnumbers: {numbers}")
+    leave_world()
     return 0
 
 
-def _check(num_samples: int, num_steps: int | None, batch_size: int, output: Path) -> None:
-    """That the numbers are possible and the output can be written."""
-    require(num_samples >= 1, f"num_samples={num_samples}: need at least 1")
-    require(num_steps is None or num_steps >= 1, f"num_steps={num_steps}: need at least 1")
-    require(batch_size >= 1, f"config.sampling.batch_size={batch_size}: need at least 1")
-    make_folder(output.parent, "output", output)
-    for path in (output, output.with_suffix(".npz")):
-        require(not path.is_dir(), f"output={str(path)!r}: is a folder; choose another with --output")
-
-
-def _described(
-    checkpoint: Checkpoint, config: ConfigDict, sampler: Sampler, grid: Tensor, cond: Tensor | None
-) -> dict[str, Any]:
-    """What the samples depend on beside their noise, as JSON can hold it."""
-    return {
-        "config": checkpoint.description["config"],
-        "digest": checkpoint.description["digest"],
-        "step": checkpoint.step,
-        "threshold": config.sampling.threshold,
-        "quantile": config.sampling.quantile,
-        "sampler": str(sampler),
-        "grid": grid.tolist(),
-        "labels": None if cond is None else cond.tolist(),
-    }
-
-
-def _auto(
-    model: ScoreModel, checkpoint: Checkpoint, config: ConfigDict, num_steps: int | None, leader: bool, calibrated: bool
-) -> FittedSampler:
-    """The fitted tables of a model; says so where the one that is asked for is calibrated."""
-    sampler, counts = fitted_tables(model, checkpoint, config, leader, calibrated)
-    count = sampler.default_num_steps if num_steps is None else num_steps
-    if leader and count in counts:
-        print(f"the table of {count} evaluations is calibrated (--calibrated=off takes the pilot's)", flush=True)
-    return sampler
+def _sampler(trained: Trained, flags: SampleFlags, leader: bool) -> tuple[Sampler, Tensor]:
+    """The sampler that flags ask for, fitted to the model if it is to be, and its grid."""
+    name, num_steps = flags.sampler, flags.num_steps
+    if name == build.AUTO:
+        fitted, calibrated = best_tables(trained, leader)
+        grid = fitted.grid(trained.model, num_steps)
+        if leader and len(grid) - 1 in calibrated:
+            print(f"the table of {len(grid) - 1} evaluations is calibrated", flush=True)
+        return fitted, grid
+    sampler = build.build_sampler(trained.config, name, num_steps)
+    grid = sampler.grid(trained.model, num_steps)
+    if isinstance(sampler, PredictorCorrector | AnnealedLangevin) and trained.config.sampling[name].snr == 0:
+        sampler = _with_piloted_snr(sampler, name, grid, trained, leader)
+    return sampler, grid
 
 
 def _with_piloted_snr(
-    sampler: PredictorCorrector | AnnealedLangevin,
-    name: str,
-    model: ScoreModel,
-    grid: Tensor,
-    checkpoint: Checkpoint,
-    config: ConfigDict,
-    leader: bool,
+    sampler: PredictorCorrector | AnnealedLangevin, name: str, grid: Tensor, trained: Trained, leader: bool
 ) -> TableSampler:
     """The sampler with the snr that a pilot run finds best, kept beside the checkpoint."""
-    settings = {"sampler": str(sampler), "grid": grid.tolist(), "threshold": config.sampling.threshold}
-    labels = demo_labels(16, checkpoint.description["data"]["num_classes"])
+    settings = trained.sampling_key() | {"sampler": str(sampler), "grid": grid.tolist()}
 
     def search() -> float:
         if leader:
             print("choosing snr by a pilot run ...", flush=True)
-        return choose_snr(model, lambda snr: replace(sampler, snr=snr), grid, labels)
+        cond = trained.conditions(PILOT_SAMPLES)
+        return choose_snr(trained.model, lambda snr: replace(sampler, snr=snr), grid, cond, PILOT_SAMPLES)
 
     def valid(found: Any) -> bool:
         return isinstance(found, float) and 0 < found < 1
 
-    snr = PilotCache(checkpoint).find("snr", settings, search, valid, write=leader)
+    snr = PilotCache(trained.checkpoint).find("snr", settings, search, valid, write=leader)
     if leader:
         print(f"snr {snr} (by a pilot run; --config.sampling.{name}.snr=VALUE sets it)", flush=True)
     return replace(sampler, snr=snr)
 
 
-def scaling_of(data: Mapping[str, Any]) -> Scaling:
-    """The scaling that a checkpoint describes."""
-    center, scale = (tuple(value) if isinstance(value, list) else value for value in (data["center"], data["scale"]))
-    return Scaling(center, scale)
+def _draw(trained: Trained, plan: Plan, shards: SampleShards, world: World) -> None:
+    """Draws this process's shards that are not there yet."""
+    model, graphed = trained.model, trained.config.sampling.cuda_graph
+    everything = list(batches(plan.num_samples, plan.batch_size))
+    mine = everything[world.rank :: world.size]
+    missing = [part for part in mine if not shards.has(part.start)]
+    if world.leader and len(missing) < len(mine):
+        there = sum(shards.has(part.start) for part in everything)
+        print(f"going on: {there} of {len(everything)} shards are there", flush=True)
+    choose_threads(plan.batch_size * math.prod(model.shape))
+    prepared = prepare(model, plan.sampler, plan.grid, cuda_graph=graphed)
+    rows = (plan.sampler.num_evaluations(model, plan.grid) or UNKNOWN_EVALUATIONS) // model.calls_per_evaluation
+    total = rows * max(1, len(missing))
+    with (
+        Progress("sample", total, unit="evaluations", shown=world.leader) as progress,
+        torch.no_grad(),
+        model.eval_mode(),
+    ):
+
+        def advance(*_: Any) -> None:
+            progress.update(min(progress.count + 1, total))
+
+        for part in missing:
+            noise = Noise(trained.seed, torch.arange(part.start, part.stop, device=model.device))
+            cond = condition.to(condition.take(plan.cond, part), model.device)
+            drawn = prepared.draw(noise, cond, None if graphed else advance)
+            if graphed:
+                progress.update(min(progress.count + rows, total))
+            shards.write(part.start, drawn)
 
 
-def parse_labels(text: str | None, num_samples: int, num_classes: int) -> Tensor | None:
-    """Labels of the samples: "3" or "3,1,4" repeated to the number of samples; by default all classes in turn."""
-    if text is None:
-        return demo_labels(num_samples, num_classes)
-    require(num_classes > 0, f"labels={text!r}: this model was trained without classes; leave --labels out")
-    try:
-        given = [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise UsageError(f"labels={text!r}: need whole numbers between commas, as in --labels=3,1,4") from error
-    bad = [label for label in given if not 0 <= label < num_classes]
-    require(not bad, f"labels={text!r}: {bad[:1]} is no class; this model knows 0 to {num_classes - 1}")
-    return torch.tensor(given).repeat(-(-num_samples // len(given)))[:num_samples]
+def _seeds(seed: int, count: int) -> np.ndarray:
+    """(seed, index) of each sample."""
+    return np.stack([np.full(count, seed, dtype=np.uint64), np.arange(count, dtype=np.uint64)], 1)

@@ -1,10 +1,10 @@
-"""Samples in parts on disk, so that a long run of sampling that is killed goes on where it stopped."""
+"""Samples in shards on disk, so that a long run of sampling that is killed goes on where it stopped."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,12 +12,14 @@ from typing import Any, final
 
 import numpy as np
 import torch
-from torch import Tensor
+
+from samplers import Samples
+from scoresde.app.files import write_bytes
 
 
 @final
 class SampleShards:
-    """A folder of parts beside the output, of one command: its name holds a checksum of all that the samples depend on.
+    """A folder of shards beside the output, of one command; its name has a checksum of all that the samples depend on.
 
     Args:
         output: the picture that is to be written in the end.
@@ -26,26 +28,26 @@ class SampleShards:
 
     def __init__(self, output: Path, settings: Mapping[str, Any]) -> None:
         digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=6).hexdigest()
-        self.folder = output.with_name(f".{output.stem}.{digest}.parts")
+        self.folder = output.with_name(f".{output.stem}.{digest}.shards")
         self.folder.mkdir(exist_ok=True)
 
     def _path(self, first: int) -> Path:
         return self.folder / f"{first:012d}.npz"
 
     def has(self, first: int) -> bool:
-        """Whether the part that begins with a sample is there; a part is there whole or not at all."""
+        """Whether the shard that begins with a sample is there; a shard is there whole or not at all."""
         return self._path(first).exists()
 
-    def write(self, first: int, x: Tensor, nfe: int) -> None:
-        """Adds a part."""
-        temporary = self._path(first).with_suffix(".partial.npz")
-        np.savez(temporary, x=x.cpu().numpy(), nfe=nfe)
-        os.replace(temporary, self._path(first))
+    def write(self, first: int, samples: Samples) -> None:
+        """Adds a shard."""
+        content = io.BytesIO()
+        np.savez(content, x=samples.x.cpu().numpy(), nfe=samples.nfe)
+        write_bytes(self._path(first), content.getvalue())
 
-    def join(self, firsts: range) -> tuple[Tensor, int]:
-        """All parts one after the other, and the largest number of evaluations."""
-        files = [np.load(self._path(first), allow_pickle=False) for first in firsts]
-        return torch.cat([torch.from_numpy(file["x"]) for file in files]), max(int(file["nfe"]) for file in files)
+    def read(self, first: int) -> Samples:
+        """The shard that begins with a sample."""
+        with np.load(self._path(first), allow_pickle=False) as file:
+            return Samples(torch.from_numpy(file["x"]), int(file["nfe"]))
 
     def remove(self) -> None:
         """Removes the folder, once what it holds is written elsewhere."""

@@ -1,85 +1,75 @@
-"""The data that a trained model is asked about: the held-out part of its own, or a file of the user's."""
+"""The data that a trained model is asked about: the held-out part of its own, or a user's file."""
 
 from __future__ import annotations
 
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from ml_collections import ConfigDict
-from torch import Tensor
 
-from scoresde.app.sample import scaling_of
-from scoresde.checkpoint import Checkpoint
-from scoresde.data import ArrayData, ReadOptions
-from scoresde.data.options import reading
+from scoresde.app.trained import Trained
+from scoresde.data.arrays import ArrayData
+from scoresde.data.options import ReadOptions, reading
 from scoresde.data.sources import read_path
-from scoresde.errors import require
+from scoresde.errors import UsageError, require
 from sde_configs import build
 
 
-def own_data(checkpoint: Checkpoint, config: ConfigDict) -> tuple[ArrayData, ArrayData | None]:
-    """The training and the held-out samples of a checkpoint's run.
+def own_data(trained: Trained) -> tuple[ArrayData, ArrayData | None]:
+    """The training and the held-out samples of a checkpoint's run, in the model's codec.
 
     Raises:
-        UsageError: where the data are not those that the run was trained on.
+        UsageError: if the data are not those that the run was trained on.
     """
-    train, held_out = build.build_data(config)
-    kept = checkpoint.tensors.get("held_out")
-    same = kept is None or (held_out is not None and held_out.index is not None and torch.equal(kept, held_out.index))
+    train, held_out = build.build_data(trained.config)
+    known = trained.checkpoint.tensors.get("held_out")
+    same = known is None or (held_out is not None and held_out.index is not None and torch.equal(known, held_out.index))
     require(same, "checkpoint: its data have changed since it was trained; put them back as they were")
-    return train, held_out
+    codec = trained.network_model.codec
+    return replace(train, codec=codec), None if held_out is None else replace(held_out, codec=codec)
 
 
-def asked_data(checkpoint: Checkpoint, config: ConfigDict, path: str | None) -> tuple[ArrayData, str]:
-    """The samples that are asked about, scaled as the model's, and what they are."""
-    if path is None:
-        return held_out_data(own_data(checkpoint, config)[1]), "held out"
-    return data_of(path, checkpoint, config), path
+def asked_data(trained: Trained, path: str | None) -> tuple[ArrayData, str]:
+    """The samples that are asked about, in the model's codec and with the model's conditions, and what they are.
+
+    Raises:
+        UsageError: for a run without held-out samples, or a file that does not suit the model.
+    """
+    if path is not None:
+        return _of_file(trained, path), path
+    held_out = own_data(trained)[1]
+    if held_out is None:
+        raise UsageError("checkpoint: its run held out no samples (config.data.held_out); give some with --input FILE")
+    return held_out, "held out"
 
 
-def held_out_data(held_out: ArrayData | None) -> ArrayData:
-    """The held-out samples; raises `UsageError` for a run without."""
-    require(
-        held_out is not None,
-        "checkpoint: its run held out no samples (config.data.held_out); give some with --input FILE",
-    )
-    assert held_out is not None
-    return held_out
-
-
-def data_of(path: str, checkpoint: Checkpoint, config: ConfigDict) -> ArrayData:
-    """The samples of a file or folder of the user's, scaled as the model's.
+def _of_file(trained: Trained, path: str) -> ArrayData:
+    """The samples of a user's file or folder.
 
     Raises:
         UsageError: for samples of another shape or range, or without the labels that the model needs.
     """
-    described: dict[str, Any] = checkpoint.description["data"]
-    choices = {
+    info, config, source = trained.data, trained.config, f"input={path!r}"
+    options = {
         f.name: config.data[f.name] for f in fields(ReadOptions) if f.name in config.data and f.name != "labels_path"
     }
-    source = f"input={path!r}"
     with reading(source, "data"):
-        data = read_path(Path(path), ReadOptions(**choices), source)
-    shape = tuple(checkpoint.description["model"]["shape"])
-    require(data.shape == shape, f"{source}: holds samples of shape {data.shape}; this model takes {shape}")
-    low, high = data.values.min().item(), data.values.max().item()
-    margin = 0 if described["quantized"] else described["high"] - described["low"]
+        data = read_path(Path(path), ReadOptions(**options), source)
+    model = trained.network_model
+    try:
+        shape = model.codec.encoded_shape(data.shape)
+    except UsageError as error:
+        raise UsageError(f"{source}: {error}") from error
+    require(shape == model.shape, f"{source}: holds samples of shape {data.shape}; this model takes {model.shape}")
+    low, high = (end.item() for end in data.values.aminmax())
+    margin = 0 if info.quantized else info.high - info.low
     require(
-        described["low"] - margin <= low and high <= described["high"] + margin,
-        f"{source}: holds values from {low:g} to {high:g}; the model was trained on {described['low']:g} to "
-        f"{described['high']:g}; bring them to that range",
+        info.low - margin <= low and high <= info.high + margin,
+        f"{source}: holds values from {low:g} to {high:g}; the model was trained on {info.low:g} to {info.high:g}; "
+        "bring them to that range",
     )
-    classes = described["num_classes"]
     require(
-        classes == 0 or (data.labels is not None and data.num_classes <= classes),
-        f"{source}: the model was trained with labels 0 to {classes - 1}; give such labels with the samples",
+        info.num_classes == 0 or (data.labels is not None and data.num_classes <= info.num_classes),
+        f"{source}: the model was trained with labels 0 to {info.num_classes - 1}; give such labels with the samples",
     )
-    labels = data.labels if classes else None
-    return replace(data, labels=labels, class_names=(), scaling=scaling_of(described))
-
-
-def labels_of(data: ArrayData, checkpoint: Checkpoint) -> Tensor | None:
-    """The labels that the model is to be given."""
-    return data.labels if checkpoint.description["data"]["num_classes"] else None
+    return replace(data, cond=data.labels if info.num_classes else None, class_names=(), codec=model.codec)

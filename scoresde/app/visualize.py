@@ -2,84 +2,132 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from scoresde import plots
+from scoresde.app.config import load_config, override
+from scoresde.app.device import choose_device, choose_threads
 from scoresde.app.figures import denoising, density, langevin, schedule, score_field, training, trajectories
-from scoresde.app.figures.subject import Options, Subject
-from scoresde.app.run_folder import make_folder
-from scoresde.errors import require, unknown_name
+from scoresde.app.figures.subject import TRAINED_IN_SECONDS, FigureOptions, Subject, subject_of_data, subject_of_run
+from scoresde.app.files import make_folder
+from scoresde.app.flags import VisualizeFlags
+from scoresde.app.trained import Trained
+from scoresde.errors import UsageError, require, unknown_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class Look(NamedTuple):
+class FigureSpec(NamedTuple):
     """A picture that can be asked for.
 
     Attributes:
         draw: makes the figure.
-        frames: makes those of an animation, or None where nothing moves.
-        flags: which of num_samples, num_steps, sampler and labels it takes.
+        frames: makes those of an animation, or None if nothing moves.
+        flags: which of `OPTIONAL` it takes.
         learn: whether without a run a small network is trained on the way.
         data: what it is of without a run.
         newest: whether without any name it is of the newest run.
     """
 
-    draw: Callable[[Subject, Options], Figure]
-    frames: Callable[[Subject, Options], Any] | None
+    draw: Callable[[Subject, FigureOptions], Figure]
+    frames: Callable[[Subject, FigureOptions], Any] | None
     flags: tuple[str, ...]
     learn: bool = False
     data: str = "modes"
     newest: bool = True
 
 
-LOOKS = {
-    "score_field": Look(score_field.draw, score_field.frames, ("labels",), learn=True),
-    "trajectories": Look(trajectories.draw, None, ("num_samples", "num_steps", "labels")),
-    "density": Look(density.draw, None, ("num_steps", "labels"), learn=True),
-    "schedule": Look(schedule.draw, None, ("num_steps", "sampler"), newest=False),
-    "denoising": Look(
+FIGURES = {
+    "score_field": FigureSpec(score_field.draw, score_field.frames, ("labels",), learn=True),
+    "trajectories": FigureSpec(trajectories.draw, None, ("num_samples", "num_steps", "labels")),
+    "density": FigureSpec(density.draw, None, ("num_steps", "labels"), learn=True),
+    "schedule": FigureSpec(schedule.draw, None, ("num_steps", "sampler"), newest=False),
+    "denoising": FigureSpec(
         denoising.draw, denoising.frames, ("num_samples", "num_steps", "sampler", "labels"), data="digits"
     ),
-    "langevin": Look(langevin.draw, langevin.frames, ("num_samples", "num_steps"), newest=False),
-    "training": Look(training.draw, training.frames, ()),
+    "langevin": FigureSpec(langevin.draw, langevin.frames, ("num_samples", "num_steps"), newest=False),
+    "training": FigureSpec(training.draw, training.frames, ()),
 }
-FLAGS = ("num_samples", "num_steps", "sampler", "labels")
+OPTIONAL = ("num_samples", "num_steps", "sampler", "labels")
 
 
-def look_of(what: str | None, output: str | None) -> Look:
-    """The picture of a name, after a look at what is to be written.
+def visualize(flags: VisualizeFlags, overrides: Sequence[str]) -> int:
+    """Draws and writes a picture; returns the exit status."""
+    name, figure = _figure(flags)
+    for flag in OPTIONAL:
+        value = getattr(flags, flag)
+        require(
+            value is None or flag in figure.flags,
+            f"{flag}={value}: does nothing in the picture {name}; leave it out",
+        )
+    subject, folder = _subject(flags, overrides, figure)
+    output = Path(flags.output or folder / f"{name}.png")
+    output = output if output.suffix else output.with_suffix(".png")
+    make_folder(output.parent, "output", output)
+    seed = subject.config.seed if flags.seed is None else flags.seed
+    options = FigureOptions(flags.num_samples, flags.num_steps, flags.sampler, seed)
+    if output.suffix == ".gif" and figure.frames is not None:
+        plots.save_animation(figure.frames(subject, options), output)
+    else:
+        plots.save(figure.draw(subject, options), output)
+    print(f"picture: {output}")
+    return 0
+
+
+def _figure(flags: VisualizeFlags) -> tuple[str, FigureSpec]:
+    """The picture that is asked for, after a look at what is to be written.
 
     Raises:
         UsageError: for a name that is unknown or missing, or a kind of file that the picture cannot have.
     """
-    require(what is not None, f"what: give --what {', --what '.join(LOOKS)}")
-    assert what is not None
-    if what not in LOOKS:
-        raise unknown_name("what", what, LOOKS)
-    kinds = (".png", ".svg", *([".gif"] if LOOKS[what].frames else []))
-    if output is not None:
-        suffix = Path(output).suffix
+    name = flags.what
+    if name is None:
+        raise UsageError(f"what: give --what {', --what '.join(FIGURES)}")
+    if name not in FIGURES:
+        raise unknown_name("what", name, FIGURES)
+    kinds = (".png", ".svg", *([".gif"] if FIGURES[name].frames else []))
+    if flags.output is not None:
+        path = Path(flags.output)
         require(
-            suffix in ("", *kinds),
-            f"output={output!r}: the picture {what} is written as {', '.join(kinds[:-1])} or {kinds[-1]}",
+            path.suffix in ("", *kinds),
+            f"output={flags.output!r}: the picture {name} is written as {', '.join(kinds[:-1])} or {kinds[-1]}",
         )
-        path = Path(output)
         make_folder(path.parent, "output", path)
-        require(not path.is_dir(), f"output={output!r}: is a folder; choose another with --output")
-    return LOOKS[what]
+        require(not path.is_dir(), f"output={flags.output!r}: is a folder; choose another with --output")
+    return name, FIGURES[name]
 
 
-def visualize(look: Look, subject: Subject, options: Options, output: Path) -> int:
-    """Draws and writes a picture; returns the exit status."""
-    make_folder(output.parent, "output", output)
-    if output.suffix == ".gif":
-        assert look.frames is not None
-        plots.save_animation(look.frames(subject, options), output)
-    else:
-        plots.save(look.draw(subject, options), output)
-    print(f"picture: {output}")
-    return 0
+def _subject(flags: VisualizeFlags, overrides: Sequence[str], figure: FigureSpec) -> tuple[Subject, Path]:
+    """What a picture is of, and the folder where it goes.
+
+    A run that is named, or the newest if nothing is; otherwise what --sde and --config say, without a run.
+    """
+    device = choose_device(flags.device)
+    given = flags.sde or flags.config or any(a.startswith("--config.") for a in overrides)
+    newest = figure.newest and not given and any(Path("runs").glob("*/checkpoints/step-*.safetensors"))
+    if flags.checkpoint or flags.workdir or newest:
+        require(
+            flags.config is None,
+            f"config={flags.config!r}: a checkpoint holds its own; --config.sampling.FIELD=VALUE changes a field",
+        )
+        trained = Trained.of(flags, overrides)
+        return subject_of_run(trained, flags.labels), trained.folder
+    config = load_config(flags.sde, flags.config or "toy")
+    if flags.config is None:
+        config.data.name = figure.data
+        config.network.width = 96
+    config.training.update(TRAINED_IN_SECONDS)
+    config.objective = load_config("edm", None).objective  # small noise levels are learned in fewer steps
+    override(config, overrides)
+    if flags.seed is not None:
+        config.seed = flags.seed
+    choose_threads(0)
+    subject = subject_of_data(config, flags.labels, figure.learn, device)
+    print(
+        f"of {config.data.path or config.data.name} under {config.sde.name}, with no run (--workdir names one)",
+        flush=True,
+    )
+    return subject, Path()

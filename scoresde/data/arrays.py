@@ -1,4 +1,4 @@
-"""Data in memory, and the map from raw values to the model's units and back."""
+"""Data in memory."""
 
 from __future__ import annotations
 
@@ -9,52 +9,34 @@ from typing import final
 import torch
 from torch import Tensor
 
+from scoresde import condition
+from scoresde.codec import Codec, Scaling
+from scoresde.condition import Condition
 from scoresde.errors import require
 
-BLOCK = 2**20  # entries that are converted at a time
-MAX_CLASSES = 2**16  # a network keeps a vector for each
-
-
-@final
-@dataclass(frozen=True)
-class Scaling:
-    """model value = (raw value - center) / scale: numbers, or one of each for every column of vectors."""
-
-    center: float | tuple[float, ...] = 0.0
-    scale: float | tuple[float, ...] = 1.0
-
-    def to_model(self, raw: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Raw values to the model's units."""
-        raw = raw.to(dtype)
-        return (raw - _factor(self.center, raw)) / _factor(self.scale, raw)
-
-    def change_to_model(self, change: Tensor) -> Tensor:
-        """A change of raw values in the model's units."""
-        return change / _factor(self.scale, change)
-
-    def to_raw(self, x: Tensor) -> Tensor:
-        """The model's units to raw values."""
-        return x * _factor(self.scale, x) + _factor(self.center, x)
-
-
-def _factor(value: float | tuple[float, ...], like: Tensor) -> float | Tensor:
-    return like.new_tensor(value) if isinstance(value, tuple) else value
+BLOCK = 2**20  # entries converted at a time
+MAX_CLASSES = 2**16  # a network has an embedding for each
 
 
 @final
 @dataclass(frozen=True)
 class ArrayData:
-    """Samples `(N, *shape)` in raw units, with labels `(N,)` or None, and the names of the classes where known.
+    """Samples `(N, *shape)` in raw units, their conditions, and the codec of their units.
 
-    Of a part of a data set, `index` `(N,)` says which of its samples these are.
+    Attributes:
+        values: the samples.
+        cond: their conditions, such as class labels `(N,)`, or None.
+        codec: the map from raw values to the model's units and back.
+        class_names: names of the classes, if they are known.
+        index: for a part of a data set, the places of its samples in the whole, `(N,)`.
 
     Raises:
-        UsageError: for no samples, values that are not finite, or labels that do not fit.
+        UsageError: for no samples, values that are not finite, or conditions that do not fit.
     """
 
     values: Tensor
-    labels: Tensor | None = None
-    scaling: Scaling = Scaling()
+    cond: Condition = None
+    codec: Codec = Scaling()  # noqa: RUF009  frozen
     class_names: tuple[str, ...] = ()
     index: Tensor | None = None
 
@@ -67,16 +49,20 @@ class ArrayData:
         if self.values.is_floating_point():
             bad = int((~self.values.isfinite()).flatten(1).any(1).sum())
             require(bad == 0, f"data: {bad} of {len(self.values)} samples hold NaN or infinity; remove or repair them")
-        if self.labels is not None:
-            require(
-                self.labels.shape == self.values.shape[:1] and not self.labels.is_floating_point(),
-                f"labels of shape {tuple(self.labels.shape)} and type {self.labels.dtype}: "
-                f"need {len(self.values)} integers, one a sample",
-            )
-            least, largest = int(self.labels.min()), int(self.labels.max())
-            require(least >= 0, f"labels: the least is {least}; count from 0")
+        condition.check_count(self.cond, len(self.values))
+        labels = self.labels
+        if labels is not None:
+            smallest, largest = (int(end) for end in labels.aminmax())
+            require(smallest >= 0, f"labels: the smallest is {smallest}; count from 0")
             limit = len(self.class_names) or MAX_CLASSES
             require(largest < limit, f"labels: the largest is {largest}; need class numbers below {limit}")
+
+    @property
+    def labels(self) -> Tensor | None:
+        """The conditions if they are class labels, one whole number a sample; None otherwise."""
+        cond = self.cond
+        is_labels = isinstance(cond, Tensor) and cond.ndim == 1 and not cond.is_floating_point()
+        return cond if is_labels and isinstance(cond, Tensor) else None
 
     def __len__(self) -> int:
         return len(self.values)
@@ -91,22 +77,23 @@ class ArrayData:
         """Number of classes, 0 without labels."""
         return 0 if self.labels is None else len(self.class_names) or int(self.labels.max()) + 1
 
-    def batch(self, index: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor | None]:
-        """Samples in the model's units, and their labels."""
-        return self.scaling.to_model(self.values[index], dtype), None if self.labels is None else self.labels[index]
+    def batch(self, index: Tensor | slice, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Condition]:
+        """Samples in the model's units, and their conditions."""
+        return self.codec.encode(self.values[index], dtype), condition.take(self.cond, index)
 
-    def all(self) -> tuple[Tensor, Tensor | None]:
+    def all(self) -> tuple[Tensor, Condition]:
         """Everything, as `batch` gives it."""
-        return self.scaling.to_model(self.values), self.labels
+        return self.batch(slice(None))
 
     def std(self) -> float:
         """Standard deviation over all entries, in the model's units."""
         mean = squares = 0.0
         count = 0
         for block in self.values.split(max(1, BLOCK // math.prod(self.shape))):  # a float copy of all would be large
-            scaled = self.scaling.to_model(block, torch.float64)
+            scaled = self.codec.encode(block, torch.float64)
             variance, block_mean = (moment.item() for moment in torch.var_mean(scaled, correction=0))
-            shift, total = block_mean - mean, count + block.numel()
+            shift = block_mean - mean
+            total = count + block.numel()
             squares += block.numel() * (variance + shift**2 * count / total)  # Chan, Golub and LeVeque 1979, eq. 2.1
             mean += shift * block.numel() / total
             count = total
@@ -114,17 +101,18 @@ class ArrayData:
 
     def to(self, device: torch.device | str) -> ArrayData:
         """The same data on a device."""
-        labels = None if self.labels is None else self.labels.to(device)
-        return replace(self, values=self.values.to(device), labels=labels)
+        return replace(self, values=self.values.to(device), cond=condition.to(self.cond, device))
 
     def split(self, held_out: float) -> tuple[ArrayData, ArrayData | None]:
-        """Training and held-out samples: the last `held_out` share of a fixed shuffle, None where that is no sample."""
+        """Training and held-out samples. The latter are the last `held_out` share of a fixed shuffle; None if empty."""
         require(0 <= held_out < 1, f"data.held_out={held_out}: need 0 <= held_out < 1")
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))
         num_held_out = min(round(held_out * len(self)), len(self) - 1)
-        train, held = order[: len(self) - num_held_out], order[len(self) - num_held_out :]
-        return self._select(train), self._select(held) if num_held_out else None
+        train = order[: len(self) - num_held_out]
+        held = order[len(self) - num_held_out :]
+        return self.select(train), self.select(held) if num_held_out else None
 
-    def _select(self, index: Tensor) -> ArrayData:
-        labels = None if self.labels is None else self.labels[index]
-        return replace(self, values=self.values[index], labels=labels, index=index)
+    def select(self, index: Tensor) -> ArrayData:
+        """Some of the samples."""
+        own = index if self.index is None else self.index[index]
+        return replace(self, values=self.values[index], cond=condition.take(self.cond, index), index=own)

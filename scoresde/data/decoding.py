@@ -1,11 +1,11 @@
-"""Many image files into one array: decoded by threads, kept in order, the unreadable ones counted and named.
+"""Decodes many image files into one array, with threads; unreadable files are counted and named.
 
-Decoding is Pillow's C code, which lets other threads run meanwhile. Images are handed to the threads in batches, small
-enough that all cores have work and large enough that handing over costs nothing beside decoding; only a few batches are
-under way at a time, so that memory is that of the finished array plus some images, whatever their number. Results are
-taken in the order of the files, not in that in which threads finish: the array is the same on every machine.
+Pillow decodes in C and releases the interpreter lock. The threads take images in batches, small enough that all cores
+have work and large enough that the hand-over is cheap beside decoding. Only a few batches are in flight at a time, so
+memory is that of the array plus some images. Results are taken in the order of the files, not in the order in which
+threads finish: the array is the same on every machine.
 
-The array is made when the first image is known: all others must have its shape, or a choice says what to do.
+The array is allocated when the first image is known. All others must have its shape, unless an option resizes them.
 """
 
 from __future__ import annotations
@@ -26,27 +26,30 @@ from scoresde.errors import UsageError, require
 
 BATCH = 32
 NUM_NAMED = 3
-Item = tuple[str, bytes | Path | None]  # what to call an image, and its bytes or where they lie
+Item = tuple[str, bytes | Path | None]  # the name of an image, and its bytes or their file
 
 
-def gather(items: Iterable[Item], total: int, choices: ReadOptions, source: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images (N, C, H, W) and the places, among all `total` items, of the N that could be read.
+def gather(items: Iterable[Item], total: int, options: ReadOptions, source: str) -> tuple[np.ndarray, np.ndarray]:
+    """The images that can be read, `(N, C, H, W)`, and their places among all `total` items, `(N,)`.
 
     Raises:
-        UsageError: for too many that cannot be read, images of different shapes, a bomb, or more than fits.
+        UsageError: for too many unreadable images, images of different shapes, a decompression bomb, or data above the
+            memory limit.
     """
-    values, first = np.empty(0), ""
+    values = np.empty(0)
+    first = ""
     kept: list[int] = []
     unreadable: list[str] = []
-    for index, (name, image) in enumerate(_decoded(items, choices)):
+    for index, (name, image) in enumerate(_decoded(items, options)):
         require(index < total, f"{source}: holds more images than the {total} that it declares")
         if isinstance(image, str):
             unreadable.append(f"{name} ({image})")
-            _check_unreadable(unreadable, total, choices, source)
+            _check_unreadable(unreadable, total, options, source)
             continue
         if not kept:
-            choices.require_room(total * image.size, source)
-            values, first = np.empty((total, *image.shape), np.uint8), name
+            options.require_room(total * image.size, source)
+            values = np.empty((total, *image.shape), np.uint8)
+            first = name
         if image.shape != values.shape[1:]:
             raise _different_shapes(first, values.shape[1:], name, image.shape, source)
         values[len(kept)] = image
@@ -60,11 +63,11 @@ def gather(items: Iterable[Item], total: int, choices: ReadOptions, source: str)
     return values[: len(kept)], np.array(kept)
 
 
-def _decoded(items: Iterable[Item], choices: ReadOptions) -> Iterator[tuple[str, np.ndarray | str]]:
-    """Names with images, or with the reason why there is none, in order."""
+def _decoded(items: Iterable[Item], options: ReadOptions) -> Iterator[tuple[str, np.ndarray | str]]:
+    """Names with images, or with the reason why an image cannot be read, in order."""
 
     def work(batch: list[Item]) -> list[tuple[str, np.ndarray | str]]:
-        return [(name, _image_or_reason(name, content, choices)) for name, content in batch]
+        return [(name, _image_or_reason(name, content, options)) for name, content in batch]
 
     num_threads = min(os.cpu_count() or 1, 16)
     waiting: deque[Future[list[tuple[str, np.ndarray | str]]]] = deque()
@@ -82,19 +85,19 @@ def _decoded(items: Iterable[Item], choices: ReadOptions) -> Iterator[tuple[str,
                 future.cancel()
 
 
-def _image_or_reason(name: str, content: bytes | Path | None, choices: ReadOptions) -> np.ndarray | str:
+def _image_or_reason(name: str, content: bytes | Path | None, options: ReadOptions) -> np.ndarray | str:
     if content is None:
         return "holds no bytes"
     try:
-        return decode(name, content, choices)
+        return decode(name, content, options)
     except UsageError:
         raise
-    except Exception as error:  # Pillow's readers raise of all kinds over damaged files
+    except Exception as error:  # Pillow's readers raise exceptions of all kinds for damaged files
         return "not an image of a known format" if "cannot identify" in str(error) else reason(error)
 
 
-def _check_unreadable(unreadable: list[str], total: int, choices: ReadOptions, source: str) -> None:
-    share = choices.max_unreadable
+def _check_unreadable(unreadable: list[str], total: int, options: ReadOptions, source: str) -> None:
+    share = options.max_unreadable
     require(
         len(unreadable) <= share * total,
         f"{source}: {len(unreadable)} of {total} images, or more, cannot be read{_named(unreadable)}; remove them, "
@@ -113,5 +116,5 @@ def _different_shapes(first: str, shape: tuple[int, ...], name: str, other: tupl
         remedies.append(f"one size with --config.data.image_size={min(*shape[1:], *other[1:])}")
     if shape[0] != other[0]:
         remedies.append("one number of channels with --config.data.channels=3")
-    told = [f"{file} has {c} channel{'s' * (c > 1)} of {h}x{w}" for file, (c, h, w) in ((first, shape), (name, other))]
-    return UsageError(f"{source}: images differ: {told[0]}, {told[1]}; choose {' and '.join(remedies)}")
+    both = [f"{file} has {c} channel{'s' * (c > 1)} of {h}x{w}" for file, (c, h, w) in ((first, shape), (name, other))]
+    return UsageError(f"{source}: images differ: {both[0]}, {both[1]}; choose {' and '.join(remedies)}")

@@ -1,12 +1,12 @@
 """Folders: of images, of parquet files, or written by `save_to_disk`.
 
-A folder of images is walked to the bottom. Where every image lies in a sub-folder, and there are two sub-folders at
-least, the first level are the classes, numbered in sorted order. Where the first level is called train, test and so
-on, one of them is the data and the classes lie below it.
+A folder of images is searched recursively. If every image lies in a sub-folder, and there are at least two, those of
+the first level are the classes, numbered in sorted order. If all of these are named as splits (train, test and so on),
+one of them is the data, and the classes lie below it.
 
-Files are taken in the sorted order of their paths, whatever order the disk has. Hidden files and folders are passed
-over, and so are pipes, devices and sockets, and links to folders (which may lead round in circles; they are named in a
-warning). A link to a file is read; one that leads nowhere counts as an unreadable image.
+Files are taken in the sorted order of their paths. Hidden files and folders are skipped, and so are pipes, devices and
+sockets. Links to folders are not followed, because they may form circles; a warning names them. A link to a file is
+read; one that leads nowhere counts as an unreadable image.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from scoresde.errors import require
 SPLITS = frozenset({"train", "training", "test", "testing", "val", "valid", "validation"})
 
 
-def read_folder(path: Path, choices: ReadOptions, source: str) -> ArrayData:
-    """Whatever images a folder holds.
+def read_folder(path: Path, options: ReadOptions, source: str) -> ArrayData:
+    """Reads the images of a folder.
 
     Raises:
-        UsageError: where there are none, or of two kinds.
+        UsageError: if there are none, or both image files and parquet files.
     """
     if is_saved(path):
-        return read_saved(path, choices, source)
+        return read_saved(path, options, source)
     with reading(source, "a folder"):
         files = [path / file for file in walk(path, source)]
     images = [file for file in files if file.suffix.lower() in SUFFIXES]
@@ -45,11 +45,11 @@ def read_folder(path: Path, choices: ReadOptions, source: str) -> ArrayData:
         f"{source}: holds {len(images)} images and {len(tables)} parquet files; need a folder of either "
         f"(images end with {', '.join(sorted(SUFFIXES))})",
     )
-    return read_parquet(tables, choices, source) if tables else read_images(path, images, choices, source)
+    return read_parquet(tables, options, source) if tables else read_images(path, images, options, source)
 
 
 def walk(root: Path, source: str) -> list[str]:
-    """Paths of all files below a folder, relative to it, sorted; hidden and special ones left out."""
+    """Paths of all files below a folder, relative to it, sorted; hidden and special ones are left out."""
     found: list[str] = []
     linked: list[str] = []
 
@@ -73,16 +73,16 @@ def walk(root: Path, source: str) -> list[str]:
     return sorted(found, key=lambda path: path.split(os.sep))
 
 
-def read_images(root: Path, files: list[Path], choices: ReadOptions, source: str) -> ArrayData:
-    """Images of a folder, with the first level of sub-folders as classes."""
+def read_images(root: Path, files: list[Path], options: ReadOptions, source: str) -> ArrayData:
+    """Reads image files of a folder, with the first level of sub-folders as classes."""
     parts = [file.relative_to(root).parts for file in files]
     names = sorted({p[0] for p in parts if len(p) > 1})
     nested = all(len(p) > 1 for p in parts)
     if nested and len(names) > 1 and SPLITS.issuperset(names):
-        root = root / choose_split(names, choices, source)
-        return read_images(root, [file for file in files if file.is_relative_to(root)], choices, source)
-    values, kept = gather(((repr(str(file)), file) for file in files), len(files), choices, source)
+        root = root / choose_split(names, options, source)
+        return read_images(root, [file for file in files if file.is_relative_to(root)], options, source)
+    values, kept = gather(((repr(str(file)), file) for file in files), len(files), options, source)
     if not nested or len(names) < 2:
-        return from_arrays(values, None, choices, source)
+        return from_arrays(values, None, options, source)
     labels = np.array([names.index(p[0]) for p in parts])
-    return from_arrays(values, labels[kept], choices, source, tuple(names))
+    return from_arrays(values, labels[kept], options, source, tuple(names))

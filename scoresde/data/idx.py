@@ -1,10 +1,10 @@
 """IDX, the format of MNIST: a header of 4 + 4 d bytes, then the numbers, big-endian.
 
-Two zeros, a code for the type, the number d of axes, then the length of each axis in 32 bits; nothing else. Files are
-often packed with gzip. The header says how much follows, so no more than that is ever unpacked, and only if the packed
-file could hold it at all (deflate packs at most 1032 to 1).
+The header holds two zeros, a code for the type, the number d of axes, and the length of each axis in 32 bits. Files are
+often packed with gzip. No more is unpacked than the header declares (and one byte, to see that nothing follows), and
+only if the packed file can hold it: deflate packs at most 1032 to 1.
 
-Labels lie in a file of their own, beside the images: train-images-idx3-ubyte.gz and train-labels-idx1-ubyte.gz.
+Labels lie in a separate file beside the images: train-images-idx3-ubyte.gz and train-labels-idx1-ubyte.gz.
 """
 
 from __future__ import annotations
@@ -28,31 +28,31 @@ KIND = "an IDX file"
 
 
 def is_idx(path: Path) -> bool:
-    """Whether a file is named as IDX files are."""
+    """Whether a file is named like an IDX file, or ends with .gz."""
     name = path.name.removesuffix(".gz")
     return path.name.endswith(".gz") or "idx" in name or name.endswith("ubyte")
 
 
 def idx_images(folder: Path) -> Path | None:
-    """The file of images in a folder of IDX files: the one there is, or the one for training as in MNIST's folder."""
+    """The file of images in a folder of IDX files: the only one, or the one for training, as in MNIST's folder."""
     named = (path for path in folder.iterdir() if path.name.removesuffix(".gz").endswith("ubyte"))
     found = [path for path in sorted(named) if "images" in path.name and path.is_file()]
     chosen = found if len(found) == 1 else [path for path in found if "train" in path.name]
     return chosen[0] if len(chosen) == 1 else None
 
 
-def read_idx(path: Path, choices: ReadOptions, source: str) -> ArrayData:
-    """Images, or other samples, and their labels: those that are given, or those that lie beside them."""
-    values = read_idx_array(path, choices, source)
+def read_idx(path: Path, options: ReadOptions, source: str) -> ArrayData:
+    """Reads images or other samples, and their labels from `labels_path` or from the file beside them."""
+    values = read_idx_array(path, options, source)
     labels = None
-    labels_path = Path(choices.labels_path) if choices.labels_path else labels_beside(path)
-    if choices.class_conditional and labels_path is not None:
-        labels = read_idx_array(labels_path, choices, f"data.labels_path={str(labels_path)!r}")
-    return from_arrays(values, labels, choices, source)
+    labels_path = Path(options.labels_path) if options.labels_path else labels_beside(path)
+    if options.class_conditional and labels_path is not None:
+        labels = read_idx_array(labels_path, options, f"data.labels_path={str(labels_path)!r}")
+    return from_arrays(values, labels, options, source)
 
 
 def labels_beside(path: Path) -> Path | None:
-    """The file of labels under its usual name, packed or not, if there is one."""
+    """The file of labels beside a file of images, under its usual name, packed or not; None if there is none."""
     name = path.name.replace("images", "labels").replace("idx3", "idx1")
     if name == path.name:
         return None
@@ -60,7 +60,7 @@ def labels_beside(path: Path) -> Path | None:
     return next((path.with_name(n) for n in (name, other) if path.with_name(n).is_file()), None)
 
 
-def read_idx_array(path: Path, choices: ReadOptions, source: str) -> np.ndarray:
+def read_idx_array(path: Path, options: ReadOptions, source: str) -> np.ndarray:
     """The array in one file.
 
     Raises:
@@ -72,17 +72,17 @@ def read_idx_array(path: Path, choices: ReadOptions, source: str) -> np.ndarray:
         raw.seek(0)
         if packed:
             with gzip.GzipFile(fileobj=raw) as file:
-                return _read(file, size * DEFLATE_LIMIT, choices, source)
-        return _read(raw, size, choices, source)
+                return _read(file, size * DEFLATE_LIMIT, options, source)
+        return _read(raw, size, options, source)
 
 
-def _read(file: IO[bytes] | gzip.GzipFile, at_most: int, choices: ReadOptions, source: str) -> np.ndarray:
+def _read(file: IO[bytes] | gzip.GzipFile, at_most: int, options: ReadOptions, source: str) -> np.ndarray:
     zeros, code, num_axes = struct.unpack(">HBB", file.read(4))
     require(zeros == 0 and code in TYPES and num_axes > 0, f"{source}: cannot be read as {KIND}: no IDX header")
     shape = struct.unpack(f">{num_axes}I", file.read(4 * num_axes))
     kind = np.dtype(TYPES[code])
     declared = math.prod(shape) * kind.itemsize
-    choices.require_room(declared, source)
+    options.require_room(declared, source)
     require(declared <= at_most, f"{source}: its header declares {declared:,} bytes, more than the file can hold")
     content = file.read(declared)
     require(len(content) == declared, f"{source}: holds {len(content):,} of the {declared:,} bytes it declares")

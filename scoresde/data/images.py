@@ -1,20 +1,20 @@
 """From one image file to one array of bytes, (channels, height, width).
 
-What a file means is not only its pixels. In this order:
+A file is decoded in this order:
 
-1. the size that the header declares is held against `MAX_PIXELS` before anything is unpacked: a file of some kilobytes
-   can declare, and unpack to, gigabytes;
-2. the orientation that a camera notes in EXIF is applied, so that up is up;
-3. 16-bit grey levels v become round(v / 257), which maps 0..65535 onto 0..255; floating-point levels have no known
-   range and are refused;
-4. what is transparent is laid on white;
-5. grey is one channel, everything else (palettes too) is three, unless a choice says which; colour becomes grey by the
-   luma of ITU-R 601, 0.299 R + 0.587 G + 0.114 B;
-6. the size is fitted (see `choices`). A large JPEG that is to be small is unpacked at 1/2, 1/4 or 1/8 of its size,
-   never below twice the target: the same picture, some times faster.
+1. The size that the header declares is checked against `MAX_PIXELS` before anything is unpacked: a file of some
+   kilobytes can unpack to gigabytes.
+2. The orientation in EXIF is applied.
+3. 16-bit grey levels v become round(v / 257), which maps 0..65535 onto 0..255. Floating-point levels have no known
+   range and are refused.
+4. Transparent images are laid on white.
+5. Grey is one channel, everything else (palettes too) is three, unless `channels` is given. Colour becomes grey by the
+   luma of ITU-R 601, 0.299 R + 0.587 G + 0.114 B.
+6. The image is resized (see `options`). If `image_size` is given, a large JPEG is unpacked at 1/2, 1/4 or 1/8 of its
+   size, but not below twice the target. This is several times faster.
 
-Of animated and multi-page files the first picture is taken. Only the formats below are tried: Pillow knows others that
-start programs (PostScript) or that no one trains on.
+Animated and multi-page files give their first picture. Only the formats below are tried: Pillow knows others that start
+programs (PostScript) or that nobody trains on.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ DEEP = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
 
 @contextmanager
 def strict_pillow() -> Iterator[None]:
-    """Where images are decoded: Pillow's remarks on odd files are dropped, and its warning of a bomb is an error.
+    """While entered, warnings are silenced, except that Pillow's warning of a decompression bomb is an error.
 
-    Filters belong to the process: this is entered once, around all threads that decode.
+    Warning filters belong to the process, so this is entered once, around all threads that decode.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -53,21 +53,21 @@ def strict_pillow() -> Iterator[None]:
         yield
 
 
-def decode(name: str, content: bytes | Path, choices: ReadOptions) -> np.ndarray:
+def decode(name: str, content: bytes | Path, options: ReadOptions) -> np.ndarray:
     """The image in a file, or in the bytes of one, as uint8 (channels, height, width).
 
     Raises:
-        UsageError: for an image bomb.
-        Exception: of any kind that Pillow raises, for a damaged file.
+        UsageError: for a decompression bomb.
+        Exception: of any kind, from Pillow, for a damaged file.
     """
     try:
         with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content, formats=FORMATS) as image:
             _refuse_bomb(image.width * image.height, name)
-            if choices.resizes:
-                enough = 2 * max(choices.height_width)
-                image.draft(None, (enough, enough))  # of JPEG only; other formats ignore it
+            if options.resizes:
+                enough = 2 * max(options.height_width)
+                image.draft(None, (enough, enough))  # JPEG only; other formats ignore it
             ImageOps.exif_transpose(image, in_place=True)
-            return pixels(fitted(_levels(image, choices.channels), choices))
+            return pixels(fitted(_levels(image, options.channels), options))
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         _refuse_bomb(MAX_PIXELS + 1, name)
         raise
@@ -100,17 +100,18 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.rint(levels / 257).astype(np.uint8))
 
 
-def fitted(image: Image.Image, choices: ReadOptions) -> Image.Image:
-    """The image in the size that is chosen."""
-    if not choices.resizes or image.size == choices.height_width[::-1]:
+def fitted(image: Image.Image, options: ReadOptions) -> Image.Image:
+    """The image, resized as the options say."""
+    if not options.resizes or image.size == options.height_width[::-1]:
         return image
-    height, width = choices.height_width
-    if choices.fit == "center":
-        left, top = (image.width - width) // 2, (image.height - height) // 2
-        return image.crop((left, top, left + width, top + height))  # what lies outside is black
-    if choices.fit == "squash":
+    height, width = options.height_width
+    if options.resize_mode == "center":
+        left = (image.width - width) // 2
+        top = (image.height - height) // 2
+        return image.crop((left, top, left + width, top + height))  # black outside the image
+    if options.resize_mode == "squash":
         return image.resize((width, height), Image.Resampling.BICUBIC)
-    if choices.fit == "pad":
+    if options.resize_mode == "pad":
         return ImageOps.pad(image, (width, height), Image.Resampling.BICUBIC, color=0)
     return ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
 
@@ -121,22 +122,22 @@ def pixels(image: Image.Image) -> np.ndarray:
     return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
 
 
-def refitted(data: ArrayData, choices: ReadOptions, source: str) -> ArrayData:
-    """Images in memory in the size and channels that are chosen; other data only where nothing is chosen.
+def refitted(data: ArrayData, options: ReadOptions, source: str) -> ArrayData:
+    """Images in memory, with the size and channels of the options; other data only if the options change neither.
 
-    Values stay in their range, which bicubic weights alone would leave at edges.
+    Values stay in their range; bicubic interpolation alone would overshoot at edges.
     """
-    if not choices.resizes and choices.channels in (0, data.shape[0]):
+    if not options.resizes and options.channels in (0, data.shape[0]):
         return data
     if data.values.dtype != torch.uint8 or len(data.shape) != 3 or data.shape[0] not in (1, 3):
         raise UsageError(
             f"{source}: holds {data.values.dtype} of shape {data.shape}, and data.image_size and data.channels are for "
             "images of bytes, (1 or 3, height, width); leave them at 0"
         )
-    shape = (choices.channels or data.shape[0], *(choices.height_width if choices.resizes else data.shape[1:]))
-    choices.require_room(len(data) * shape[0] * shape[1] * shape[2], source)
+    shape = (options.channels or data.shape[0], *(options.height_width if options.resizes else data.shape[1:]))
+    options.require_room(len(data) * shape[0] * shape[1] * shape[2], source)
     values = np.empty((len(data), *shape), np.uint8)
     for sample, out in zip(data.values.numpy(), values, strict=True):
         image = Image.fromarray(sample[0] if len(sample) == 1 else np.ascontiguousarray(sample.transpose(1, 2, 0)))
-        out[:] = pixels(fitted(_levels(image, choices.channels), choices))
+        out[:] = pixels(fitted(_levels(image, options.channels), options))
     return replace(data, values=torch.from_numpy(values.clip(data.values.min().item(), data.values.max().item())))

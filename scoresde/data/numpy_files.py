@@ -1,13 +1,13 @@
-"""Arrays of numbers: .npy and .npz files, and what every source has in common once it is an array.
+"""Arrays of numbers: .npy and .npz files, and the checks and scaling that all sources share.
 
-Bytes are images with values 0..255 and are mapped to [-1, 1]; other numbers are shifted and scaled to mean 0 and
-deviation 1, vectors (N, D) column by column, anything else over all entries. An array (N, H, W) is taken as grey
-images, (N, 1, H, W).
+Bytes are mapped from 0..255 to [-1, 1]. Other numbers are shifted and scaled to mean 0 and standard deviation 1:
+vectors (N, D) column by column, anything else over all entries. An array (N, H, W) is taken as grey images,
+(N, 1, H, W).
 
-A .npz file is a zip archive. Some kilobytes of one can unpack to gigabytes, and both the archive and the array inside
-declare a size that may be a lie. So, before anything is unpacked: only `x` and `labels` (or `y`) are looked at; the
-header of each is read, its size is held against the user's limit, against the size that the archive declares, and
-against what compression can do at all (deflate packs at most 1032 to 1). Objects, which are pickles, are refused.
+A .npz file is a zip archive. A few kilobytes can unpack to gigabytes, and the sizes that the archive and the array
+declare may be false. So only `x` and `labels` (or `y`) are read, and only after checks: the size in the array's header
+is compared with the memory limit and with the size in the archive, and that with `MAX_RATIO` times the packed size.
+Objects, which are pickles, are refused.
 """
 
 from __future__ import annotations
@@ -21,29 +21,30 @@ import numpy as np
 import torch
 from numpy.lib import format as npy_format
 
-from scoresde.data.arrays import ArrayData, Scaling
+from scoresde.codec import Scaling
+from scoresde.data.arrays import ArrayData
 from scoresde.data.options import ReadOptions, reading
 from scoresde.errors import UsageError, require
 
 KINDS = "fiu"  # floating point, integer, unsigned
-MAX_RATIO = 500  # of unpacked to packed size, for arrays above SMALL
+MAX_RATIO = 500  # largest ratio of unpacked to packed size, for arrays above SMALL
 SMALL = 2**24  # bytes
 KNOWN = ("x", "labels", "y")
 
 
-def read_numpy(path: Path, choices: ReadOptions, source: str) -> ArrayData:
-    """A .npy file, or a .npz file with arrays `x` and perhaps `labels` (or `y`); the content tells the two apart."""
+def read_numpy(path: Path, options: ReadOptions, source: str) -> ArrayData:
+    """Reads a .npy file, or a .npz file with `x` and perhaps `labels` (or `y`); the content decides which it is."""
     with reading(source, "arrays of numbers"), path.open("rb") as file:
         if zipfile.is_zipfile(file):
             with zipfile.ZipFile(file) as archive:
-                arrays = _read_archive(archive, choices, source)
+                arrays = _read_archive(archive, options, source)
         else:
             file.seek(0)
-            arrays = {"x": _read_array(file, path.stat().st_size, "x", choices, source)}
-    return from_arrays(arrays["x"], arrays.get("labels", arrays.get("y")), choices, source)
+            arrays = {"x": _read_array(file, path.stat().st_size, "x", options, source)}
+    return from_arrays(arrays["x"], arrays.get("labels", arrays.get("y")), options, source)
 
 
-def _read_archive(archive: zipfile.ZipFile, choices: ReadOptions, source: str) -> dict[str, np.ndarray]:
+def _read_archive(archive: zipfile.ZipFile, options: ReadOptions, source: str) -> dict[str, np.ndarray]:
     members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
     require("x" in members, f"{source}: holds {sorted(members)[:10]}; need an array named 'x'")
     arrays = {}
@@ -56,12 +57,12 @@ def _read_archive(archive: zipfile.ZipFile, choices: ReadOptions, source: str) -
                 "or next to empty; store it without compression if it is sound",
             )
             with archive.open(info) as member:
-                arrays[name] = _read_array(member, info.file_size, name, choices, source)
+                arrays[name] = _read_array(member, info.file_size, name, options, source)
     return arrays
 
 
-def _read_array(file: IO[bytes], num_bytes: int, name: str, choices: ReadOptions, source: str) -> np.ndarray:
-    """The array in an open file of a known size, its header checked first."""
+def _read_array(file: IO[bytes], num_bytes: int, name: str, options: ReadOptions, source: str) -> np.ndarray:
+    """Reads the array in an open file of a known size, after checks of its header."""
     version = npy_format.read_magic(file)
     require(version in ((1, 0), (2, 0)), f"{source}: {name!r} is in version {version} of the format; need numbers")
     read_header = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
@@ -69,7 +70,7 @@ def _read_array(file: IO[bytes], num_bytes: int, name: str, choices: ReadOptions
     require(not kind.hasobject, f"{source}: cannot be read as arrays of numbers: {name!r} holds pickled objects")
     require(kind.kind in KINDS, f"{source}: {name!r} is of type {kind}; need numbers")
     declared = math.prod(shape) * kind.itemsize
-    choices.require_room(declared, source)
+    options.require_room(declared, source)
     require(
         declared == num_bytes - file.tell() and min(shape, default=0) >= 0,
         f"{source}: cannot be read as arrays of numbers: {name!r} declares {declared:,} bytes of shape {shape} "
@@ -80,9 +81,9 @@ def _read_array(file: IO[bytes], num_bytes: int, name: str, choices: ReadOptions
 
 
 def from_arrays(
-    values: np.ndarray, labels: np.ndarray | None, choices: ReadOptions, source: str, class_names: tuple[str, ...] = ()
+    values: np.ndarray, labels: np.ndarray | None, options: ReadOptions, source: str, class_names: tuple[str, ...] = ()
 ) -> ArrayData:
-    """Data out of arrays, with the checks and the scaling that all sources share."""
+    """Data from arrays, with the checks and the scaling that all sources share."""
     if values.ndim == 3:
         values = values[:, None]  # grey images
     require(
@@ -90,13 +91,17 @@ def from_arrays(
         f"{source}: looks like (N, H, W, C), with channels last, by its shape {values.shape}; "
         "save x.transpose(0, 3, 1, 2)",
     )
-    if not choices.class_conditional:
-        labels, class_names = None, ()
-    require(
-        labels is None or labels.dtype.kind in "iu",
-        f"{source}: 'labels' is of type {'' if labels is None else labels.dtype}; need integers",
-    )
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
+    if not options.class_conditional:
+        labels = None
+        class_names = ()
+    if labels is not None:
+        count = values.shape[0] if values.ndim else 0
+        require(
+            labels.dtype.kind in "iu" and labels.shape == (count,),
+            f"{source}: 'labels' is of type {labels.dtype} and shape {labels.shape}; need {count} integers, one a "
+            "sample",
+        )
+    with np.errstate(over="ignore"):  # numbers too large for float32 become infinite, and are refused below
         x = torch.from_numpy(values if values.dtype == np.uint8 else values.astype(np.float32))
     try:
         classes = None if labels is None else torch.from_numpy(labels.astype(np.int64))
@@ -109,7 +114,7 @@ def from_arrays(
     deviation = data.std()
     require(0 < deviation < math.inf, f"{source}: values of deviation {deviation}; scale them to a moderate range")
     scaling = Scaling(center=x.mean(dtype=torch.float64).item(), scale=deviation)
-    if x.ndim == 2:  # columns of a table may be of different kinds
+    if x.ndim == 2:  # columns may have different units
         spread = x.double().std(0)
         scaling = Scaling(
             tuple(x.mean(0, dtype=torch.float64).tolist()), tuple(torch.where(spread > 0, spread, 1.0).tolist())

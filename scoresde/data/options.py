@@ -1,16 +1,16 @@
-"""What a user chooses about data of their own, and how mistakes in reading it are told.
+"""Options for reading user data, and errors in reading it.
 
-Image files differ in size, shape, colour and soundness; a network needs one shape. Nothing is guessed: files that agree
-are taken as they are, files that do not agree are refused until a choice says what to do with them.
+Image files differ in size, shape and colour; a network needs one shape. Nothing is guessed: files that agree are taken
+as they are, and files that do not are refused until the options say what to do with them.
 
-`fit` says how an image of h x w comes to H x W. With s_h = H/h and s_w = W/w,
+`resize_mode` is the way from an image of h x w to one of H x W. With s_h = H/h and s_w = W/w,
 
-- "crop" scales by max(s_h, s_w), so that the image covers the target, and cuts the centre;
-- "pad" scales by min(s_h, s_w), so that the target holds the image, and surrounds it with black;
+- "crop" scales by max(s_h, s_w), so that the image covers the target, and cuts out the centre;
+- "pad" scales by min(s_h, s_w), so that the image fits into the target, and surrounds it with black;
 - "squash" scales each axis by its own factor, and so changes the proportions;
-- "center" does not scale: it cuts the centre, or surrounds with black, each axis by itself.
+- "center" does not scale: on each axis it cuts out the centre, or surrounds it with black.
 
-Scaling is bicubic with a filter as wide as the pixels of the coarser image, so that it does not alias.
+Scaling is bicubic, with a filter as wide as the pixels of the coarser image to avoid aliasing.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ LARGEST_SIDE = 2**14
 @final
 @dataclass(frozen=True)
 class ReadOptions:
-    """How to read data; the fields are those of `config.data`.
+    """Options for reading data; the fields are those of `config.data`.
 
     Raises:
-        UsageError: for a value that has no meaning.
+        UsageError: for an invalid value.
     """
 
     image_size: tuple[int, ...] = (0,)
-    fit: str = "crop"
+    resize_mode: str = "crop"
     channels: int = 0
     class_conditional: bool = True
     labels_path: str = ""
@@ -51,8 +51,8 @@ class ReadOptions:
             not self.resizes or (len(size) in (1, 2) and all(type(n) is int and 0 < n <= LARGEST_SIDE for n in size)),
             f"data.image_size={size}: need one number, or (height, width), of at most {LARGEST_SIDE}; 0 keeps the size",
         )
-        if self.fit not in RESIZE_MODES:
-            raise unknown_name("data.fit", self.fit, RESIZE_MODES)
+        if self.resize_mode not in RESIZE_MODES:
+            raise unknown_name("data.resize_mode", self.resize_mode, RESIZE_MODES)
         require(self.channels in (0, 1, 3), f"data.channels={self.channels}: need 1 (grey), 3 (colour) or 0 (as it is)")
         require(0 <= self.max_unreadable <= 1, f"data.max_unreadable={self.max_unreadable}: need a share, 0 to 1")
         require(self.max_gigabytes > 0, f"data.max_gigabytes={self.max_gigabytes}: need a number above 0")
@@ -64,7 +64,7 @@ class ReadOptions:
 
     @property
     def height_width(self) -> tuple[int, int]:
-        """The size that images are brought to."""
+        """The size to which images are brought."""
         return self.image_size[0], self.image_size[-1]
 
     def require_room(self, num_bytes: int, source: str) -> None:
@@ -78,9 +78,9 @@ class ReadOptions:
 
 @contextmanager
 def reading(source: str, kind: str) -> Iterator[None]:
-    """Turns whatever a reader raises over a damaged file into one line.
+    """Turns any exception that a reader raises for a damaged file into a `UsageError`, in one line.
 
-    The readers of other libraries promise no kind of exception for damaged input: a fuzzer finds a dozen.
+    The readers of other libraries do not say which exceptions damaged input raises: a fuzzer finds a dozen.
     """
     try:
         yield
@@ -91,7 +91,7 @@ def reading(source: str, kind: str) -> Iterator[None]:
 
 
 def reason(error: Exception) -> str:
-    """The first line of what an exception says, or its type where it says nothing."""
+    """The first line of an exception's message, or its type if the message is empty."""
     lines = str(error).splitlines()
     return lines[0] if lines and lines[0].strip() else type(error).__name__
 
@@ -100,7 +100,7 @@ def optional_module(name: str, source: str) -> Any:
     """A module of the extra `[data]`.
 
     Raises:
-        UsageError: where it is not installed.
+        UsageError: if it is not installed.
     """
     try:
         return importlib.import_module(name)
@@ -109,8 +109,8 @@ def optional_module(name: str, source: str) -> Any:
         raise UsageError(f"{source}: reading it needs {package}; pip install scoresde[data]") from error
 
 
-def choose_split(known: list[str], choices: ReadOptions, source: str) -> str:
-    """The split to read: the only one, or the one that is chosen."""
-    if len(known) > 1 and choices.split not in known:
-        raise unknown_name(f"data.split of {source}:", choices.split, known)
-    return choices.split if len(known) > 1 else known[0]
+def choose_split(known: list[str], options: ReadOptions, source: str) -> str:
+    """The split to read: the only one, or else the one that is chosen."""
+    if len(known) > 1 and options.split not in known:
+        raise unknown_name(f"data.split of {source}:", options.split, known)
+    return options.split if len(known) > 1 else known[0]

@@ -1,13 +1,12 @@
 """Images in tables: parquet files, folders written by `save_to_disk`, and Hugging Face data sets by name.
 
 All three are the same thing: a column `image` with the bytes of image files, as {bytes, path} or bare, and a column
-`label` of numbers (or of words, which are numbered in sorted order). The names of the classes lie in the schema, as
-Hugging Face's libraries write it. Tables are read column by column and some rows at a time: the labels first, then the
-images, which never lie in memory all at once before they are decoded.
+`label` of numbers (or of words, which are numbered in sorted order). The names of the classes are in the schema, as
+Hugging Face's libraries write it. Tables are read one column and some rows at a time: first the labels, then the
+images. The undecoded images are never in memory all at once.
 
-Parquet and Arrow files are read with pyarrow alone. Paths that a table names are not followed: a table is data, and
-does not choose what is read on this machine. Only a name that begins with `hf:` is given to the `datasets` library,
-which may then download.
+Parquet and Arrow files are read with pyarrow alone. Paths in a table are not followed: a table does not choose what is
+read on this machine. Only a name that begins with `hf:` is given to the `datasets` library, which may then download.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ SPLIT_FILE = re.compile(r"(.+)-\d{5}-of-\d{5}(-\w+)?\.parquet")  # Hugging Face'
 @final
 @dataclass(frozen=True)
 class Table:
-    """A file of rows: its schema and size, and what gives one column, some rows at a time."""
+    """A file of rows: its schema, its size, and a function that reads one column, some rows at a time."""
 
     name: str
     schema: Any  # pyarrow.Schema
@@ -44,18 +43,18 @@ class Table:
     batches: Callable[[str], Iterator[Any]]  # of pyarrow.RecordBatch or pyarrow.Table
 
 
-def read_parquet(paths: list[Path], choices: ReadOptions, source: str) -> ArrayData:
-    """Images in parquet files; of files named after splits, those of the split that is chosen."""
+def read_parquet(paths: list[Path], options: ReadOptions, source: str) -> ArrayData:
+    """Reads images in parquet files; if all are named after splits, only those of the chosen split."""
     splits = {path: match[1] for path in paths if (match := SPLIT_FILE.fullmatch(path.name))}
     if len(splits) == len(paths):
-        chosen = choose_split(sorted(set(splits.values())), choices, source)
+        chosen = choose_split(sorted(set(splits.values())), options, source)
         paths = [path for path in paths if splits[path] == chosen]
     parquet = optional_module("pyarrow.parquet", source)
 
     def table(path: Path) -> Table:
         file = parquet.ParquetFile(path)
         num_bytes = sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups))
-        choices.require_room(num_bytes, source)
+        options.require_room(num_bytes, source)
         return Table(
             path.name,
             file.schema_arrow,
@@ -64,11 +63,11 @@ def read_parquet(paths: list[Path], choices: ReadOptions, source: str) -> ArrayD
         )
 
     with reading(source, "parquet"):
-        return _read_tables([table(path) for path in paths], choices, source)
+        return _read_tables([table(path) for path in paths], options, source)
 
 
-def read_saved(path: Path, choices: ReadOptions, source: str) -> ArrayData:
-    """A folder that `save_to_disk` of `datasets` wrote, of one split or several."""
+def read_saved(path: Path, options: ReadOptions, source: str) -> ArrayData:
+    """Reads a folder that `save_to_disk` of `datasets` wrote, of one split or several."""
     arrow = optional_module("pyarrow", source)
 
     def batches(file: Path) -> Iterator[Any]:
@@ -89,11 +88,11 @@ def read_saved(path: Path, choices: ReadOptions, source: str) -> ArrayData:
     with reading(source, "a data set on disk"):
         if (path / "dataset_dict.json").is_file():
             splits = parse_json((path / "dataset_dict.json").read_text())["splits"]
-            split = choose_split(sorted(s for s in splits if (path / s / "state.json").is_file()), choices, source)
+            split = choose_split(sorted(s for s in splits if (path / s / "state.json").is_file()), options, source)
             path = path / split
         files = sorted(path.glob("*.arrow"))
         require(bool(files), f"{source}: holds no .arrow file")
-        return _read_tables([table(file) for file in files], choices, source)
+        return _read_tables([table(file) for file in files], options, source)
 
 
 def is_saved(path: Path) -> bool:
@@ -101,23 +100,23 @@ def is_saved(path: Path) -> bool:
     return (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
 
 
-def read_hugging_face(name: str, choices: ReadOptions, source: str) -> ArrayData:
-    """A data set of the Hugging Face hub, downloaded by `datasets` if it is not in its cache."""
+def read_hugging_face(name: str, options: ReadOptions, source: str) -> ArrayData:
+    """Reads a data set of the Hugging Face hub, downloaded by `datasets` if it is not in its cache."""
     datasets = optional_module("datasets", source)
     try:
-        dataset = datasets.load_dataset(name, split=choices.split)
-    except Exception as error:  # of the network, the hub, or a name or split that does not exist
+        dataset = datasets.load_dataset(name, split=options.split)
+    except Exception as error:  # from the network or the hub, or for a name or split that does not exist
         raise UsageError(
-            f"{source}: datasets cannot load split {choices.split!r} ({type(error).__name__}: {error})"[:500]
+            f"{source}: datasets cannot load split {options.split!r} ({type(error).__name__}: {error})"[:500]
         ) from error
     rows = dataset.with_format("arrow")
     schema = dataset.features.arrow_schema
     table = Table(name, schema, len(dataset), lambda column: rows.select_columns([column]).iter(ROWS))
     with reading(source, "a table of images"):
-        return _read_tables([table], choices, source)
+        return _read_tables([table], options, source)
 
 
-def _read_tables(tables: list[Table], choices: ReadOptions, source: str) -> ArrayData:
+def _read_tables(tables: list[Table], options: ReadOptions, source: str) -> ArrayData:
     """Images and labels of tables with the same columns."""
     image, label = _columns(tables[0], source)
     for table in tables[1:]:
@@ -126,12 +125,12 @@ def _read_tables(tables: list[Table], choices: ReadOptions, source: str) -> Arra
         )
     labels: np.ndarray | None = None
     names: tuple[str, ...] = ()
-    if label is not None and choices.class_conditional:
+    if label is not None and options.class_conditional:
         labels, names = _labels(tables, label, source)
     total = sum(table.num_rows for table in tables)
-    values, kept = gather(_items(tables, image), total, choices, source)
+    values, kept = gather(_items(tables, image), total, options, source)
     require(labels is None or len(labels) == total, f"{source}: holds fewer labels than the {total} rows it declares")
-    return from_arrays(values, None if labels is None else labels[kept], choices, source, names)
+    return from_arrays(values, None if labels is None else labels[kept], options, source, names)
 
 
 def _columns(table: Table, source: str) -> tuple[str, str | None]:
@@ -152,14 +151,14 @@ def _items(tables: list[Table], image: str) -> Iterator[Item]:
     for table in tables:
         row = 0
         for batch in table.batches(image):
-            batch.validate(full=True)  # Arrow files are taken as they lie: a damaged one points anywhere
+            batch.validate(full=True)  # Arrow files are mapped as they are: offsets in a damaged one can point anywhere
             for cell in batch.column(0).to_pylist():
                 yield f"{table.name}, row {row}", cell["bytes"] if isinstance(cell, dict) else cell
                 row += 1
 
 
 def _labels(tables: list[Table], label: str, source: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels as numbers, and the names of the classes where they are known."""
+    """Labels as numbers, and the names of the classes if they are known."""
     cells: list[Any] = []
     for table in tables:
         for batch in table.batches(label):
@@ -181,7 +180,7 @@ def _labels(tables: list[Table], label: str, source: str) -> tuple[np.ndarray, t
 
 
 def _class_names(schema: Any, label: str) -> tuple[str, ...]:
-    """The names that Hugging Face's libraries write into a schema, none where they did not."""
+    """The names that Hugging Face's libraries write into a schema; empty if it has none."""
     try:
         names = parse_json((schema.metadata or {})[b"huggingface"])["info"]["features"][label]["names"]
     except (ValueError, LookupError, TypeError):

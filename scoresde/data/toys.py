@@ -1,7 +1,6 @@
-"""Points in the plane: distributions that a network learns in seconds and that an eye can judge.
+"""Points in the plane: distributions that a network learns in seconds and that one can judge by eye.
 
-Each is 10,000 samples of about unit size, the same in every run, with the piece that a point belongs to as its label
-where there are pieces.
+Each is 10,000 samples of about unit size, the same in every run. Half circles, Gaussians and rings are classes.
 """
 
 from __future__ import annotations
@@ -10,7 +9,8 @@ import math
 
 import torch
 
-from scoresde.data.arrays import ArrayData, Scaling
+from scoresde.codec import Scaling
+from scoresde.data.arrays import ArrayData
 from scoresde.targets import GaussianMixture
 
 NUM_TOY_SAMPLES = 10_000
@@ -47,7 +47,8 @@ def swiss_roll() -> ArrayData:
 def checkerboard() -> ArrayData:
     """Uniform on the eight dark squares, of side 1, of a board over [-2, 2] x [-2, 2]."""
     u = torch.rand(NUM_TOY_SAMPLES, 2, generator=torch.Generator().manual_seed(0))
-    x, y = 4 * u[:, 0] - 2, 2 * u[:, 1]  # y runs over two squares, which lie two apart
+    x = 4 * u[:, 0] - 2
+    y = 2 * u[:, 1]  # over the two dark squares of a column, which are two apart
     y = y % 1 + 2 * y.floor() - 2 + x.floor() % 2
     return ArrayData(torch.stack([x, y], 1))
 

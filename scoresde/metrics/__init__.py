@@ -1,4 +1,4 @@
-"""Numbers that say how good a model and its samples are."""
+"""Measures of the quality of a model and its samples."""
 
 from scoresde.metrics.bits import (
     DEQUANTIZATIONS,

@@ -1,17 +1,17 @@
-r"""Bits per dimension, and what they are bits of.
+r"""Bits per dimension of integer data.
 
-Data of whole numbers have probabilities, a model of the flow has densities. Let the number x fill its unit interval
-with u ~ q(u | x), |u| < 1/2; then by Jensen's inequality
+Integer data has probabilities, but a model of the flow has densities. Let the number x fill its unit interval with
+u ~ q(u | x), |u| < 1/2. Then by Jensen's inequality
 
     log P(x) = log int_interval p(x + u) du >= E_q[log p(x + u) - log q(u | x)]
 
-(Theis et al. 2016, section 3.1; Ho et al. 2019, section 3.1), so that
+(Theis et al. 2016, section 3.1; Ho et al. 2019, section 3.1), so that the mean of
 
     bits per dimension = -(log p(x + u) - log q(u | x)) / (dim ln 2)
 
-bounds the bits that the model needs for a pixel from above. It holds for data of whole numbers alone, and depends on
-their number of levels; where the model's units are (raw - center) / scale, a uniform q contributes log2(scale). u is
-centred, so that the mean of the data stays where it was: 0 .. 16 become [-1/2, 16 1/2).
+is an upper bound on the bits that the model needs for a pixel. It holds for integer data only, and depends on the
+number of levels. In units (raw - center) / scale a uniform q contributes log2(scale). u is centred, so that the mean of
+the data is unchanged: 0 .. 16 become [-1/2, 16 1/2).
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from typing import final
 import torch
 from torch import Tensor
 
-from scoresde.data.arrays import Scaling
-from scoresde.errors import require
+from scoresde.codec import Codec, Scaling
+from scoresde.errors import UsageError, require
 
 
 class Dequantization(ABC):
-    """How a whole number fills its unit interval."""
+    """A distribution q(u | x) with which a whole number fills its unit interval."""
 
     @abstractmethod
     def draw(self, like: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
@@ -49,7 +49,7 @@ class UniformDequantization(Dequantization):
 @final
 @dataclass(frozen=True)
 class TruncatedNormalDequantization(Dequantization):
-    """q ~ exp(-u^2 / (2 std^2)) on the interval: less of the mass near its ends, where a smooth density errs."""
+    """q proportional to exp(-u^2 / (2 std^2)), with less mass near the ends, where a smooth density errs."""
 
     std: float = 0.4
 
@@ -58,7 +58,8 @@ class TruncatedNormalDequantization(Dequantization):
 
     def draw(self, like: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         half = torch.tensor(0.5 / self.std, dtype=torch.float64)
-        low, mass = torch.special.ndtr(-half).item(), (2 * torch.special.ndtr(half) - 1).item()
+        low = torch.special.ndtr(-half).item()
+        mass = (2 * torch.special.ndtr(half) - 1).item()
         share = torch.rand(like.shape, dtype=torch.float64, device=like.device, generator=generator)
         z = torch.special.ndtri(low + mass * share).clamp(-half.item(), half.item())
         log_q = -0.5 * z**2 - math.log(self.std * mass) - 0.5 * math.log(2 * math.pi)
@@ -69,14 +70,20 @@ DEQUANTIZATIONS = {"uniform": UniformDequantization(), "truncated_normal": Trunc
 
 
 def dequantize(
-    x: Tensor, scaling: Scaling, how: Dequantization, generator: torch.Generator | None = None
+    raw: Tensor, codec: Codec, how: Dequantization, generator: torch.Generator | None = None
 ) -> tuple[Tensor, Tensor]:
-    """x + u for whole numbers x in the model's units `(B, *)`, and log q(u | x) in those units, nats `(B,)`."""
-    u, log_q = how.draw(x, generator)
-    widths = scaling.change_to_model(torch.ones_like(x[0], dtype=torch.float64))
-    return x + scaling.change_to_model(u), log_q - widths.log().sum()
+    """raw + u in the model's units `(B, *)`, and log q(u | raw) in those units, nats `(B,)`.
+
+    Raises:
+        UsageError: for a codec that is not a scaling, because its effect on densities is unknown.
+    """
+    if not isinstance(codec, Scaling):
+        raise UsageError(f"codec={type(codec).__name__}: bits of whole numbers need a Scaling of the data")
+    u, log_q = how.draw(codec.encode(raw), generator)
+    widths = codec.encode_change(torch.ones_like(u[0], dtype=torch.float64))
+    return codec.encode(raw + u), log_q - widths.abs().log().sum()
 
 
 def bits_per_dim(log_prob: Tensor, log_q: Tensor, dim: int) -> Tensor:
-    """-(log p - log q) / (dim ln 2), of nats `(B,)` twice."""
+    """-(log p - log q) / (dim ln 2), of log_prob and log_q in nats, `(B,)` each."""
     return -(log_prob - log_q) / (dim * math.log(2))

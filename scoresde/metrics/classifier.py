@@ -1,8 +1,7 @@
-"""A small classifier of the user's own images: the judge of samples, whose features a Frechet distance compares.
+"""A small classifier, trained on the model's own data, whose features a Frechet distance compares.
 
-An Inception network, as published distances take it, would have to be fetched, and says little of 8x8 digits. This one
-is trained on the data that the model was trained on, in seconds; its distances compare models of one data set, and no
-others.
+The Inception network of published distances would have to be downloaded, and says little about 8x8 digits. This one is
+trained in seconds. Its distances compare models of one data set only.
 """
 
 from __future__ import annotations
@@ -14,15 +13,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scoresde.data.arrays import ArrayData
-from scoresde.errors import require
+from scoresde.errors import UsageError
 
 FEATURES = 64
-CONFIDENT = 0.9
 
 
 @final
 class Classifier(nn.Module):
-    """Two convolutions and two linear layers on images `(B, C, H, W)` in [-1, 1]; `features` are the last hidden 64."""
+    """Two convolutions and two linear layers on images `(B, C, H, W)` in the model's units.
+
+    `features` are the last 64 hidden values, `(B, 64)`.
+    """
 
     def __init__(self, channels: int = 1, num_classes: int = 10) -> None:
         super().__init__()
@@ -49,12 +50,11 @@ def train_classifier(data: ArrayData, num_steps: int = 1260, seed: int = 0) -> C
     The global random state is left as it was.
 
     Raises:
-        UsageError: for data that are no labelled images.
+        UsageError: for data that are not labelled images.
     """
-    require(
-        len(data.shape) == 3 and data.labels is not None,
-        f"data of shape {data.shape}: a classifier needs images (channels, height, width) with labels",
-    )
+    labels = data.labels
+    if len(data.shape) != 3 or labels is None:
+        raise UsageError(f"data of shape {data.shape}: a classifier needs images (channels, height, width) with labels")
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
         classifier = Classifier(data.shape[0], data.num_classes).train()
@@ -65,12 +65,12 @@ def train_classifier(data: ArrayData, num_steps: int = 1260, seed: int = 0) -> C
         for _ in range(num_steps):
             if len(order) < min(64, len(data)):
                 order = torch.randperm(len(data))
-            index, order = order[:64], order[64:]
-            x, labels = data.batch(index)
-            assert labels is not None
+            index = order[:64]
+            order = order[64:]
+            x = data.batch(index)[0]
             top, left = (1 + torch.randint(-1, 2, (2,))).tolist()
             padded = F.pad(x, (1, 1, 1, 1), value=x.min().item())
-            loss = F.cross_entropy(classifier(padded[:, :, top : top + height, left : left + width]), labels)
+            loss = F.cross_entropy(classifier(padded[:, :, top : top + height, left : left + width]), labels[index])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -79,25 +79,21 @@ def train_classifier(data: ArrayData, num_steps: int = 1260, seed: int = 0) -> C
 
 
 class Judgement(NamedTuple):
-    """What a classifier says of images.
+    """A classifier's judgement of images.
 
     Attributes:
-        confident: share with a class probability above 0.9.
-        agreement: share that it gives the class asked for; not a number where none was.
+        agreement: share of the images to which it gives the requested class; NaN if none was requested.
         features: `(N, 64)`.
     """
 
-    confident: float
     agreement: float
     features: Tensor
 
 
 @torch.no_grad()
 def judge(classifier: Classifier, x: Tensor, labels: Tensor | None, batch_size: int = 1000) -> Judgement:
-    """Judges images `(N, C, H, W)` in the model's units, of which classes `labels` `(N,)` were asked for, or None."""
-    logits = torch.cat([classifier(part) for part in x.split(batch_size)])
+    """Judges images `(N, C, H, W)` in the model's units; `labels` `(N,)` are the requested classes, or None."""
     features = torch.cat([classifier.features(part) for part in x.split(batch_size)])
-    probability = logits.softmax(1)
-    confident = (probability.max(1).values > CONFIDENT).double().mean().item()
-    agreement = float("nan") if labels is None else (probability.argmax(1) == labels).double().mean().item()
-    return Judgement(confident, agreement, features)
+    logits = classifier.logits(features)
+    agreement = float("nan") if labels is None else (logits.argmax(1) == labels).double().mean().item()
+    return Judgement(agreement, features)

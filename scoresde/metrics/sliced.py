@@ -1,4 +1,4 @@
-"""Distance of two sets of points along random lines."""
+"""Distance between two sets of points along random lines."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from scoresde.errors import require
 def sliced_wasserstein(first: Tensor, second: Tensor, num_projections: int = 200, seed: int = 0) -> float:
     """Sliced Wasserstein-2 distance of samples `(N, *)` and `(M, *)`, in their units (Bonneel et al. 2015).
 
-    The root of the mean over random directions of the squared Wasserstein-2 distance of the projections, which compares
-    quantiles: int_0^1 (F^-1 - G^-1)^2, exact for the two step functions. Two sets of one distribution have a distance
-    above 0 too, which falls with the root of their size: compare with that of real data.
+    The square is the mean over random directions of the squared Wasserstein-2 distance of the projections,
+    int_0^1 (F^-1 - G^-1)^2 of their quantiles, exact for the two step functions. Two sets from one distribution also
+    have a distance above 0, which falls with the root of their size: compare with that of real data.
     """
     for name, x in (("first", first), ("second", second)):
         require(
@@ -28,8 +28,10 @@ def sliced_wasserstein(first: Tensor, second: Tensor, num_projections: int = 200
     generator = torch.Generator().manual_seed(seed)
     directions = torch.randn(x.shape[1], num_projections, generator=generator, dtype=torch.float64)
     directions = directions / directions.norm(dim=0)
-    x, y = (x @ directions).sort(0).values, (y @ directions).sort(0).values
+    x = (x @ directions).sort(0).values
+    y = (y @ directions).sort(0).values
     ends = torch.cat([torch.arange(1, len(part) + 1, dtype=torch.float64) / len(part) for part in (x, y)]).unique()
-    middle, width = ends - ends.diff(prepend=ends.new_zeros(1)) / 2, ends.diff(prepend=ends.new_zeros(1))
+    width = ends.diff(prepend=ends.new_zeros(1))
+    middle = ends - width / 2
     at = [part[(middle * len(part)).long().clamp(max=len(part) - 1)] for part in (x, y)]
     return ((at[0] - at[1]).square() * width[:, None]).sum(0).mean().sqrt().item()

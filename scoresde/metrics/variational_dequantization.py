@@ -1,10 +1,10 @@
-r"""A dequantisation that is learned: q(u | x) from the number itself (Ho et al. 2019, section 3.1).
+r"""A learned dequantisation: q(u | x) depends on the data (Ho et al. 2019, section 3.1).
 
     u = sigmoid(mean(x) + scale(x) logit(v)) - 1/2,        v uniform,
 
-a squeezed logistic distribution for each entry, mean and scale by a small network. At mean 0 and scale 1 it is the
-uniform one, from where training starts; it minimises E[-log p(x + u) + log q(u | x)], with the variational bound in
-place of log p, whose gradient costs one evaluation of the model.
+a logistic distribution squeezed into the interval, for each entry, with mean and scale from a small network. Mean 0 and
+scale 1 give the uniform distribution, from which training starts. Training minimises E[-log p(x + u) + log q(u | x)]
+with the variational bound in place of log p, so that a gradient costs one evaluation of the model.
 """
 
 from __future__ import annotations
@@ -16,19 +16,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scoresde import condition
+from scoresde.codec import Scaling
 from scoresde.data.arrays import ArrayData
 from scoresde.errors import require
-from scoresde.metrics.bits import Dequantization, dequantize
+from scoresde.metrics.bits import Dequantization
+from scoresde.models.network import NetworkScoreModel
+from scoresde.noise import BatchNoise
 from scoresde.objective import VariationalObjective
-from scoresde.score_model import NetworkScoreModel
 
 WIDTH = 32
+BATCH = 64
 EDGE = 1e-6  # v stays this far from 0 and 1
 
 
 @final
 class VariationalDequantization(nn.Module, Dequantization):
-    """Mean and scale from x, in the model's units, by two layers: convolutions for images `(C, H, W)`."""
+    """Mean and scale from x, in the model's units, by two layers: convolutions for images, linear ones for vectors."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -53,35 +57,45 @@ def train_dequantization(
     data: ArrayData,
     num_steps: int = 1000,
     seed: int = 0,
-    tell: Callable[[], None] = lambda: None,
+    on_step: Callable[[], None] = lambda: None,
 ) -> VariationalDequantization:
-    """Learns q for a model that stays as it is.
+    """Learns q for a model, whose weights are not changed.
 
     Args:
-        model, data: for which model, from which whole numbers; labels are given to the model if it takes them.
-        num_steps, seed: steps of the optimiser in batches of 64, and of all draws.
-        tell: called after each step.
+        model: the model.
+        data: integer data and its conditions.
+        num_steps: steps of the optimiser, in batches of 64.
+        seed: seed of the initial weights and of all draws.
+        on_step: called after each step.
     """
-    require(not data.values.is_floating_point(), "data: are floats, no whole numbers, and have nothing to dequantise")
-    device, objective = model.like().device, VariationalObjective()
-    conditional = getattr(model.network, "num_classes", 0) > 0
+    require(not data.values.is_floating_point(), "data: are floats, not whole numbers, and have nothing to dequantise")
+    require(
+        isinstance(model.codec, Scaling),
+        f"codec={type(model.codec).__name__}: bits of whole numbers need a Scaling of the data",
+    )
+    model.check_cond(data.cond)
+    device = model.device
+    objective = VariationalObjective()
+    places = torch.arange(BATCH, device=device)
     generator = torch.Generator(device).manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        how = VariationalDequantization(data.shape).to(device)
+        how = VariationalDequantization(model.shape).to(device)
     optimizer = torch.optim.Adam(how.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
     order = torch.Generator().manual_seed(seed)
     with torch.enable_grad(), model.eval_mode():
-        for _ in range(num_steps):
-            x, labels = data.batch(torch.randint(len(data), (64,), generator=order))
-            cond = labels.to(device) if conditional and labels is not None else None
-            spread, log_q = dequantize(x.to(device), data.scaling, how, generator)
-            loss = (objective(model, spread, cond, generator).double() + log_q / x[0].numel()).mean()
+        for step in range(num_steps):
+            index = torch.randint(len(data), (BATCH,), generator=order)
+            raw = data.values[index].to(device)
+            cond = condition.to(condition.take(data.cond, index), device)
+            u, log_q = how.draw(model.codec.encode(raw), generator)
+            bound = objective(model, raw + u, cond, BatchNoise(seed, step, BATCH, places))
+            loss = (bound.double() + log_q / u[0].numel()).mean()
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(how.parameters(), 1.0)
             optimizer.step()
             schedule.step()
-            tell()
+            on_step()
     return how.eval().requires_grad_(False)

@@ -1,1 +1,7 @@
-"""Models made of models: each changes the denoiser of another and is a `ScoreModel` itself."""
+"""Kinds of `ScoreModel`: around a network or a function, around another model, and of a known distribution."""
+
+from scoresde.models.exact import ExactScoreModel
+from scoresde.models.network import CallableScoreModel, NetworkScoreModel
+from scoresde.models.thresholded import ThresholdedModel
+
+__all__ = ["CallableScoreModel", "ExactScoreModel", "NetworkScoreModel", "ThresholdedModel"]

@@ -1,6 +1,7 @@
-"""Networks: plain PyTorch, called as `network(x, c_noise, cond)`; they know nothing of SDEs."""
+"""Networks: plain PyTorch, called as `network(x, c_noise, cond)`; they know nothing about SDEs."""
 
+from scoresde.networks.base import Network
 from scoresde.networks.mlp import MLP
 from scoresde.networks.unet import UNet
 
-__all__ = ["MLP", "UNet"]
+__all__ = ["MLP", "Network", "UNet"]

@@ -7,7 +7,9 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from scoresde.condition import Condition
 from scoresde.errors import require
+from scoresde.networks.base import Network
 from scoresde.networks.embedding import Conditioning
 
 
@@ -28,16 +30,16 @@ class _Block(nn.Module):
 
 
 @final
-class MLP(nn.Module):
+class MLP(Network):
     """Residual blocks of `width`, modulated by the noise (and the class); x has shape `(B, dim)`.
 
     Args:
         dim: size of a sample.
-        width: features.
-        depth: blocks.
+        width: number of features.
+        depth: number of blocks.
         num_classes: classes to condition on; 0 for none.
-        label_dropout: share of the labels that training hides. Above 0 the network also works without: cond may be
-            None, or hold num_classes, which stands for no label.
+        label_dropout: share of the labels that training hides. Above 0 the network also works without labels: cond may
+            be None, or hold num_classes, which stands for "none".
     """
 
     def __init__(
@@ -46,14 +48,12 @@ class MLP(nn.Module):
         super().__init__()
         for name, value in {"dim": dim, "width": width, "depth": depth}.items():
             require(value >= 1, f"{name}={value} of MLP: need at least 1")
-        self.num_classes, self.label_dropout = num_classes, label_dropout
-        self.arguments = {
-            "dim": dim,
-            "width": width,
-            "depth": depth,
-            "num_classes": num_classes,
-            "label_dropout": label_dropout,
-        }
+        self.dim = dim
+        self.width = width
+        self.depth = depth
+        self.num_classes = num_classes
+        self.label_dropout = label_dropout
+        self.cond_dropout = label_dropout
         self.conditioning = Conditioning(width, num_classes, label_dropout)
         self.first = nn.Linear(dim, width)
         self.blocks = nn.ModuleList(_Block(width) for _ in range(depth))
@@ -62,9 +62,15 @@ class MLP(nn.Module):
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
 
-    def forward(self, x: Tensor, c_noise: Tensor, cond: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, c_noise: Tensor, cond: Condition = None) -> Tensor:
         embedding = self.conditioning(c_noise, cond)
         h = self.first(x)
         for block in self.blocks:
             h = block(h, embedding)
         return self.last(torch.nn.functional.silu(self.norm(h)))
+
+    def check_cond(self, cond: Condition) -> None:
+        self.conditioning.check_cond(cond)
+
+    def null_cond(self, cond: Condition, hidden: Tensor) -> Condition:
+        return self.conditioning.null_cond(cond, hidden)

@@ -8,22 +8,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scoresde.condition import Condition
 from scoresde.errors import require
+from scoresde.networks.base import Network
 from scoresde.networks.embedding import Conditioning
 
 
 def _norm(channels: int) -> nn.GroupNorm:
-    """Up to 8 groups of two channels or more: alone in its group a channel would lose its mean, and the bias before."""
+    """Group normalisation with up to 8 groups of at least two channels.
+
+    A group of one channel would remove the channel's mean, and with it the bias of the layer before.
+    """
     groups = next((g for g in (8, 4, 2) if channels % g == 0 and channels > g), 1)
     return nn.GroupNorm(num_groups=groups, num_channels=channels)
 
 
 class _ResBlock(nn.Module):
-    """Two convolutions around a residual path; the embedding scales and shifts between them."""
+    """A residual block of two convolutions; the embedding scales and shifts the features between them."""
 
     def __init__(self, c_in: int, c_out: int, width: int) -> None:
         super().__init__()
-        self.norm_in, self.norm_out = _norm(c_in), _norm(c_out)
+        self.norm_in = _norm(c_in)
+        self.norm_out = _norm(c_out)
         self.conv_in = nn.Conv2d(c_in, c_out, 3, padding=1)
         self.modulation = nn.Linear(width, 2 * c_out)
         self.conv_out = nn.Conv2d(c_out, c_out, 3, padding=1)
@@ -39,7 +45,7 @@ class _ResBlock(nn.Module):
 
 
 class _Attention(nn.Module):
-    """Self-attention over the positions of an image, with about one head for 32 channels."""
+    """Self-attention over the positions of an image, with about one head per 32 channels."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -58,17 +64,17 @@ class _Attention(nn.Module):
 
 
 @final
-class UNet(nn.Module):
+class UNet(Network):
     """Residual blocks down to the coarsest level, attention there, and up again with skip connections.
 
     Args:
         channels_in: channels of an image; x has shape `(B, channels_in, H, W)`.
         channels: features at the finest level.
         multipliers: features of each level as multiples of `channels`; each further level halves the image.
-        num_blocks: residual blocks a level, on the way down and on the way up.
+        num_blocks: residual blocks a level on the way down; one more on the way up.
         num_classes: classes to condition on; 0 for none.
-        label_dropout: share of the labels that training hides. Above 0 the network also works without: cond may be
-            None, or hold num_classes, which stands for no label.
+        label_dropout: share of the labels that training hides. Above 0 the network also works without labels: cond may
+            be None, or hold num_classes, which stands for "none".
     """
 
     def __init__(
@@ -87,20 +93,20 @@ class UNet(nn.Module):
             len(multipliers) >= 1 and all(isinstance(m, int) and m >= 1 for m in multipliers),
             f"multipliers={multipliers} of UNet: need whole numbers of at least 1, as in (1, 2)",
         )
-        self.num_classes, self.label_dropout = num_classes, label_dropout
-        self.arguments = {
-            "channels_in": channels_in,
-            "channels": channels,
-            "multipliers": multipliers,
-            "num_blocks": num_blocks,
-            "num_classes": num_classes,
-            "label_dropout": label_dropout,
-        }
+        self.channels_in = channels_in
+        self.channels = channels
+        self.multipliers = tuple(multipliers)
+        self.num_blocks = num_blocks
+        self.num_classes = num_classes
+        self.label_dropout = label_dropout
+        self.cond_dropout = label_dropout
         width = 4 * channels
         self.conditioning = Conditioning(width, num_classes, label_dropout)
         self.first = nn.Conv2d(channels_in, channels, 3, padding=1)
-        self.down, self.up = nn.ModuleList(), nn.ModuleList()
-        skips, c = [channels], channels
+        self.down = nn.ModuleList()
+        self.up = nn.ModuleList()
+        skips = [channels]
+        c = channels
         for level, multiplier in enumerate(multipliers):
             if level:
                 self.down.append(nn.Conv2d(c, c, 3, stride=2, padding=1))
@@ -119,7 +125,7 @@ class UNet(nn.Module):
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
 
-    def forward(self, x: Tensor, c_noise: Tensor, cond: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, c_noise: Tensor, cond: Condition = None) -> Tensor:
         embedding = self.conditioning(c_noise, cond)
         h = self.first(x)
         skips = [h]
@@ -134,3 +140,9 @@ class UNet(nn.Module):
             else:  # back to the finer level, whose size may have been odd
                 h = layer(F.interpolate(h, size=skips[-1].shape[2:], mode="nearest"))
         return self.last(F.silu(self.norm(h)))
+
+    def check_cond(self, cond: Condition) -> None:
+        self.conditioning.check_cond(cond)
+
+    def null_cond(self, cond: Condition, hidden: Tensor) -> Condition:
+        return self.conditioning.null_cond(cond, hidden)

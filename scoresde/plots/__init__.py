@@ -1,4 +1,4 @@
-"""Arrays in, pictures out; no model and no solver is known here."""
+"""Pictures from arrays, without models or solvers."""
 
 from scoresde.plots.curves import error_curves, langevin, schedules, training
 from scoresde.plots.fields import densities, score_curves, score_fields

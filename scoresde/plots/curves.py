@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 def error_curves(
     counts: Sequence[int], errors: Mapping[str, Sequence[float]], floor: float, labels: tuple[str, str]
 ) -> Figure:
-    """Errors over numbers of evaluations, a curve each, on logarithmic axes; below `floor` nothing is resolved.
+    """Errors over numbers of evaluations on logarithmic axes; errors below `floor` are not resolved.
 
     Args:
         counts: the numbers of evaluations.
-        errors: for each curve its errors, NaN where there is none.
+        errors: the errors of each curve, NaN if there is none.
         floor: the error of the truth itself.
-        labels: of the two axes.
+        labels: labels of the two axes.
     """
     figure = new_figure(6.4, 4.4)
     axes = figure.subplots()
@@ -51,16 +51,16 @@ def schedules(
     columns: Sequence[str],
     titles: tuple[str, str],
 ) -> Figure:
-    """The paths of SDEs, where grids put their steps, and a solver's table.
+    """The paths of SDEs, the steps of grids, and a solver's table.
 
     Args:
         t: for each SDE its times over t_max, `(n,)`.
         quantities: for each quantity, by its label, the values of each SDE `(n,)`.
-        logarithmic: labels of those on a logarithmic axis.
+        logarithmic: labels of the quantities on a logarithmic axis.
         grids: for each grid the noise levels of its steps.
         table: `(rows, columns)`, the numbers of a solver.
-        columns: their names.
-        titles: of the grids and of the table.
+        columns: names of the columns.
+        titles: titles of the grids and of the table.
     """
     figure = new_figure(11, 7)
     halves: Any = figure.subfigures(2, 1, height_ratios=[1, 1.05])
@@ -69,7 +69,7 @@ def schedules(
     for axes, (label, curves) in zip(panels, quantities.items(), strict=True):
         for k, (name, values) in enumerate(curves.items()):
             look = {"color": LINES[k % 8], "linestyle": DASHES[k % 4], "linewidth": 3.4 - 0.3 * (k % 8)}
-            axes.plot(t[name], numbers(name, values), label=name, **look)  # thinner ones lie on thicker ones
+            axes.plot(t[name], numbers(name, values), label=name, **look)  # thinner lines on top of thicker ones
         if label in logarithmic:
             everything = np.concatenate([numbers(name, v) for name, v in curves.items()])
             axes.set_yscale("log")
@@ -89,10 +89,10 @@ def schedules(
 
 
 def _draw_table(axes: Any, table: Tensor, columns: Sequence[str]) -> None:
-    """Numbers in cells that are coloured by them: negative ones orange, positive ones violet."""
+    """Numbers in coloured cells: negative ones orange, positive ones violet."""
     values = numbers("table", table)
     require(values.ndim == 2, f"table of shape {values.shape}: need (rows, columns)")
-    # the logarithm of the magnitude, so that small numbers have colours too
+    # by the logarithm of the magnitude, so that small numbers have colours too
     shade = np.sign(values) * np.log1p(99 * np.abs(values) / max(np.nanmax(np.abs(values)), 1e-300)) / np.log(100)
     axes.set_facecolor(MISSING)
     axes.imshow(shade, cmap="PuOr", vmin=-1.3, vmax=1.3, aspect="auto", interpolation="nearest")
@@ -117,11 +117,11 @@ def langevin(
 
     Args:
         clouds: for each chain, by its title, its points `(N, 2)` at the end.
-        grid: `(n, n, 2)` of the plane.
-        log_density: `(n, n)` of the mixture.
-        steps: for each chain, by its name, the share of its steps that are taken, `(n,)`.
+        grid: points of the plane, `(n, n, 2)`.
+        log_density: log density of the mixture, `(n, n)`.
+        steps: for each chain, by its name, the shares of its steps at which weights are given, `(n,)`.
         weights: for each chain the weights of the modes, `(n, modes)`.
-        truth: `(modes,)` those of the mixture.
+        truth: weights of the mixture, `(modes,)`.
     """
     figure = new_figure(3.1 * len(clouds) + 4.6, 3.5)
     panels = figure.subplots(1, len(clouds) + 1, width_ratios=[1] * len(clouds) + [1.25])
@@ -157,15 +157,15 @@ def training(
     """Loss and gradient norm over steps, and the denoiser's error at each noise level.
 
     Args:
-        records: "step", "loss", "grad_norm" and, where there are any, "held_out_loss"; None where there is no value.
-        noise_levels: `(n,)` sigma / alpha.
+        records: "step", "loss", "grad_norm" and, if there are any, "held_out_loss"; None for a missing value.
+        noise_levels: sigma / alpha, `(n,)`.
         errors: for each curve the mean of |D - x_0|^2 / dim, `(n,)`.
-        unit: of the data.
+        unit: unit of the data.
     """
     figure = new_figure(11, 3.5)
     left, middle, right = figure.subplots(1, 3)
     step = np.array(records["step"], dtype=float)
-    require(len(step) > 0, "records: hold no step; train with a line of metrics first (config.logging.every)")
+    require(len(step) > 0, "records: hold no step; train until metrics are logged (config.logging.every)")
     names = {"loss": "training", "held_out_loss": "held out"}
     for k, (name, label) in enumerate(names.items()):
         values = np.array([np.nan if v is None else v for v in records.get(name, ())], dtype=float)

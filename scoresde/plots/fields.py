@@ -1,4 +1,4 @@
-"""Functions over the plane, or over a line: scores and log densities."""
+"""Functions over the plane or over a line: scores and log densities."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from scoresde.plots.style import COLOURS, DASHES, MISSING, new_figure, numbers
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-DEPTH = 10  # nats below the largest log density, where the shading ends
-SEEN = 6  # and where a difference of two is no longer looked at
+DEPTH = 10  # nats below the largest log density at which the shading ends
+SEEN = 6  # nats below it at which differences end
 
 
 def score_fields(
@@ -32,23 +32,23 @@ def score_fields(
 ) -> Figure:
     """Score arrows over the log density: one panel for each row (a model) and each column (a time).
 
-    An arrow's length grows with the logarithm of the score's magnitude, on one scale for a column. Where a score is
-    not finite there is no arrow, and where the log density is not, the ground is grey.
+    An arrow's length grows with the logarithm of the score's magnitude, on one scale for a column. A score that is not
+    finite has no arrow. A log density that is not finite is grey.
 
     Args:
-        grids: for each column `(n, n, 2)`, points of a square grid; entry [i, j] is (x_j, y_i).
+        grids: for each column the points of a square grid, `(n, n, 2)`; entry [i, j] is (x_j, y_i).
         log_densities: for each column `(n, n)`.
-        fields: for each row and column `(n, n, 2)`.
-        rows, columns: their titles.
-        notes: for each row and column what is written into the panel.
-        largest: for each column the magnitude of the longest arrow; that of its fields if not given.
+        fields: for each row and column the scores, `(n, n, 2)`.
+        rows, columns: titles of the rows and columns.
+        notes: for each row and column a text in the panel.
+        largest: for each column the magnitude of the longest arrow; the largest of its fields if not given.
         axes_names: labels of the two axes.
     """
     size = 2.45
     figure = new_figure(size * len(columns) + 0.4, (size - 0.25) * len(rows) + 0.8)
     panels = figure.subplots(len(rows), len(columns), squeeze=False)
     for j, (xy, log_density) in enumerate(zip(grids, log_densities, strict=True)):
-        x, y = xy[..., 0].cpu().numpy(), xy[..., 1].cpu().numpy()
+        x, y = (part.cpu().numpy() for part in xy.unbind(-1))
         log_p = _shaded("log density", log_density)
         arrows = [torch.from_numpy(numbers(f"score, {rows[i]}", field[j])) for i, field in enumerate(fields)]
         stride = max(1, len(xy) // 16)
@@ -85,10 +85,10 @@ def score_curves(
     rows: Sequence[str],
     columns: Sequence[str],
 ) -> Figure:
-    """Scores of data on a line over x, the density behind them: a panel for each time, a curve for each model.
+    """Scores on a line, with the density behind them: a panel for each time, a curve for each model.
 
     Args:
-        x: for each panel `(n,)`.
+        x: for each panel the points, `(n,)`.
         log_densities: for each panel `(n,)`.
         scores: for each curve and panel `(n,)`.
         rows, columns: names of the curves, titles of the panels.
@@ -96,7 +96,8 @@ def score_curves(
     figure = new_figure(2.8 * len(columns) + 0.5, 3.2)
     panels = figure.subplots(1, len(columns), squeeze=False)[0]
     for j, axes in enumerate(panels):
-        at, density = x[j].cpu().numpy(), np.exp(_shaded("log density", log_densities[j]))
+        at = x[j].cpu().numpy()
+        density = np.exp(_shaded("log density", log_densities[j]))
         ground = axes.twinx()
         ground.fill_between(at, density, color=COLOURS[5], alpha=0.35, linewidth=0)
         ground.set(ylim=(0, 1.5), yticks=[])
@@ -114,16 +115,16 @@ def score_curves(
 def densities(
     grid: Tensor, log_densities: Sequence[Tensor], names: Sequence[str], difference: str = "", tolerance: float = 1.0
 ) -> Figure:
-    """Log densities side by side over a grid, and the first less the second where the second is not negligible.
+    """Log densities side by side over a grid, and the first minus the second wherever the second is not negligible.
 
     Args:
-        grid: `(n, n, 2)` of the plane, as of `score_fields`, or `(n, 1)` of a line.
+        grid: points of the plane, `(n, n, 2)`, as in `score_fields`, or of a line, `(n, 1)`.
         log_densities: each `(n, n)` or `(n,)`, nats.
-        names: titles.
-        difference: title of the difference; none is drawn where it is empty, or there is one density.
+        names: titles of the densities.
+        difference: title of the difference; none is drawn if it is empty, or if there is one density.
         tolerance: the difference, in nats, at which the colours end.
     """
-    require(len(log_densities) > 0, "log_densities: there are none; give one at least")
+    require(len(log_densities) > 0, "log_densities: there are none; give at least one")
     values = [numbers(name, log_p) for name, log_p in zip(names, log_densities, strict=True)]
     if grid.shape[-1] == 1:
         return _on_a_line(grid[..., 0].cpu().numpy(), values, names)
@@ -167,7 +168,7 @@ def _on_a_line(x: np.ndarray, values: Sequence[np.ndarray], names: Sequence[str]
 
 
 def _shaded(name: str, log_density: Tensor) -> np.ndarray:
-    """Log density below its largest value, no deeper than the shading goes; minus infinity is deep, NaN stays."""
+    """Log density relative to its largest value, cut off at -DEPTH, also for minus infinity; NaN stays."""
     lowest = torch.finfo(torch.float64).min
     log_p = numbers(name, log_density.double().clamp(min=lowest))
     return np.maximum(log_p - np.nanmax(log_p), -DEPTH)

@@ -1,4 +1,4 @@
-"""Images: grids of pixels, and strips with what stands beside and above them."""
+"""Images: grids of pixels, and strips with labels."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
-GREY = 0.5  # of gaps, and of values that are no number
+GREY = 0.5  # for gaps and NaN
 
 
 class Strip(NamedTuple):
     """Images in rows and columns under a title.
 
     Attributes:
-        title: what is seen.
+        title: title of the strip.
         images: `(rows, columns, C, H, W)`, values in [0, 1].
-        rows, columns: what stands beside each row and above each column; none where empty.
-        note: what the columns are, below them.
+        rows, columns: labels beside each row and above each column; none if empty.
+        note: a text below the columns.
     """
 
     title: str
@@ -42,10 +42,10 @@ def image_grid(images: Tensor, columns: int, gap: int = 1, enlarge: int | None =
     Small images are enlarged without smoothing, by six for 8x8, so that each pixel can be seen.
 
     Args:
-        images: one or three channels; values outside [0, 1] are cut.
-        columns: images a row.
+        images: images of one or three channels; values outside [0, 1] are clipped.
+        columns: number of images in a row.
         gap: pixels between two images, before enlarging.
-        enlarge: by how much; chosen from the size if None.
+        enlarge: factor of enlargement; chosen from the size if None.
     """
     from PIL import Image
 
@@ -55,8 +55,8 @@ def image_grid(images: Tensor, columns: int, gap: int = 1, enlarge: int | None =
 
 
 def image_strips(strips: Sequence[Strip], width: float = 7.5) -> Figure:
-    """Strips one below the other, each as wide as the figure, in inches."""
-    require(len(strips) > 0, "strips: there are none; give one at least")
+    """Strips one below the other; the widest is as wide as the figure, `width` inches."""
+    require(len(strips) > 0, "strips: there are none; give at least one")
     arrays = []
     for strip in strips:
         require(
@@ -72,7 +72,8 @@ def image_strips(strips: Sequence[Strip], width: float = 7.5) -> Figure:
     parts = figure.subplots(len(strips), 1, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
     for axes, strip, array in zip(parts, strips, arrays, strict=True):
         rows, columns = strip.images.shape[:2]
-        cell_height, cell_width = (array.shape[0] - 1) / rows, (array.shape[1] - 1) / columns
+        cell_height = (array.shape[0] - 1) / rows
+        cell_width = (array.shape[1] - 1) / columns
         axes.imshow(array, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         axes.set_title(strip.title, fontsize=10, loc="left", pad=16 if strip.columns else 6)
         axes.set_yticks([(k + 0.5) * cell_height for k in range(len(strip.rows))], strip.rows, fontsize=9)
@@ -95,7 +96,8 @@ def _levels(images: Tensor, columns: int, gap: int) -> np.ndarray:
     rows = -(-count // columns)
     canvas = torch.full((channels, rows * (height + gap) + gap, columns * (width + gap) + gap), GREY)
     for k, image in enumerate(images.detach().cpu().float()):
-        top, left = gap + k // columns * (height + gap), gap + k % columns * (width + gap)
+        top = gap + k // columns * (height + gap)
+        left = gap + k % columns * (width + gap)
         canvas[:, top : top + height, left : left + width] = image
     levels = (canvas.nan_to_num(GREY).clamp(0, 1) * 255).round().to(torch.uint8)
     return levels[0].numpy() if channels == 1 else levels.permute(1, 2, 0).numpy()

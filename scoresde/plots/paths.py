@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 class Paths(NamedTuple):
-    """Some paths and what they are.
+    """Paths under a title.
 
     Attributes:
-        title: what they are.
+        title: title of the panel.
         x: `(times, paths, 2)`, or `(times, paths, 1)`.
-        kinds: `(times - 1,)` the kind of each move, a number that counts into `names`; one kind where None.
-        names: of the kinds.
+        kinds: the kind of each move as an index of `names`, `(times - 1,)`; None for one kind.
+        names: names of the kinds.
     """
 
     title: str
@@ -36,11 +36,11 @@ class TimeSpace(NamedTuple):
     """The density of x_t on a line, through time.
 
     Attributes:
-        title: what it is.
-        t: `(times,)`, over t_max.
-        x: `(n,)` space.
+        title: title of the panel.
+        t: times over t_max, `(times,)`.
+        x: points of the line, `(n,)`.
         density: `(n, times)`.
-        paths: `(times, paths)`, drawn over it.
+        paths: paths drawn over it, `(times, paths)`.
     """
 
     title: str
@@ -56,16 +56,17 @@ def trajectories(
     unit: str = "data units",
     ground: Tensor | None = None,
 ) -> Figure:
-    """Paths over the plane, a panel a kind, and below them densities in time and space with their flow.
+    """Paths in the plane, and below them densities in time and space with their flow.
 
     Args:
-        panels: the paths; a circle is where one begins, a dot where it ends. Paths on a line are drawn over their step.
-        time_spaces: the panels of the lower row; there is none if empty.
-        unit: of the axes.
-        ground: `(N, 2)` points of the data, drawn in grey below the paths over the plane.
+        panels: the paths. A circle marks the start of a path, a dot its end. Paths on a line are drawn over the step.
+        time_spaces: the panels of the lower row; there is no such row if empty.
+        unit: unit of the axes.
+        ground: points of the data, `(N, 2)`, drawn in grey below the paths in the plane.
     """
-    require(len(panels) > 0, "panels: there are no paths; give one panel at least")
-    size, rows = 2.8, 1 + bool(time_spaces)
+    require(len(panels) > 0, "panels: there are no paths; give at least one panel")
+    size = 2.8
+    rows = 1 + bool(time_spaces)
     figure = new_figure(size * len(panels) + 0.4, size * rows + 0.6)
     cells = figure.add_gridspec(rows, math.lcm(len(panels), len(time_spaces) or 1))
 
@@ -73,7 +74,7 @@ def trajectories(
         width = cells.ncols // count
         return figure.add_subplot(cells[row, k * width : (k + 1) * width])
 
-    # the axes are drawn alike, so that the panels can be compared; a few far points do not set the scale
+    # all panels have the same axes, so that they can be compared; a few far points do not set the scale
     shown = np.concatenate([numbers(p.title, p.x).reshape(-1) for p in panels])
     ends = reach(*np.nanquantile(shown, [0.0005, 0.9995]))
     for k, paths in enumerate(panels):
@@ -99,14 +100,16 @@ def _draw_paths(axes: Any, paths: Paths, ends: tuple[float, float], ground: Tens
     for kind in np.unique(kinds):
         moves = np.nonzero(kinds == kind)[0]
         moves = moves[moves < steps - 1]
-        # each move as a line of its own: NaN lifts the pen
+        # each move is a separate line: NaN interrupts it
         lines = np.full((len(moves), 3, count, 2), np.nan)
-        lines[:, 0], lines[:, 1] = x[moves], x[moves + 1]
+        lines[:, 0] = x[moves]
+        lines[:, 1] = x[moves + 1]
         name = paths.names[kind] if paths.names else None
         for k in range(count):
             colour = COLOURS[(kind if paths.names else k) % len(COLOURS)]
-            drawn, first = lines[:, :, k].reshape(-1, 2), name if k == 0 else None
-            axes.plot(drawn[:, 0], drawn[:, 1], color=colour, linewidth=0.9, alpha=0.8, label=first)
+            drawn = lines[:, :, k].reshape(-1, 2)
+            label = name if k == 0 else None
+            axes.plot(drawn[:, 0], drawn[:, 1], color=colour, linewidth=0.9, alpha=0.8, label=label)
     axes.scatter(*x[0].T, s=26, facecolors="white", edgecolors="black", linewidths=0.9, zorder=3)
     axes.scatter(*x[-1].T, s=14, color="black", linewidths=0, zorder=4)
     axes.set_ylim(ends)
@@ -120,10 +123,11 @@ def _draw_paths(axes: Any, paths: Paths, ends: tuple[float, float], ground: Tens
 
 def _draw_time_space(axes: Any, part: TimeSpace) -> None:
     density = numbers(part.title, part.density)
-    # each time has its own largest density, or all but the data would be pale
+    # shaded relative to the largest density of each time; otherwise all but the data would be pale
     shade = density / np.nanmax(density, axis=0, keepdims=True).clip(1e-300)
     shade = np.ma.masked_invalid(shade)
-    t, x = part.t.cpu().numpy(), part.x.cpu().numpy()
+    t = part.t.cpu().numpy()
+    x = part.x.cpu().numpy()
     axes.contourf(t, x, shade, levels=np.linspace(0, 1, 21), cmap="Blues")
     axes.plot(t, numbers("paths", part.paths), color=COLOURS[1], linewidth=0.9)
     axes.set(xlim=(t.min(), t.max()), ylim=(x.min(), x.max()), xlabel="$t\\,/\\,t_{max}$")

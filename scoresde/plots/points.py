@@ -19,7 +19,8 @@ def scatter(points: Tensor, labels: Tensor | None = None) -> Figure:
     """Points `(N, D)` by their first two coordinates (one coordinate: a histogram), coloured by label."""
     figure = new_figure(5, 5)
     axes = figure.subplots()
-    points, labels = points.detach().cpu(), None if labels is None else labels.cpu()
+    points = points.detach().cpu()
+    labels = None if labels is None else labels.cpu()
     groups = [points] if labels is None else [points[labels == k] for k in labels.unique()]
     for k, group in enumerate(groups):
         colour = COLOURS[k % len(COLOURS)]
@@ -44,9 +45,9 @@ def point_strips(
     Args:
         rows: for each row and column the points.
         names, columns: titles of the rows and columns.
-        unit: of the points.
+        unit: unit of the points.
     """
-    require(len(rows) > 0 and len(rows[0]) > 0, "rows: there are no points; give one row of one cloud at least")
+    require(len(rows) > 0 and len(rows[0]) > 0, "rows: there are no points; give at least one row of one cloud")
     clouds = [[numbers(f"points of {name}", c.flatten(1)) for c in row] for row, name in zip(rows, names, strict=True)]
     line = clouds[0][0].shape[1] == 1
     size = 1.75 if len(columns) > 4 else 2.4

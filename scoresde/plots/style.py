@@ -1,6 +1,6 @@
-"""What all figures share: colours, the check of what is drawn, and files.
+"""Shared by all figures: colours, the check for finite numbers, and files.
 
-Figures are made without pyplot, so that nothing global is touched and no display is asked for.
+Figures are made without pyplot, so no global state is changed and no display is needed.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart
+# Okabe and Ito's colours, which colour-blind readers can distinguish
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
 LINES = (*COLOURS[:6], "0.55", COLOURS[7])  # for lines: yellow is lost on white
-DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)))  # a second sign, for lines that lie on each other
-MISSING = "0.75"  # grey, where a number is not finite
-LARGE = 150_000  # bytes: above this a picture is reduced
+DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)))  # a second mark, for lines on top of each other
+MISSING = "0.75"  # grey, for numbers that are not finite
+LARGE = 150_000  # bytes above which a picture is reduced
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -35,28 +35,28 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def numbers(name: str, values: Tensor) -> np.ndarray:
-    """Values on the host, NaN for all that are not finite.
+    """Values on the host, with NaN for all that are not finite.
 
     Raises:
-        UsageError: if there is no finite number among them: the picture would be blank.
+        UsageError: if none is finite, because the picture would be blank.
     """
     array = values.detach().cpu().double().numpy().copy()
     array[~np.isfinite(array)] = np.nan
     require(
         array.size > 0 and not np.isnan(array).all(),
-        f"{name} of shape {tuple(values.shape)}: holds no finite number to draw; look for NaN where it was computed",
+        f"{name} of shape {tuple(values.shape)}: holds no finite number to draw; look for NaN in its computation",
     )
     return array
 
 
 def reach(low: float, high: float, margin: float = 0.08) -> tuple[float, float]:
-    """Limits of an axis around a range, also around a single value."""
+    """Limits of an axis around a range or a single value."""
     extent = high - low if high > low else max(1.0, abs(low))
     return low - margin * extent, high + margin * extent
 
 
 def save(picture: Figure | Image, path: Path, dpi: int = 90) -> None:
-    """Writes a figure as PNG or SVG, an image as PNG; one above 150 kB in fewer colours, which makes it a third.
+    """Writes a figure as PNG or SVG, or an image as PNG. A PNG above 150 kB is written in fewer colours.
 
     Raises:
         UsageError: for another kind of file, or one that cannot be written.
@@ -78,19 +78,19 @@ def save(picture: Figure | Image, path: Path, dpi: int = 90) -> None:
 def save_animation(
     frames: Sequence[Figure | Image], path: Path, seconds: float = 0.25, dpi: int = 72, max_bytes: int = LARGE
 ) -> None:
-    """Writes frames of one size as a GIF that repeats for ever, reduced in size until it is small enough to commit.
+    """Writes frames of one size as a GIF that repeats for ever, reduced in size to at most `max_bytes` if possible.
 
     Args:
-        frames: at least one.
+        frames: at least one frame.
         path: the file.
-        seconds: of a frame; the last stays four times as long.
-        dpi: of figures.
-        max_bytes: the largest file; 0 for no limit.
+        seconds: duration of a frame; the last stays four times as long.
+        dpi: resolution of figures.
+        max_bytes: largest size of the file; 0 for no limit.
 
     Raises:
         UsageError: for no frames, or a file that cannot be written.
     """
-    require(len(frames) > 0, "frames: there are none; an animation needs one at least")
+    require(len(frames) > 0, "frames: there are none; an animation needs at least one")
     lasts = [round(1000 * seconds)] * (len(frames) - 1) + [round(4000 * seconds)]
     scale = 1.0
     while True:
@@ -105,7 +105,7 @@ def save_animation(
 
 
 def _smaller(frame: Figure | Image, scale: float, dpi: int) -> Image:
-    """A figure drawn smaller, an image of fewer pixels."""
+    """A frame as an image, scaled: a figure is drawn at a lower resolution, an image is resized."""
     from PIL import Image
 
     if not isinstance(frame, Image.Image):
@@ -115,7 +115,7 @@ def _smaller(frame: Figure | Image, scale: float, dpi: int) -> Image:
 
 
 def _gif(images: Sequence[Image], lasts: Sequence[int]) -> bytes:
-    """Frames in one palette, so that what stays the same from one to the next is not written again."""
+    """The bytes of a GIF with one palette, so that pixels that stay the same are not written again."""
     from PIL import Image
 
     first, middle, last = (images[k].convert("RGB") for k in (0, len(images) // 2, -1))
@@ -130,7 +130,7 @@ def _gif(images: Sequence[Image], lasts: Sequence[int]) -> bytes:
 
 
 def image_of(picture: Figure | Image, dpi: int = 100) -> Image:
-    """The pixels of a figure, RGB; an image as it is."""
+    """The pixels of a figure, RGB; an image is returned as it is."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from PIL import Image
@@ -144,7 +144,7 @@ def image_of(picture: Figure | Image, dpi: int = 100) -> Image:
 
 
 def _png(image: Image) -> bytes:
-    """The bytes of a PNG, in as many colours as keep it small."""
+    """The bytes of a PNG; one above 150 kB in 256 colours, or else in 96."""
     from PIL import Image
 
     kinds = [image] if image.mode == "L" else [image, *(image.quantize(n, dither=Image.Dither.NONE) for n in (256, 96))]

@@ -1,7 +1,21 @@
-"""Training: the step, its settings, and `fit` for data in a tensor."""
+"""Training: the step, its options, batches, averages, and `fit` for data in a tensor."""
 
+from scoresde.training.average import Average
+from scoresde.training.batches import ArrayBatches, Batches
 from scoresde.training.fit import fit
+from scoresde.training.options import TrainingOptions
 from scoresde.training.parallel import World, join_world, leave_world
-from scoresde.training.trainer import DivergedError, Trainer, TrainingOptions
+from scoresde.training.trainer import DivergedError, Trainer
 
-__all__ = ["DivergedError", "Trainer", "TrainingOptions", "World", "fit", "join_world", "leave_world"]
+__all__ = [
+    "ArrayBatches",
+    "Average",
+    "Batches",
+    "DivergedError",
+    "Trainer",
+    "TrainingOptions",
+    "World",
+    "fit",
+    "join_world",
+    "leave_world",
+]

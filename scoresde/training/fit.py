@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from scoresde import condition
+from scoresde.codec import Scaling
 from scoresde.data.arrays import ArrayData
 from scoresde.errors import UsageError, require
+from scoresde.models.network import NetworkScoreModel
 from scoresde.objective import DenoisingObjective, Objective
-from scoresde.score_model import NetworkScoreModel
-from scoresde.training.trainer import Trainer, TrainingOptions
+from scoresde.training.options import TrainingOptions
+from scoresde.training.trainer import Trainer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
 
     ArrayLike = Tensor | np.ndarray[Any, Any] | Sequence[Any]
@@ -22,53 +27,61 @@ if TYPE_CHECKING:
 
 def fit(
     model: NetworkScoreModel,
-    x_0: ArrayLike,
-    labels: ArrayLike | None = None,
+    data: ArrayLike,
+    cond: Any = None,
     *,
     objective: Objective | None = None,
-    settings: TrainingOptions | None = None,
+    options: TrainingOptions | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> NetworkScoreModel:
-    """Trains a model in memory and returns a copy of it with averaged weights: sample from what is returned.
+    """Trains a model in memory and returns a copy of it with averaged weights, from which to sample.
 
     The model that is passed in ends with the last weights of the optimiser, which are noisier.
 
     Args:
         model: the model; it is trained in place, on its device and in its type.
-        x_0: data in the model's units, `(N, *model.shape)`: floats in a tensor, a numpy array or lists.
-        labels: `(N,)` integers for a class-conditional network.
-        objective: what to minimise; by default uniform times and the error of the noise.
-        settings: how to optimise.
-        seed: of batches, times and noises. (The weights you pass in have their own.)
-        progress: show a bar.
+        data: `(N, *raw_shape)`, in a tensor, a numpy array or lists: floats in the model's units for a model without a
+            codec, otherwise raw data for its codec.
+        cond: conditions with one entry a sample: `(N,)` integers for a class-conditional network, or any others that
+            the network takes (see `scoresde.condition`).
+        objective: the loss; by default the error of the noise at uniform times.
+        options: options of the optimisation.
+        seed: seed of batches, times and noises, not of the initial weights.
+        progress: whether to show a bar.
 
     Raises:
         UsageError: for data that holds NaN, or does not fit the model.
     """
     from tqdm import trange
 
-    values = _tensor("x_0", x_0)
+    values = _tensor(data)
     require(
-        values.is_floating_point(),
-        f"x_0 of type {values.dtype}: need floats in the model's units; for raw values 0..255 give x_0 / 127.5 - 1",
+        values.is_floating_point() or model.codec != Scaling(),
+        f"data of type {values.dtype}: need floats in the model's units; for raw values 0..255 make the model with "
+        "codec=Scaling(127.5, 127.5)",
     )
-    classes = None if labels is None else _tensor("labels", labels)
-    if classes is not None and not classes.is_floating_point():
-        classes = classes.long()
     trainer = Trainer(
-        model, ArrayData(values, classes), objective or DenoisingObjective(), settings or TrainingOptions(), seed
+        model,
+        ArrayData(values, condition.from_values(cond, len(values) if values.ndim else 0)),
+        objective or DenoisingObjective(),
+        options or TrainingOptions(),
+        seed,
     )
-    bar = trange(trainer.settings.num_steps, disable=not progress, desc="train", unit="step")
+    bar = trange(trainer.options.num_steps, disable=not progress, desc="train", unit="step")
     for step in bar:
         trainer.step()
-        if (step + 1) % 100 == 0 or step + 1 == trainer.settings.num_steps:
-            bar.set_postfix(loss=f"{trainer.pop_metrics()['loss']:.4f}")
-    return trainer.ema_model
+        if (step + 1) % 100 == 0 or step + 1 == trainer.options.num_steps:
+            loss = trainer.pop_metrics()["loss"]
+            bar.set_postfix(loss="not finite" if loss is None else f"{loss:.4f}")
+    with trainer.average.applied(model):
+        return copy.deepcopy(model).eval().requires_grad_(False)
 
 
-def _tensor(name: str, values: ArrayLike) -> Tensor:
+def _tensor(values: ArrayLike) -> Tensor:
     try:
         return torch.as_tensor(values).detach()
     except (TypeError, ValueError, RuntimeError) as error:
-        raise UsageError(f"{name}: cannot be made a tensor ({error}); give a tensor, a numpy array or lists") from error
+        raise UsageError(
+            f"data: cannot be converted to a tensor ({error}); give a tensor, a numpy array or lists"
+        ) from error

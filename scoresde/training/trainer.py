@@ -1,96 +1,37 @@
-r"""The training step, and everything that a run must remember between two of them.
+r"""The training step, and everything that a run must remember between steps.
 
-Every random choice is a function of (seed, step): batch k of epoch e is a slice of the permutation keyed by e, and the
-times and noises of a step come from a generator keyed by the step. So a run that continues from step n needs no random
-state to take the same course as one that was never stopped.
+Every random choice is a function of (seed, step, place in the batch): `Batches` gives the samples of a step, and
+`BatchNoise` their times, noises and augmentations. So a run resumed at step n continues as if it had never stopped,
+without a saved random state, and each process computes only its own share of the batch.
 """
 
 from __future__ import annotations
 
-import contextlib
-import copy
-import hashlib
-import math
-from dataclasses import dataclass
-from numbers import Integral
-from typing import Any, Literal, final
+from collections.abc import Mapping
+from typing import final
 
 import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
+from scoresde import condition
+from scoresde._batches import batches
 from scoresde._shape import match_rank
+from scoresde.checkpoint import SCORE
 from scoresde.data.arrays import ArrayData
 from scoresde.errors import UsageError, require
-from scoresde.objective import Objective
-from scoresde.score_model import NetworkScoreModel
-from scoresde.training.parallel import ALONE, World, share
+from scoresde.models.network import NetworkScoreModel
+from scoresde.noise import BatchNoise
+from scoresde.objective import Batch, Objective
+from scoresde.training.average import Average
+from scoresde.training.batches import ArrayBatches, Batches
+from scoresde.training.options import TrainingOptions
+from scoresde.training.parallel import ALONE, Alone, Parallel, Replicated, Sharded, World, share
+
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's state of a parameter
 
 
 class DivergedError(UsageError):
-    """Training has met no finite gradient for too long."""
-
-
-@final
-@dataclass(frozen=True)
-class TrainingOptions:
-    """How to optimise: AdamW, linear warm-up, cosine decay, clipped gradients, an average of the weights."""
-
-    num_steps: int = 3000
-    batch_size: int = 64
-    lr: float = 2e-3
-    lr_final: float = 0.02  # the last learning rate, as a share of lr
-    warmup_steps: int = 100
-    weight_decay: float = 0.0
-    grad_clip: float = 1.0  # largest norm of a gradient
-    ema_decay: float = 0.995
-    accumulate: int = 1  # parts that a batch is computed in, one after the other
-    precision: Literal["float32", "bfloat16"] = "float32"  # of the network's arithmetic; weights stay float32
-    flip: bool = False  # mirror half of the images of each batch
-    dequantize: bool = False  # spread whole numbers evenly over their unit intervals, as densities need it
-    max_bad_steps: int = 20  # steps in a row without a finite gradient before training counts as diverged
-    on_divergence: Literal["stop", "rollback"] = "stop"  # to a checkpoint with half the learning rate (by the app)
-
-    def __post_init__(self) -> None:
-        counts = {"num_steps": 1, "batch_size": 1, "warmup_steps": 0, "accumulate": 1, "max_bad_steps": 1}
-        for name, least in counts.items():
-            value = getattr(self, name)
-            whole = isinstance(value, Integral)
-            require(
-                whole and value >= least,
-                f"training.{name}={value}: need at least {least}, a whole number",
-            )
-        require(
-            0 <= self.weight_decay < math.inf,
-            f"training.weight_decay={self.weight_decay}: need at least 0, and a finite number",
-        )
-        for name in ("lr", "grad_clip"):
-            require(getattr(self, name) > 0, f"training.{name}={getattr(self, name)}: must be positive")
-        require(self.lr < math.inf, f"training.lr={self.lr}: must be finite")
-        require(0 <= self.lr_final <= 1, f"training.lr_final={self.lr_final}: need 0 <= lr_final <= 1")
-        require(
-            self.precision in ("float32", "bfloat16"),
-            f"training.precision={self.precision!r}: need 'float32' or 'bfloat16'",
-        )
-        require(
-            self.on_divergence in ("stop", "rollback"),
-            f"training.on_divergence={self.on_divergence!r}: need 'stop' or 'rollback'",
-        )
-        require(0 <= self.ema_decay < 1, f"training.ema_decay={self.ema_decay}: need 0 <= ema_decay < 1")
-
-    def lr_at(self, step: int) -> float:
-        """Learning rate of step 0, 1, ...: up linearly over the warm-up, then down a half cosine to lr_final lr."""
-        if step < self.warmup_steps:
-            return self.lr * (step + 1) / self.warmup_steps
-        progress = (step - self.warmup_steps) / max(1, self.num_steps - self.warmup_steps)
-        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-        return self.lr * (self.lr_final + (1 - self.lr_final) * cosine)
-
-
-def _seed(*key: int | str) -> int:
-    """63 well-mixed bits of a key."""
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
+    """Training has gone too many steps without a finite gradient."""
 
 
 @final
@@ -99,129 +40,144 @@ class Trainer:
 
     Attributes:
         model: the model whose weights are optimised.
-        ema_model: the same with exponentially averaged weights; this is the one to sample from.
-        step_number: steps taken.
+        average: the exponential average of its weights, from which to sample.
+        step_number: number of steps taken.
+
+    Args:
+        model: the model; it is trained in place, on its device and in its type.
+        data: the source of batches; a data set in memory may be given as it is.
+        objective: the loss.
+        options: options of the optimisation.
+        seed: seed of batches, times and noises.
+        world: the processes that train together.
     """
 
     def __init__(
         self,
         model: NetworkScoreModel,
-        data: ArrayData,
+        data: Batches | ArrayData,
         objective: Objective,
-        settings: TrainingOptions,
+        options: TrainingOptions,
         seed: int = 0,
         world: World = ALONE,
     ) -> None:
-        require(data.shape == model.shape, f"data of shape {data.shape}: the model takes {model.shape}")
+        source = ArrayBatches(data, options.batch_size, seed) if isinstance(data, ArrayData) else data
+        source.check(model)
         require(
-            settings.batch_size % (world.size * settings.accumulate) == 0,
-            f"training.batch_size={settings.batch_size}: must be a multiple of training.accumulate="
-            f"{settings.accumulate} times the number of processes, {world.size}",
+            options.batch_size % (world.size * options.accumulate) == 0,
+            f"training.batch_size={options.batch_size}: must be a multiple of training.accumulate="
+            f"{options.accumulate} times the number of processes, {world.size}",
         )
         require(
-            not (settings.dequantize and data.values.is_floating_point()),
-            "training.dequantize=True: the data are floats, no whole numbers; set it to False",
+            source.quantized or not options.dequantize,
+            "training.dequantize=True: the data are floats, not whole numbers; set it to False",
         )
-        _check_labels(data, model.network)
-        if not any(p.requires_grad for p in model.parameters()):  # as of a model that was trained before
+        if not any(p.requires_grad for p in model.parameters()):  # such as a model that `fit` returned
             model.requires_grad_(True)
-        self.model, self.objective, self.settings, self.seed = model.train(), objective, settings, seed
+        model.train()
+        self.model = model
+        self.batches = source
+        self.objective = objective
+        self.options = options
+        self.seed = seed
         self.world = world
-        self.device, self.dtype = next(model.parameters()).device, next(model.parameters()).dtype
-        self.data = data.to(self.device)
-        self.ema_model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.device = model.device
+        self.parallel = _parallel(model, options, world)
+        self.average = Average(model)
+        self._groups = self.parallel.groups(model)
         self.optimizer = torch.optim.AdamW(
-            model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True
+            [{"params": group} for group in self._groups], lr=options.lr, weight_decay=options.weight_decay, fused=True
         )
-        self.step_number, self.lr_scale = 0, 1.0
-        self._shared = model  # the same weights, with gradients averaged over the processes
-        if world.size > 1:
-            network = DistributedDataParallel(model.network)
-            self._shared = NetworkScoreModel(network, model.sde, model.parametrization, model.shape)
-        named = model.named_parameters()
-        self._outside = [p for name, p in named if p.requires_grad and not name.startswith("network.")]  # of the path
-        self._generator = torch.Generator(self.device)
-        self._epoch, self._order = -1, torch.empty(0)
+        self.step_number = 0
+        self.lr_scale = 1.0
+        self._wrapped = self.parallel.wrap(model)
+        network = {id(p) for p in model.network.parameters()}
+        self._outside = [p for p in model.parameters() if p.requires_grad and id(p) not in network]
         self._record: list[Tensor] = []
         self._bad_run = torch.zeros((), device=self.device)
 
     def step(self) -> None:
-        """One step of the optimiser and of the average. Does not wait for the device.
+        """Takes one step of the optimiser and of the average. Does not wait for the device.
 
         A step whose gradient is not finite leaves weights and moments as they are: the fused optimiser skips it on the
-        device, by the flag that gradient scalers use.
+        device, through the flag that gradient scalers use.
         """
         n = self.step_number
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr_at(n)
         self.optimizer.zero_grad(set_to_none=True)
         loss = self._backward(n)
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.grad_clip)
+        norm = self._clip()
         bad = (~norm.isfinite()).float()
         self.optimizer.found_inf = bad  # type: ignore[attr-defined]
         self.optimizer.step()
-        decay = min(self.settings.ema_decay, (1 + n) / (10 + n))  # Song et al.'s ramp
-        with torch.no_grad():  # or the averages would remember every step
-            torch._foreach_lerp_(list(self.ema_model.parameters()), list(self.model.parameters()), 1 - decay)
-            for average, buffer in zip(self.ema_model.buffers(), self.model.buffers(), strict=True):
-                average.copy_(buffer)  # such as a batch norm's statistics, which are averages already
+        self.average.update(self.model, min(self.options.ema_decay, (1 + n) / (10 + n)))  # Song et al.'s ramp
         self._bad_run = (self._bad_run + 1) * bad
         self._record.append(torch.stack([loss, norm.float(), bad]))
         self.step_number = n + 1
 
     def lr_at(self, step: int) -> float:
-        """Learning rate of a step: that of the settings, scaled down where training has diverged before."""
-        return self.lr_scale * self.settings.lr_at(step)
+        """Learning rate of a step: that of the options, times `lr_scale`."""
+        return self.lr_scale * self.options.lr_at(step)
 
     def _backward(self, step: int) -> Tensor:
-        """Adds up the gradients of this process's share of the batch, part by part; returns its mean loss.
-
-        Times, noises, flips, hidden labels and dequantisation are drawn for the whole batch, in this order: they are
-        the same however the batch is divided, and whatever comes after them.
-        """
-        settings, mine = self.settings, self.world.share(self.settings.batch_size)
-        generator = self._generator.manual_seed(_seed(self.seed, "step", step))
-        shape = (settings.batch_size, *self.data.shape)
-        t, eps = self.objective.draw(self.model.sde, shape, self.device, generator)
-        t, eps = t.to(self.dtype), eps.to(self.dtype)
-        x_0, cond = self.data.batch(self._batch_index(step)[mine], self.dtype)
-        if settings.flip:
-            flipped = (torch.rand(settings.batch_size, device=self.device, generator=generator) < 0.5)[mine]
-            x_0 = torch.where(match_rank(flipped, x_0), x_0.flip(-1), x_0)
-        network: Any = self.model.network
-        label_dropout = getattr(network, "label_dropout", 0.0)  # a network of the user's own may have none
-        if cond is not None and label_dropout > 0:
-            hidden = torch.rand(settings.batch_size, device=self.device, generator=generator) < label_dropout
-            cond = cond.masked_fill(hidden[mine], network.num_classes)
-        if settings.dequantize:
-            x_0 = x_0 + self._dequantization(settings.batch_size, generator)[mine]
+        """Accumulates the gradients of this process's share of the batch; returns its mean loss."""
+        options = self.options
+        mine = self.world.share(options.batch_size)
+        places = torch.arange(mine.start, mine.stop, device=self.device)
+        noise = BatchNoise(self.seed, step, options.batch_size, places)
+        batch = self.batches.batch(step, mine, self.device)
+        require(
+            len(batch.raw) == len(places),
+            f"{type(self.batches).__name__}.batch: returned {len(batch.raw)} samples, and was asked for {len(places)}",
+        )
+        condition.check_count(batch.cond, len(places))
+        batch = self._augmented(batch, noise)
+        draws = self.objective.draw(self.model, batch, noise)
         total = torch.zeros((), device=self.device)
-        parts = [share(len(x_0), k, settings.accumulate) for k in range(settings.accumulate)]
-        for part in parts:
-            last = part is parts[-1]
-            with self._without_exchange() if not last else contextlib.nullcontext():
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-                    labels = None if cond is None else cond[part]
-                    losses = self.objective.at(self._shared, x_0[part], t[mine][part], eps[mine][part], labels)
-                loss = losses.sum() / len(x_0)
+        count = len(batch.raw)
+        for k in range(options.accumulate):
+            micro = share(count, k, options.accumulate)
+            part = Batch(batch.raw[micro], condition.take(batch.cond, micro))
+            with self.parallel.exchange(self._wrapped, last=k + 1 == options.accumulate):
+                losses = self._losses(part, {name: values[micro] for name, values in draws.items()})
+                loss = losses.sum() / count
                 loss.backward()
             total += loss.detach()
-        for p in self._outside:  # the network's are averaged by DistributedDataParallel
+        for p in self._outside:  # the network's gradients are averaged by `parallel`
             p.grad = self.world.mean(torch.zeros_like(p) if p.grad is None else p.grad)
         return total
 
-    def _dequantization(self, count: int, generator: torch.Generator) -> Tensor:
-        """Uniform numbers of plus or minus half a level, in the model's units, `(count, *shape)`."""
-        u = torch.rand((count, *self.data.shape), device=self.device, generator=generator) - 0.5
-        return self.data.scaling.change_to_model(u.to(self.dtype))
+    def _clip(self) -> Tensor:
+        """Scales the gradients so that their norm is at most `grad_clip`; returns the norm that they had."""
+        grads = [[p.grad for p in group if p.grad is not None] for group in self._groups]
+        norms = [self.parallel.whole(torch.nn.utils.get_total_norm(some)) for some in grads]
+        norm = norms[0] if len(norms) == 1 else torch.stack(norms).norm()
+        for group in self._groups:
+            torch.nn.utils.clip_grads_with_norm_(group, self.options.grad_clip, norm)
+        return norm
 
-    def _without_exchange(self) -> contextlib.AbstractContextManager[None]:
-        """While entered, gradients stay in this process."""
-        network = self._shared.network
-        return network.no_sync() if isinstance(network, DistributedDataParallel) else contextlib.nullcontext()
+    def _losses(self, batch: Batch, draws: Mapping[str, Tensor]) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.precision == "bfloat16"):
+            return self.objective.at(self._wrapped, batch, draws, lambda: self.average.applied(self.model))
+
+    def _augmented(self, batch: Batch, noise: BatchNoise) -> Batch:
+        """The batch after flips and dequantisation as the options say, and with some conditions hidden."""
+        raw, cond = batch
+        if self.options.flip:
+            flipped = noise.uniform("flips") < 0.5
+            raw = torch.where(match_rank(flipped, raw), raw.flip(-1), raw)
+        if self.options.dequantize:
+            raw = _dequantized(raw, noise)
+        network = self.model.contract()
+        if cond is not None and network is not None and network.cond_dropout > 0:
+            cond = network.null_cond(cond, noise.uniform("hidden conditions") < network.cond_dropout)
+        return Batch(raw, cond)
 
     def pop_metrics(self) -> dict[str, float | None]:
-        """Step, mean loss and gradient norm since the last call (of finite steps), learning rate; waits for the device.
+        """Step, learning rate, and means of loss and gradient norm over the finite steps since the last call.
+
+        Waits for the device.
 
         Raises:
             DivergedError: after `max_bad_steps` steps in a row without a finite gradient.
@@ -229,11 +185,12 @@ class Trainer:
         record = self.world.mean(torch.stack(self._record))
         self._record.clear()
         good = record[record[:, 2] == 0]
-        skipped, bad_run = len(record) - len(good), int(self._bad_run)
-        if bad_run >= self.settings.max_bad_steps:
+        skipped = len(record) - len(good)
+        bad_run = int(self._bad_run)
+        if bad_run >= self.options.max_bad_steps:
             raise DivergedError(
                 f"the last {bad_run} steps before step {self.step_number} had no finite gradient: lower "
-                f"training.lr={self.settings.lr:g} or training.grad_clip={self.settings.grad_clip:g}"
+                f"training.lr={self.options.lr:g} or training.grad_clip={self.options.grad_clip:g}"
             )
         loss, norm = good[:, :2].mean(0).tolist() if len(good) else (None, None)
         lr = self.lr_at(self.step_number - 1)
@@ -241,79 +198,102 @@ class Trainer:
         return metrics | ({"skipped": skipped} if skipped else {})
 
     @torch.no_grad()
-    def held_out_loss(self, data: ArrayData, batch_size: int = 1000) -> float:
-        """Loss of the averaged model on data that it was not trained on, at the same times and noises every time."""
-        data, total = data.to(self.device), 0.0
-        for first in range(0, len(data), batch_size):
-            x_0, cond = data.batch(
-                torch.arange(first, min(first + batch_size, len(data)), device=self.device), self.dtype
-            )
-            generator = torch.Generator(self.device).manual_seed(_seed("held out", first))
-            if self.settings.dequantize:
-                x_0 = x_0 + self._dequantization(len(x_0), generator)
-            total += self.objective(self.ema_model, x_0, cond, generator).sum().item()
+    def held_out_loss(self, data: ArrayData) -> float:
+        """Loss of the averaged weights on held-out data, with the same times and noises at every call.
+
+        Batches are twice the micro-batches of training; without gradients they still need less memory.
+        """
+        size = 2 * self.options.batch_size // (self.world.size * self.options.accumulate)
+        total = 0.0
+        with self.average.applied(self.model):
+            for part in batches(len(data), size):
+                noise = BatchNoise(0, 0, len(data), torch.arange(part.start, part.stop, device=self.device))
+                raw = data.values[part].to(self.device)
+                if self.options.dequantize:
+                    raw = _dequantized(raw, noise)
+                cond = condition.to(condition.take(data.cond, part), self.device)
+                total += self.objective(self.model, raw, cond, noise).sum().item()
         return total / len(data)
 
-    def _batch_index(self, step: int) -> Tensor:
-        """Which samples make the batch of a step: slices of a fresh permutation each epoch."""
-        size = self.settings.batch_size
-        per_epoch = max(1, len(self.data) // size)
-        epoch, position = divmod(step, per_epoch)
-        if epoch != self._epoch:
-            generator = torch.Generator().manual_seed(_seed(self.seed, "epoch", epoch))
-            repeats = -(-size // len(self.data))  # a batch larger than the data goes through it several times
-            order = torch.cat([torch.randperm(len(self.data), generator=generator) for _ in range(repeats)])
-            if self.device.type == "cuda":
-                order = order.pin_memory()  # or the copy would wait for the device
-            self._epoch, self._order = epoch, order.to(self.device, non_blocking=True)
-        return self._order[position * size : (position + 1) * size]
-
     def state(self) -> dict[str, Tensor]:
-        """All tensors of the run: weights, averaged weights, optimiser, metrics not yet popped, by name."""
-        tensors = {f"weights.{name}": p for name, p in self.model.state_dict().items()}
-        tensors |= {f"ema.{name}": p for name, p in self.ema_model.state_dict().items()}
+        """All tensors of the run by name: weights, averaged weights, optimiser, metrics not yet popped.
+
+        They are the run's own where a process holds them whole, and change with the next step.
+
+        To be called in every process, because weights may be sharded.
+        """
+        average = self.average.tensors
+        moments = self.optimizer.state
+        tensors = {}
+        for name, value in self.model.state_dict().items():
+            tensors[f"weights.{SCORE}.{name}"] = value
+            tensors[f"ema.{SCORE}.{name}"] = average[name]
         for name, parameter in self.model.named_parameters():
-            for key, value in self.optimizer.state[parameter].items():
-                tensors[f"optimizer.{key}.{name}"] = value
+            for key, value in moments[parameter].items():
+                tensors[f"optimizer.{key}.{SCORE}.{name}"] = value
+        tensors = {name: self.parallel.whole(value) for name, value in tensors.items()}
         if self._record:
-            tensors["record"] = torch.stack(self._record)
-        tensors["bad_run"], tensors["lr_scale"] = self._bad_run, torch.tensor(self.lr_scale, dtype=torch.float64)
+            tensors["record"] = self.world.mean(torch.stack(self._record))
+        tensors["bad_run"] = self._bad_run
+        tensors["lr_scale"] = torch.tensor(self.lr_scale, dtype=torch.float64)
         return tensors
 
-    def load_state(self, step_number: int, tensors: dict[str, Tensor]) -> None:
-        """Continues from what `state` gave after `step_number` steps.
+    @torch.no_grad()
+    def load_state(self, step_number: int, tensors: Mapping[str, Tensor]) -> None:
+        """Restores the tensors that `state` gave after `step_number` steps.
 
         Raises:
             UsageError: for tensors of another model.
         """
-        try:
-            self.model.load_state_dict(_part(tensors, "weights."))
-            self.ema_model.load_state_dict(_part(tensors, "ema."))
-            moments = [_part(tensors, f"optimizer.{key}.") for key in ("step", "exp_avg", "exp_avg_sq")]
-            for name, parameter in self.model.named_parameters():
-                self.optimizer.state[parameter] = {
-                    key: moment[name].to(torch.float32 if key == "step" else parameter.dtype).to(self.device)
-                    for key, moment in zip(("step", "exp_avg", "exp_avg_sq"), moments, strict=True)
-                }
-        except (RuntimeError, KeyError) as error:
-            first = str(error).splitlines()[-1].strip()
-            raise UsageError(f"checkpoint: its tensors do not fit the model in training ({first})") from error
+        here = self.model.state_dict()
+        weights = _part(tensors, f"weights.{SCORE}.", here)
+        average = _part(tensors, f"ema.{SCORE}.", here)
+        parameters = dict(self.model.named_parameters())
+        moments = {key: _part(tensors, f"optimizer.{key}.{SCORE}.", None) for key in MOMENTS}
+        trained = moments[MOMENTS[0]].keys()  # a frozen parameter has no moments
+        for key, moment in moments.items():
+            require(
+                len(moment) > 0 and moment.keys() == trained and moment.keys() <= parameters.keys(),
+                f"checkpoint: its {key} of the optimiser does not fit the model in training",
+            )
+        for name, value in here.items():
+            value.copy_(self.parallel.distribute(weights[name].to(value.device), value))
+        averages = self.average.tensors
+        for name, value in average.items():
+            averages[name].copy_(self.parallel.distribute(value.to(self.device), averages[name]))
+        for name in trained:
+            parameter = parameters[name]
+            state = {"step": moments["step"][name].to(self.device, torch.float32, copy=True)}
+            for key in ("exp_avg", "exp_avg_sq"):
+                whole = moments[key][name].to(self.device, parameter.dtype, copy=True)
+                state[key] = self.parallel.distribute(whole, parameter)
+            self.optimizer.state[parameter] = state
         self._record = list(tensors["record"].to(self.device)) if "record" in tensors else []
-        self._bad_run, self.lr_scale = tensors["bad_run"].to(self.device), tensors["lr_scale"].item()
+        self._bad_run = tensors["bad_run"].to(self.device)
+        self.lr_scale = tensors["lr_scale"].item()
         self.step_number = step_number
 
 
-def _check_labels(data: ArrayData, network: nn.Module) -> None:
-    """Raises `UsageError` for a label that a network does not know; on the device it would be an assertion."""
-    num_classes = getattr(network, "num_classes", None)  # a network of the user's own may not tell
-    if data.labels is not None and isinstance(num_classes, int):
-        require(num_classes > 0, "labels: this network was made without classes (num_classes=0); leave them out")
-        largest = int(data.labels.max())
-        require(
-            largest < num_classes,
-            f"labels: the largest is {largest}, and this network knows 0..{num_classes - 1}; make it with more classes",
-        )
+def _parallel(model: NetworkScoreModel, options: TrainingOptions, world: World) -> Parallel:
+    """The way in which the processes share the model."""
+    if options.shard and world.size > 1:
+        return Sharded(model, world)
+    return Replicated() if world.size > 1 else Alone()
 
 
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+def _dequantized(raw: Tensor, noise: BatchNoise) -> Tensor:
+    """Whole numbers, each moved to a uniform place in the unit interval around it."""
+    return raw + noise.uniform("dequantisation", tuple(raw.shape[1:])) - 0.5
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str, like: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    """The tensors whose names begin with a prefix, named without it.
+
+    Raises:
+        UsageError: unless their names and shapes are those of `like`, if it is given.
+    """
+    found = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    for name in () if like is None else sorted(found.keys() | like.keys()):
+        fits = name in found and name in like and found[name].shape == like[name].shape  # type: ignore[operator,index]
+        require(fits, f"checkpoint: its tensors do not fit the model in training ({prefix}{name})")
+    return found

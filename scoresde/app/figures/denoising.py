@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from samplers import Sampler, Trajectory, sample
+from samplers import TableSampler, Trajectory, sample
 from scoresde import plots
-from scoresde.app.figures.subject import Options, Plane, Subject, in_chunks
+from scoresde.app.figures.subject import FigureOptions, Plane, Subject, in_chunks
 from scoresde.errors import require
 from scoresde.sde import Level
 from sde_configs import build
@@ -29,20 +29,22 @@ ROW_NAMES = ("$x_t$", "$\\hat{x}_0$")
 FRAMES = 16
 
 
-def draw(subject: Subject, options: Options) -> Figure:
+def draw(subject: Subject, options: FigureOptions) -> Figure:
     """Images as strips of pixels, other data as clouds of points."""
     return _of_images(subject, options) if len(subject.train.shape) == 3 else _of_points(subject, options)
 
 
-def frames(subject: Subject, options: Options) -> list[Figure]:
+def frames(subject: Subject, options: FigureOptions) -> list[Figure]:
     """The way from noise to data: x_t beside what the denoiser makes of it."""
     images = len(subject.train.shape) == 3
     plane = Plane(subject.train)
     way, _ = _way(subject, options, COLUMNS if images else POINTS)
-    levels, drawn = torch.logspace(LEVELS[0].log10(), LEVELS[-1].log10(), FRAMES), []
+    levels = torch.logspace(LEVELS[0].log10(), LEVELS[-1].log10(), FRAMES)
+    drawn = []
     for k in _nearest_rows(subject, way, levels):
         level = subject.sde.level(way.t[k].double())
-        title, scale = f"$\\sigma/\\alpha$ = {level.noise_level.item():.2f}", _scale(level)
+        title = f"$\\sigma/\\alpha$ = {level.noise_level.item():.2f}"
+        scale = _scale(level)
         if images:
             pair = torch.stack([_shown(subject, way.x_t[k] / scale.item()), _shown(subject, way.x0_hat[k])])
             drawn.append(plots.image_strips([plots.Strip(title, pair, ROW_NAMES)], 6.0))
@@ -53,7 +55,7 @@ def frames(subject: Subject, options: Options) -> list[Figure]:
     return drawn
 
 
-def _of_images(subject: Subject, options: Options) -> Figure:
+def _of_images(subject: Subject, options: FigureOptions) -> Figure:
     count = ROWS * COLUMNS if options.num_samples is None else options.num_samples
     require(count >= 1, f"num_samples={count}: need at least 1")
     ways = min(WAYS, count)
@@ -69,7 +71,8 @@ def _of_images(subject: Subject, options: Options) -> Figure:
     nearest, distances = _nearest(subject, x[:shown])
     both = torch.stack([_shown(subject, x[:shown]), nearest])
     estimates = f"from noise: the state above what the denoiser makes of it ({subject.name})"
-    far, entry = [f"{d:.2g}" for d in distances.tolist()], "root mean square distance of an entry (data units)"
+    far = [f"{d:.2g}" for d in distances.tolist()]
+    entry = "root mean square distance of an entry (data units)"
     neighbours = "samples above their nearest training samples"
     return plots.image_strips(
         [
@@ -83,7 +86,7 @@ def _of_images(subject: Subject, options: Options) -> Figure:
 
 def _forward(subject: Subject, count: int, seed: int) -> tuple[Tensor, list[str]]:
     """Training images at each level, from the noisiest, `(count, levels, C, H, W)`, and the levels in words."""
-    level = subject.times(LEVELS)
+    level = subject.levels(LEVELS)
     x_0 = subject.train.batch(torch.arange(count) % len(subject.train))[0][:, None]
     eps = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(seed))  # the same noise at every level
     alpha, sigma, scale = (part.float().reshape(-1, 1, 1, 1) for part in (level.alpha, level.sigma, _scale(level)))
@@ -95,10 +98,11 @@ def _scale(level: Level) -> Tensor:
     return (level.alpha**2 + level.sigma**2).sqrt()
 
 
-def _of_points(subject: Subject, options: Options) -> Figure:
+def _of_points(subject: Subject, options: FigureOptions) -> Figure:
     count = POINTS if options.num_samples is None else options.num_samples
     require(count >= 1, f"num_samples={count}: need at least 1")
-    plane, level = Plane(subject.train), subject.times(LEVELS_OF_POINTS)
+    plane = Plane(subject.train)
+    level = subject.levels(LEVELS_OF_POINTS)
     way, _ = _way(subject, options, count)
     rows = _nearest_rows(subject, way, LEVELS_OF_POINTS)
     index = torch.arange(count) % len(subject.train)
@@ -106,7 +110,8 @@ def _of_points(subject: Subject, options: Options) -> Figure:
     eps = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(options.seed))
     forward, states, estimates = [], [], []
     for k, row in enumerate(rows):
-        at, reached = level.at(k), subject.sde.level(way.t[row].double())
+        at = level[k]
+        reached = subject.sde.level(way.t[row].double())
         scale = _scale(at)
         x_t = at.alpha.item() * x_0 + at.sigma.item() * eps
         forward.append(plane.coordinates(x_t / scale.item(), at.alpha / scale))
@@ -117,11 +122,11 @@ def _of_points(subject: Subject, options: Options) -> Figure:
     return plots.point_strips([forward, states, estimates], names, columns)
 
 
-def _way(subject: Subject, options: Options, count: int) -> tuple[Trajectory, Tensor]:
+def _way(subject: Subject, options: FigureOptions, count: int) -> tuple[Trajectory, Tensor]:
     """The states on the way from noise, and the samples, on the host."""
     steps, name = STEPS if options.num_steps is None else options.num_steps, options.sampler or SAMPLER
-    sampler: Sampler = build.build_sampler(subject.config, name, options.num_steps)
-    grid = None if sampler.default_num_steps is None else sampler.default_grid(subject.sde, steps)
+    sampler = build.build_sampler(subject.config, name, options.num_steps)
+    grid = sampler.grid(subject.model, steps) if isinstance(sampler, TableSampler) else None
     kept = Trajectory()
     x, _ = sample(
         subject.model, sampler, count, grid=grid, cond=subject.labels(count), seed=options.seed, callback=kept
@@ -137,20 +142,19 @@ def _nearest_rows(subject: Subject, way: Trajectory, noise_levels: Tensor) -> Te
 
 def _shown(subject: Subject, x: Tensor) -> Tensor:
     """Images in the model's units as values from 0 to 1; of other than 1 or 3 channels the first."""
-    low, high = subject.train.values.min().item(), subject.train.values.max().item()
-    raw = subject.train.scaling.to_raw(x.cpu().float())
-    channels = 3 if raw.shape[-3] >= 3 else 1
-    return ((raw - low) / max(high - low, 1e-12))[..., :channels, :, :]
+    raw = subject.shown(x)
+    return raw[..., : 3 if raw.shape[-3] >= 3 else 1, :, :]
 
 
-def _by_class(subject: Subject, options: Options, x: Tensor) -> tuple[Tensor, list[str]]:
+def _by_class(subject: Subject, options: FigureOptions, x: Tensor) -> tuple[Tensor, list[str]]:
     """Samples `(rows, columns, C, H, W)`, a column for each class where there are several, and their names.
 
     An exact score knows no classes: each column is then drawn from that of the class's points.
     """
     classes = subject.num_classes if subject.label is None else 0
     columns = classes if 1 < classes <= 20 else min(COLUMNS, len(x))
-    rows, columns = max(1, len(x) // columns), min(columns, len(x))
+    rows = max(1, len(x) // columns)
+    columns = min(columns, len(x))
     if classes and not subject.learned:
         x = torch.stack([_way(subject.of_class(k), options, rows)[1] for k in range(columns)], 1).flatten(0, 1)
     names = [*subject.train.class_names] or [str(k) for k in range(columns)]
@@ -159,7 +163,8 @@ def _by_class(subject: Subject, options: Options, x: Tensor) -> tuple[Tensor, li
 
 def _nearest(subject: Subject, x: Tensor) -> tuple[Tensor, Tensor]:
     """The nearest training samples, as they are shown, and their RMS distances."""
-    data, flat = subject.train.all()[0], x.flatten(1)
+    data = subject.train.all()[0]
+    flat = x.flatten(1)
     distances = in_chunks(lambda part, _: torch.cdist(flat, part.flatten(1)).T, data)
     least, index = distances.min(0)
     return _shown(subject, data[index]), least / flat.shape[1] ** 0.5

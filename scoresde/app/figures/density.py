@@ -8,7 +8,7 @@ import torch
 
 from samplers import log_prob
 from scoresde import plots
-from scoresde.app.figures.subject import Options, Plane, Subject, in_chunks
+from scoresde.app.figures.subject import FigureOptions, Plane, Subject, in_chunks
 from scoresde.app.progress import Progress
 from scoresde.errors import require
 from scoresde.sde import Level
@@ -23,7 +23,7 @@ BANDWIDTH = 0.07  # of the kernels that stand for a density where only points ar
 BATCH = 1000
 
 
-def draw(subject: Subject, options: Options) -> Figure:
+def draw(subject: Subject, options: FigureOptions) -> Figure:
     """Learned, exact, and their difference where there is density."""
     shape = subject.train.shape
     is_image = len(shape) == 3
@@ -35,28 +35,30 @@ def draw(subject: Subject, options: Options) -> Figure:
         f"{'x'.join(map(str, shape))}, and a density is drawn over the plane: {need}{instead}",
     )
     subject = subject.of_one_class()
-    plane, like = Plane(subject.train), subject.model.like()
-    clean = Level(torch.zeros(()), torch.ones(()), torch.zeros(()))
+    plane = Plane(subject.train)
+    model = subject.model
+    clean = Level.clean(model.dtype)[0]
     grid = plane.grid(POINTS if shape[0] == 2 else POINTS_OF_A_LINE, clean)
-    x = plane.points(grid, clean.alpha).to(like)
+    x = plane.points(grid, clean.alpha).to(model.device, model.dtype)
     count = EVALUATIONS if options.num_steps is None else options.num_steps
-    with Progress("density", -(-len(x) // BATCH) * count, unit="evaluation") as progress:
+    with Progress("density", -(-len(x) // BATCH) * count, unit="evaluations") as progress:
         found = log_prob(
-            subject.model,
+            model,
             x,
             subject.labels(len(x)),
             num_evaluations=count,
-            sd=subject.train.std(),
             batch_size=BATCH,
-            tell=progress.advance,
+            on_evaluation=progress.advance,
         )
     learned = found.log_prob.cpu()
     width = BANDWIDTH * subject.train.std() * isinstance(subject.truth, EmpiricalDistribution)
-    alpha, sigma = torch.ones(()).to(like), torch.tensor(width).to(like)
-    true = in_chunks(lambda points, _: subject.exact.target.log_prob(points, alpha, sigma), x)
+    one = torch.ones(()).to(x)
+    sigma = torch.tensor(width).to(x)
+    true = in_chunks(lambda points, _: subject.exact.target.log_prob(points, one, sigma), x)
     name = "exact" if width == 0 else f"kernels on the data, width {width:.2g}"
     cell = (grid[1, 1] - grid[0, 0]).prod() if shape[0] == 2 else grid[1, 0] - grid[0, 0]
-    mass, gap = learned.exp().sum() * cell, ((learned - true).abs() * true.softmax(0)).sum()
+    mass = learned.exp().sum() * cell
+    gap = ((learned - true).abs() * true.softmax(0)).sum()
     print(f"mass of the model on the grid: {mass:.3f}; mean difference from the {name.split()[0]}: {gap:.3g} nats")
     of_model = f"{subject.name}, by its flow"
     panels = [part.reshape(grid.shape[:-1]) for part in (learned, true)]

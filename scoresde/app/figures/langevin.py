@@ -17,17 +17,19 @@ import torch
 from torch import Tensor
 
 from samplers import AnnealedLangevin, Trajectory, power_phi, sample
-from scoresde import Noise, plots
-from scoresde.app.figures.subject import Options, Subject
+from scoresde import plots
+from scoresde.app.figures.subject import FigureOptions, Subject
 from scoresde.errors import require
-from scoresde.score_model import ExactScoreModel
+from scoresde.models.exact import ExactScoreModel
+from scoresde.noise import Noise
 from scoresde.sde import SDE, Level
 from scoresde.targets import Gaussian, GaussianMixture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-WEIGHTS, DEVIATION = torch.tensor([0.7, 0.2, 0.1]), 0.15
+WEIGHTS = torch.tensor([0.7, 0.2, 0.1])
+DEVIATION = 0.15
 ANGLES = torch.tensor([0.5, 7 / 6, 11 / 6]) * math.pi  # of the modes, on the unit circle
 DEVIATION_OF_ALL = 0.7  # of an entry, about: the levels are densest where the modes part
 START = 1.5  # deviation of the plain chain's start
@@ -73,9 +75,13 @@ def share_of_basins() -> Tensor:
 
 def plain(count: int, num_steps: int, seed: int) -> Chain:
     """x' = x + e score(x) + sqrt(2 e) z at the level of the data, from a broad start."""
-    noise, step = Noise(seed, torch.arange(count)), STEP * DEVIATION**2
-    x, mixture, states = START * noise.normal(0, (2,)), target(), []
-    one, zero = torch.ones(()), torch.zeros(())
+    noise = Noise(seed, torch.arange(count))
+    step = STEP * DEVIATION**2
+    x = START * noise.normal(0, (2,))
+    mixture = target()
+    states = []
+    one = torch.ones(())
+    zero = torch.zeros(())
     for k in range(num_steps):
         states.append(x)
         x = x + step * mixture.score(x, one, zero.clamp(min=1e-3)) + (2 * step) ** 0.5 * noise.normal(k + 1, (2,))
@@ -95,11 +101,11 @@ def annealed(sde: SDE, count: int, num_steps: int, seed: int) -> Chain:
         callback=kept,
         batch_size=count,
     )
-    level = sde.level(kept.t)
-    levels = [level.at(k) for k in range(len(kept.t))] + [Level(*map(torch.tensor, (0.0, 1.0, 0.0)))]
+    levels = Level.join(torch.cat, [sde.level(kept.t), Level.clean(kept.t.dtype)])
     states = [*kept.x_t, end]
-    weights = [responsibilities(x, at.alpha, at.sigma).mean(0) for x, at in zip(states, levels, strict=True)]
-    seen = [x / (at.alpha**2 + at.sigma**2).sqrt() for x, at in zip(states, levels, strict=True)]
+    each = [levels[k] for k in range(len(states))]
+    weights = [responsibilities(x, at.alpha, at.sigma).mean(0) for x, at in zip(states, each, strict=True)]
+    seen = [x / (at.alpha**2 + at.sigma**2).sqrt() for x, at in zip(states, each, strict=True)]
     return Chain(torch.stack(seen), torch.stack(weights))
 
 
@@ -108,9 +114,10 @@ def total_variation(weights: Tensor) -> float:
     return 0.5 * (weights - target().weights).abs().sum().item()
 
 
-def draw(subject: Subject, options: Options) -> Figure:
+def draw(subject: Subject, options: FigureOptions) -> Figure:
     """Both chains at their end, and the weights of the modes through their steps."""
-    chains, predicted = _chains(subject, options), total_variation(share_of_basins())
+    chains = _chains(subject, options)
+    predicted = total_variation(share_of_basins())
     ends = {name: total_variation(chain.weights[-1]) for name, chain in chains.items()}
     for name, distance in ends.items():
         print(f"{name} Langevin: mode weights off by {distance:.3f} (total variation)", flush=True)
@@ -122,7 +129,7 @@ def draw(subject: Subject, options: Options) -> Figure:
     return _figure(chains, titles, len(chains["plain"].x))
 
 
-def frames(subject: Subject, options: Options) -> list[Figure]:
+def frames(subject: Subject, options: FigureOptions) -> list[Figure]:
     """Both chains through their steps."""
     chains = _chains(subject, options)
     length = len(chains["plain"].x)
@@ -132,7 +139,7 @@ def frames(subject: Subject, options: Options) -> list[Figure]:
     return [_figure(chains, titles, int(k)) for k in shares]
 
 
-def _chains(subject: Subject, options: Options) -> dict[str, Chain]:
+def _chains(subject: Subject, options: FigureOptions) -> dict[str, Chain]:
     count = NUM_SAMPLES if options.num_samples is None else options.num_samples
     steps = NUM_STEPS if options.num_steps is None else options.num_steps
     require(count >= 1, f"num_samples={count}: need at least 1")

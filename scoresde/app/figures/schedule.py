@@ -17,10 +17,10 @@ from samplers import (
     vp_quadratic,
 )
 from scoresde import plots
-from scoresde.app.config import SDES, load_config
-from scoresde.app.figures.subject import Options, Subject
-from scoresde.checkpoint import construct
+from scoresde.app.config import load_config, sdes
+from scoresde.app.figures.subject import FigureOptions, Subject
 from scoresde.errors import require
+from scoresde.registry import construct
 from scoresde.sde import SDE
 from sde_configs import build
 
@@ -34,19 +34,19 @@ GRIDS = (uniform_time, quadratic_time, vp_quadratic, uniform_log_snr, karras, po
 
 
 @torch.no_grad()
-def draw(subject: Subject, options: Options) -> Figure:
+def draw(subject: Subject, options: FigureOptions) -> Figure:
     """All SDEs, or the one of a checkpoint; grids and table under the one that is asked for."""
     sde, name = subject.sde, options.sampler or SAMPLER
-    if subject.checkpoint is None:
-        sdes = {key: construct(load_config(key, None).sde, SDE, "config.sde") for key in SDES}
+    if subject.trained is None:
+        shown = {key: construct(load_config(key, None).sde, SDE, "config.sde") for key in sdes()}
     else:
-        sdes = {type(sde).__name__: sde}
-    times = {key: torch.linspace(s.t_min, s.t_max, TIMES, dtype=torch.float64) for key, s in sdes.items()}
-    levels = {key: sdes[key].level(t) for key, t in times.items()}
+        shown = {type(sde).__name__: sde}
+    times = {key: torch.linspace(s.t_min, s.t_max, TIMES, dtype=torch.float64) for key, s in shown.items()}
+    levels = {key: shown[key].level(t) for key, t in times.items()}
     quantities = {
         "$\\alpha$": {key: level.alpha for key, level in levels.items()},
         "$\\sigma$ (data units)": {key: level.sigma for key, level in levels.items()},
-        "$g^2$, of VP $\\beta$ (1 / time)": {key: sdes[key].diffusion(t) ** 2 for key, t in times.items()},
+        "$g^2$, of VP $\\beta$ (1 / time)": {key: shown[key].diffusion(t) ** 2 for key, t in times.items()},
         "log-SNR $2\\log(\\alpha/\\sigma)$ (nats)": {key: level.log_snr for key, level in levels.items()},
     }
     count = EVALUATIONS if options.num_steps is None else options.num_steps
@@ -56,7 +56,7 @@ def draw(subject: Subject, options: Options) -> Figure:
         f"sampler={name!r}: chooses its steps and is no table; ask for another, such as --sampler unipc",
     )
     assert isinstance(sampler, TableSampler)
-    table = sampler.table(sde, sampler.default_grid(sde, count))
+    table = sampler.table(subject.model, sampler.grid(subject.model, count))
     width = table.b.shape[1]
     columns = ["a", "b", *(f"$b_{{-{j}}}$" for j in range(1, width)), "c", "p", "q"]
     numbers = torch.cat([torch.stack([table.a, *table.b.T, table.c, table.p, table.q], 1)])

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from scoresde import plots
-from scoresde.app.figures.subject import Options, Plane, Subject, in_chunks
+from scoresde.app.figures.subject import FigureOptions, Plane, Subject, in_chunks
 from scoresde.score_model import ScoreModel
 from scoresde.sde import Level
 
@@ -27,13 +27,13 @@ POINTS = 72  # along an axis
 FRAMES = 9
 
 
-def draw(subject: Subject, options: Options) -> Figure:
+def draw(subject: Subject, options: FigureOptions) -> Figure:
     """A row for the model, the exact score and the error, a column for each noise level."""
     subject = subject.of_one_class()
     plane = Plane(subject.train)
-    levels = subject.times(torch.tensor(NOISE_LEVELS if plane.flat else NOISE_LEVELS_OF_MANY))
-    columns = [_title(levels.at(k)) for k in range(len(levels.t))]
-    looks = [_look(subject, plane, levels.at(k)) for k in range(len(columns))]
+    levels = subject.levels(torch.tensor(NOISE_LEVELS if plane.flat else NOISE_LEVELS_OF_MANY))
+    columns = [_title(levels[k]) for k in range(len(levels.t))]
+    looks = [_look(subject, plane, levels[k]) for k in range(len(columns))]
     grids, log_densities, fields, errors = zip(*looks, strict=True)
     rows = _rows(subject)
     if plane.directions.shape[0] == 1:
@@ -51,22 +51,24 @@ def draw(subject: Subject, options: Options) -> Figure:
     )
 
 
-def frames(subject: Subject, options: Options) -> list[Figure]:
+def frames(subject: Subject, options: FigureOptions) -> list[Figure]:
     """The same over time, from noise to data: the model, the exact score and the error side by side."""
     subject = subject.of_one_class()
     plane = Plane(subject.train)
     ends = (NOISE_LEVELS if plane.flat else NOISE_LEVELS_OF_MANY)[:: len(NOISE_LEVELS) - 1]
     last, first = (math.log10(end) for end in ends)
-    levels, drawn = subject.times(torch.logspace(first, last, FRAMES)), []
+    levels = subject.levels(torch.logspace(first, last, FRAMES))
+    drawn = []
     for k in range(FRAMES):
-        level = levels.at(k)
+        level = levels[k]
         grid, log_density, fields, _ = _look(subject, plane, level)
         names = [f"{row}, {_title(level)}" if i == 0 else row for i, row in enumerate(_rows(subject))]
         if grid.shape[-1] == 1:
             scores = [[field[:, 0]] for field in fields]
             drawn.append(plots.score_curves([grid[:, 0]], [log_density], scores, _rows(subject), [_title(level)]))
             continue
-        count, top = len(fields), max(field.norm(dim=-1).max().item() for field in fields)
+        count = len(fields)
+        top = max(field.norm(dim=-1).max().item() for field in fields)
         drawn.append(
             plots.score_fields(
                 [grid] * count,
@@ -91,10 +93,11 @@ def _title(level: Level) -> str:
 
 def _look(subject: Subject, plane: Plane, level: Level) -> tuple[Tensor, Tensor, Sequence[Tensor], float]:
     """Grid, log density, the fields of each row, and the relative error, weighted by the density on the grid."""
-    like, exact = subject.model.like(), subject.exact
+    exact, device, dtype = subject.exact, subject.model.device, subject.model.dtype
     grid = plane.grid(POINTS, level)
-    x, t = plane.points(grid, level.alpha).to(like), level.t.item()
-    at = level.like(like)
+    x = plane.points(grid, level.alpha).to(device, dtype)
+    t = level.t.item()
+    at = level.to(device, dtype)
 
     def field(model: ScoreModel, cond: Tensor | None) -> Tensor:
         with model.eval_mode():

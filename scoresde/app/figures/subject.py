@@ -1,7 +1,8 @@
-"""What is looked at: a model, its data, and the truth where it is known."""
+"""What a picture is of: a model, its data, and the truth if it is known."""
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,15 +12,19 @@ import torch
 from ml_collections import ConfigDict
 from torch import Tensor
 
-from scoresde.app.pictures import demo_labels
+from scoresde import condition
+from scoresde._batches import batches
 from scoresde.app.progress import Progress
-from scoresde.app.run_folder import RunFolder
-from scoresde.app.sample import parse_labels, scaling_of
+from scoresde.app.trained import Trained
 from scoresde.app.user_data import own_data
-from scoresde.checkpoint import Checkpoint, construct
+from scoresde.condition import Condition
 from scoresde.data import ArrayData, nine_modes
-from scoresde.errors import require
-from scoresde.score_model import ExactScoreModel, ScoreModel
+from scoresde.data.info import DataInfo
+from scoresde.errors import UsageError, require
+from scoresde.models.exact import ExactScoreModel
+from scoresde.models.network import NetworkScoreModel
+from scoresde.registry import construct
+from scoresde.score_model import ScoreModel
 from scoresde.sde import SDE, Level
 from scoresde.targets import EmpiricalDistribution, GaussianMixture, Target
 from scoresde.training import Trainer
@@ -30,8 +35,8 @@ CHUNK = 1024  # points at a time
 SPREAD_OF = 1000  # samples that principal directions are taken from
 
 
-class Options(NamedTuple):
-    """What a picture can be asked for; None where the picture has a default of its own."""
+class FigureOptions(NamedTuple):
+    """What a picture can be asked for; None if the picture is to take its own default."""
 
     num_samples: int | None
     num_steps: int | None
@@ -42,7 +47,7 @@ class Options(NamedTuple):
 @final
 @dataclass(frozen=True)
 class Subject:
-    """A model and what is known of it.
+    """What a picture is of: a model, and what is known of it.
 
     Attributes:
         model: what is looked at.
@@ -50,9 +55,9 @@ class Subject:
         truth: the distribution that it is to learn, or that of the training samples.
         config: of the run.
         train, held_out: data.
+        info: of the data.
         label: the class that is looked at, or None.
-        num_classes: that the model is conditioned on, 0 for none.
-        run, checkpoint: where it comes from, or None.
+        trained: where the model comes from, or None.
     """
 
     model: ScoreModel
@@ -61,10 +66,9 @@ class Subject:
     config: ConfigDict
     train: ArrayData
     held_out: ArrayData | None
-    label: int | None
-    num_classes: int
-    run: RunFolder | None = None
-    checkpoint: Checkpoint | None = None
+    info: DataInfo
+    label: int | None = None
+    trained: Trained | None = None
 
     @property
     def sde(self) -> SDE:
@@ -72,14 +76,18 @@ class Subject:
         return self.model.sde
 
     @property
+    def num_classes(self) -> int:
+        """Classes that the data have, 0 for none."""
+        return self.info.num_classes
+
+    @property
     def exact(self) -> ExactScoreModel:
         """The score of the truth, on the model's device."""
-        like = self.model.like()
-        return ExactScoreModel(self.truth.to(like.device, like.dtype), self.sde)
+        return ExactScoreModel(self.truth.to(self.model.device, self.model.dtype), self.sde)
 
     @property
     def closed_form(self) -> bool:
-        """Whether the truth has a density of its own, and is no set of points."""
+        """Whether the truth has a density of its own, and is not a set of points."""
         return isinstance(self.truth, GaussianMixture)
 
     @property
@@ -97,12 +105,11 @@ class Subject:
         """Conditions for samples: the class that is looked at, otherwise all in turn; None for a model without."""
         if not (self.learned and self.num_classes):
             return None
-        like = self.model.like()
-        chosen = demo_labels(count, self.num_classes) if self.label is None else torch.full((count,), self.label)
-        return None if chosen is None else chosen.to(like.device)
+        chosen = torch.arange(count) % self.num_classes if self.label is None else torch.full((count,), self.label)
+        return chosen.to(self.model.device)
 
     def of_one_class(self) -> Subject:
-        """The same, of class 0 where the model takes classes and none was asked for."""
+        """The same, of class 0 if the model takes classes and none was asked for."""
         if self.label is not None or not (self.learned and self.num_classes):
             return self
         print(f"class 0 of {self.num_classes}; --labels chooses another", flush=True)
@@ -114,53 +121,55 @@ class Subject:
         one = replace(self, label=label, truth=EmpiricalDistribution(train.all()[0]), train=train)
         return one if self.learned else replace(one, model=one.exact)
 
+    def shown(self, x: Tensor) -> Tensor:
+        """Samples in the model's units as values from 0 to 1."""
+        return self.info.to_unit(self.train.codec.decode(x.cpu().float()))
+
     @torch.no_grad()  # a path may have weights
-    def times(self, noise_levels: Tensor) -> Level:
-        """The levels of these sigma / alpha, as far as they lie within the SDE's range, float64."""
-        t = self.sde.time(-2 * noise_levels.double().log()).clamp(self.sde.t_min, self.sde.t_max)
-        return self.sde.level(t)
+    def levels(self, noise_levels: Tensor) -> Level:
+        """The levels with these sigma / alpha, as far as they lie within the SDE's range, float64."""
+        return self.sde.at_noise_level(noise_levels.double())
 
 
-def of_checkpoint(
-    checkpoint: Checkpoint, config: ConfigDict, run: RunFolder, labels: str | None, device: torch.device
-) -> Subject:
+def subject_of_run(trained: Trained, labels: str | None) -> Subject:
     """A trained model beside the exact score of what it was trained on."""
-    described = checkpoint.description["data"]
-    train, held_out = own_data(checkpoint, config)
-    model = build.build_sampling_model(
-        config, checkpoint.model().to(device), scaling_of(described), described["low"], described["high"]
-    )
-    classes = described["num_classes"]
-    train = train if classes else replace(train, labels=None)
-    subject = Subject(model, True, _truth(config, train), config, train, held_out, None, classes, run, checkpoint)
-    label = _label(labels, classes)
+    train, held_out = own_data(trained)
+    train = train if trained.data.num_classes else replace(train, cond=None)
+    truth = _truth(trained.config, train)
+    config = trained.config
+    subject = Subject(trained.model, True, truth, config, train, held_out, trained.data, trained=trained)
+    label = _label(labels, trained.data.num_classes)
     return subject if label is None else subject.of_class(label)
 
 
-def of_data(config: ConfigDict, labels: str | None, learn: bool, device: torch.device) -> Subject:
+def subject_of_data(config: ConfigDict, labels: str | None, learn: bool, device: torch.device) -> Subject:
     """The exact score of a data set under an SDE, or what a small network learns of it in seconds."""
     train, held_out = build.build_data(config)
     label = _label(labels, train.num_classes)  # a mistake is named before anything is trained
     sde = construct(config.sde, SDE, "config.sde")
     exact = ExactScoreModel(_truth(config, train).to(device), sde)
-    subject = Subject(exact, False, exact.target, config, train, held_out, None, train.num_classes)
+    subject = Subject(exact, False, exact.target, config, train, held_out, DataInfo.of(train))
     if learn and config.training.num_steps:
         trainer = trainer_of(subject, device)
-        with Progress("train", trainer.settings.num_steps) as progress:
-            while trainer.step_number < trainer.settings.num_steps:
+        with Progress("train", trainer.options.num_steps) as progress:
+            while trainer.step_number < trainer.options.num_steps:
                 trainer.step()
                 progress.advance()
-        subject = replace(subject, model=trainer.ema_model, learned=True)
+        subject = replace(subject, model=averaged(trainer), learned=True)
     return subject if label is None else subject.of_class(label)
+
+
+def averaged(trainer: Trainer) -> NetworkScoreModel:
+    """A copy of a model in training, with averaged weights."""
+    with trainer.average.applied(trainer.model):
+        return copy.deepcopy(trainer.model).eval().requires_grad_(False)
 
 
 def trainer_of(subject: Subject, device: torch.device) -> Trainer:
     """Training as the configuration says."""
     config = subject.config
     model = build.build_model(config, subject.train).to(device)
-    return Trainer(
-        model, subject.train, build.build_objective(config, model), build.build_settings(config), config.seed
-    )
+    return Trainer(model, subject.train, build.build_objective(config), build.build_options(config), config.seed)
 
 
 def _truth(config: ConfigDict, train: ArrayData) -> Target:
@@ -171,21 +180,26 @@ def _truth(config: ConfigDict, train: ArrayData) -> Target:
 
 def _label(labels: str | None, num_classes: int) -> int | None:
     """The class that is asked for."""
-    chosen = None if labels is None else parse_labels(labels, 1, num_classes)
-    require("," not in (labels or ""), f"labels={labels!r}: a picture is of one class, as in --labels=3")
-    return None if chosen is None else int(chosen)
+    if labels is None:
+        return None
+    require(num_classes > 0, f"labels={labels!r}: there are no classes; leave --labels out")
+    require(
+        labels.isdigit() and int(labels) < num_classes,
+        f"labels={labels!r}: a picture is of one class, 0 to {num_classes - 1}, as in --labels=3",
+    )
+    return int(labels)
 
 
 def _of_class(data: ArrayData, label: int) -> ArrayData:
-    assert data.labels is not None
-    kept = data.labels == label
-    require(bool(kept.any()), f"labels={label}: there are no training samples of this class; choose another")
-    return replace(data, values=data.values[kept], labels=data.labels[kept], index=None)
+    labels = data.labels
+    if labels is None or not bool((labels == label).any()):
+        raise UsageError(f"labels={label}: there are no training samples of this class; choose another")
+    return data.select(torch.nonzero(labels == label).flatten())
 
 
 @final
 class Plane:
-    """Where data of any size are seen: the plane itself, or the principal directions of the data about their mean.
+    """The plane in which data of any size are shown: itself, or the principal directions of the data about their mean.
 
     Attributes:
         flat: whether the data are points in the plane (or on a line) themselves.
@@ -193,16 +207,22 @@ class Plane:
     """
 
     def __init__(self, data: ArrayData) -> None:
-        x = data.batch(torch.arange(min(len(data), SPREAD_OF)))[0].flatten(1)
-        dim, mean = x.shape[1], x.mean(0)
-        self.shape, self.flat = data.shape, dim <= 2
+        samples = data.batch(slice(SPREAD_OF))[0]
+        x = samples.flatten(1)
+        dim = x.shape[1]
+        mean = x.mean(0)
+        self.shape = tuple(samples.shape[1:])
+        self.flat = dim <= 2
         if self.flat:
-            self.origin, self.directions = torch.zeros(dim), torch.eye(dim)
+            self.origin = torch.zeros(dim)
+            self.directions = torch.eye(dim)
             self.middle = (x.amax(0) + x.amin(0)) / 2
         else:
             vectors = torch.linalg.svd(x - mean, full_matrices=False).Vh[:2]
             vectors = torch.cat([vectors, torch.zeros(2 - len(vectors), dim)])  # of one sample there is one direction
-            self.origin, self.directions, self.middle = mean, vectors, torch.zeros(2)
+            self.origin = mean
+            self.directions = vectors
+            self.middle = torch.zeros(2)
         extent = (self.coordinates(x, torch.ones(())) - self.middle).abs().amax(1).quantile(0.995).item()
         self.extent = extent or 1.0
 
@@ -234,9 +254,7 @@ class Plane:
 
 
 @torch.no_grad()
-def in_chunks(function: Callable[[Tensor, Tensor | None], Tensor], x: Tensor, cond: Tensor | None = None) -> Tensor:
-    """A function of points and conditions, evaluated for a part of them at a time."""
-    parts = [
-        function(x[k : k + CHUNK], None if cond is None else cond[k : k + CHUNK]).cpu() for k in range(0, len(x), CHUNK)
-    ]
+def in_chunks(function: Callable[[Tensor, Condition], Tensor], x: Tensor, cond: Condition = None) -> Tensor:
+    """A function of points and conditions, evaluated for some of them at a time."""
+    parts = [function(x[part], condition.take(cond, part)).cpu() for part in batches(len(x), CHUNK)]
     return torch.cat(parts)

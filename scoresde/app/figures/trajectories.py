@@ -12,7 +12,7 @@ from torch import Tensor
 
 from samplers import Ancestral, DPMSolver, PredictorCorrector, Sampler, Trajectory, power_phi, sample
 from scoresde import plots
-from scoresde.app.figures.subject import Options, Plane, Subject
+from scoresde.app.figures.subject import FigureOptions, Plane, Subject
 from scoresde.errors import require
 from scoresde.named_sdes import VESDE, VPSDE, SubVPSDE
 from scoresde.sde import SDE, Level, transition
@@ -27,13 +27,14 @@ GROUND = 600  # samples of the data that are shown behind
 QUANTILES = torch.linspace(0.02, 0.98, 13, dtype=torch.float64)
 
 
-def draw(subject: Subject, options: Options) -> Figure:
+def draw(subject: Subject, options: FigureOptions) -> Figure:
     """Forward paths, reverse-SDE paths, probability-flow paths, and predictor and corrector moves."""
     count = PATHS if options.num_samples is None else options.num_samples
     steps = STEPS if options.num_steps is None else options.num_steps
     require(count >= 1, f"num_samples={count}: need at least 1")
     require(steps >= 6, f"num_steps={steps}: need at least 6")
-    plane, labels = Plane(subject.train), subject.labels(count)
+    plane = Plane(subject.train)
+    labels = subject.labels(count)
 
     def drawn(sampler: Sampler, num_steps: int) -> Tensor:
         kept = Trajectory()
@@ -47,7 +48,7 @@ def draw(subject: Subject, options: Options) -> Figure:
             callback=kept,
         )
         level = subject.sde.level(kept.t.double())
-        return torch.stack([_seen(plane, x, level.at(k)) for k, x in enumerate(kept.x_t)] + [_seen(plane, end)])
+        return torch.stack([_seen(plane, x, level[k]) for k, x in enumerate(kept.x_t)] + [_seen(plane, end)])
 
     corrected = drawn(PredictorCorrector(), max(6, steps // 3))[:, :MOVED]
     kinds = torch.arange(len(corrected) - 1) % 2
@@ -88,17 +89,18 @@ def _forward(subject: Subject, plane: Plane, count: int, steps: int, seed: int) 
     grid = _grid(subject.sde, steps)[:-1].flip(0)
     levels = subject.sde.level(grid)
     x = levels.alpha[0] * x + levels.sigma[0] * torch.randn(x.shape, generator=generator, dtype=x.dtype)
-    states = [_seen(plane, x, levels.at(0))]
+    states = [_seen(plane, x, levels[0])]
     for k in range(1, len(grid)):
-        ratio, std = transition(levels.at(k - 1), levels.at(k))
+        ratio, std = transition(levels[k - 1], levels[k])
         x = ratio * x + std * torch.randn(x.shape, generator=generator, dtype=x.dtype)
-        states.append(_seen(plane, x, levels.at(k)))
+        states.append(_seen(plane, x, levels[k]))
     return torch.stack(states)
 
 
 def _time_space(name: str, sde: SDE) -> plots.TimeSpace:
     """A mixture on a line through time. The flow keeps quantiles, so that its paths are those of the density."""
-    weights, means = torch.tensor([0.35, 0.65], dtype=torch.float64), torch.tensor([[-1.0], [1.0]]).double()
+    weights = torch.tensor([0.35, 0.65], dtype=torch.float64)
+    means = torch.tensor([[-1.0], [1.0]]).double()
     target = GaussianMixture(weights, means, torch.full((2,), 0.02, dtype=torch.float64))
     level = sde.level(torch.linspace(sde.t_min, sde.t_max, 160, dtype=torch.float64))
     far = 2.4 * max(sde.prior_std(), 0.75)
@@ -106,7 +108,7 @@ def _time_space(name: str, sde: SDE) -> plots.TimeSpace:
     wide = torch.linspace(-3 * far, 3 * far, 6000, dtype=torch.float64)
     density, paths = [], []
     for k in range(len(level.t)):
-        at = level.at(k)
+        at = level[k]
         density.append(target.log_prob(x[:, None], at.alpha, at.sigma).exp())
         below = target.log_prob(wide[:, None], at.alpha, at.sigma).exp().cumsum(0)
         paths.append(wide[torch.searchsorted(below / below[-1], QUANTILES).clamp(max=len(wide) - 1)])

@@ -1,0 +1,178 @@
+"""The flags of each mode of the command line, declared once.
+
+The parser, `--mode X --help` and the message "belongs to --mode X" are made from these classes. A mode's own module is
+imported when the mode is called, so that a mistaken flag is answered before.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+
+def flag(default: Any, description: str) -> Any:
+    """A flag with its default and what `--help` says of it."""
+    return dataclasses.field(default=default, metadata={"help": description})
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Of every mode.
+
+    Attributes:
+        instead: flags of other modes, with what this mode has in their place.
+    """
+
+    instead: ClassVar[Mapping[str, str]] = {}
+
+    seed: int | None = flag(None, "of training, or of the samples (the configuration's, 0)")
+    device: str = flag("auto", "auto, cpu, cuda or cuda:N")
+
+    def given(self) -> set[str]:
+        """Names of the flags that do not have their defaults."""
+        return {f.name for f in dataclasses.fields(self) if getattr(self, f.name) != f.default}
+
+
+@dataclass(frozen=True)
+class TrainFlags(Flags):
+    """Of --mode train."""
+
+    instead: ClassVar[Mapping[str, str]] = {
+        "num_steps": "--config.training.num_steps",
+        "input": "--config.data.path",
+    }
+
+    sde: str | None = flag(None, "{sdes} (vp)")
+    config: str | None = flag(None, "a recipe, or a .py or .json file; --config.FIELD=VALUE changes a field")
+    workdir: str | None = flag(None, "folder of the run (runs/<sde>)")
+
+
+@dataclass(frozen=True)
+class TrainedFlags(Flags):
+    """Of modes that use a trained model."""
+
+    sde: str | None = flag(None, "the run of an SDE, runs/<sde> (the newest run)")
+    workdir: str | None = flag(None, "folder of the run (the newest run)")
+    checkpoint: str | None = flag(None, "a file of a run's checkpoints/ (the newest)")
+
+
+@dataclass(frozen=True)
+class SampleFlags(TrainedFlags):
+    """Of --mode sample."""
+
+    sampler: str = flag("pc", "{samplers}: see docs/samplers.md")
+    num_samples: int = flag(100, "how many")
+    num_steps: int | None = flag(None, "of the sampler (its default)")
+    labels: str | None = flag(None, "classes, as in 3 or 3,1,4 (all in turn)")
+    output: str | None = flag(None, "the picture to write, .png; the numbers lie beside it (in samples/ of the run)")
+
+
+@dataclass(frozen=True)
+class CompareFlags(TrainedFlags):
+    """Of --mode compare."""
+
+    num_samples: int = flag(100, "how many")
+    output: str | None = flag(None, "the picture to write, .png (in samples/ of the run)")
+
+
+@dataclass(frozen=True)
+class CalibrateFlags(TrainedFlags):
+    """Of --mode calibrate."""
+
+    num_samples: int = flag(640, "noises to learn from")
+    num_steps: int | None = flag(None, "evaluations of the table (5, 6, 8 and 10)")
+
+
+@dataclass(frozen=True)
+class EvaluateFlags(TrainedFlags):
+    """Of --mode evaluate."""
+
+    metric: str = flag("all", "{metrics}, several between commas, or all that suit the data")
+    input: str | None = flag(None, "a file or folder of samples (the run's held-out ones)")
+    num_samples: int | None = flag(None, "how many (all)")
+    num_steps: int | None = flag(None, "of the flow of a density (64), or of the sampler if one is named")
+    sampler: str | None = flag(None, "of the samples that distances are taken from (auto)")
+    dequantization: str = flag("uniform", "of whole numbers: {dequantizations}")
+    output: str | None = flag(None, "the file to write, .json (in samples/ of the run)")
+
+
+@dataclass(frozen=True)
+class InvertFlags(TrainedFlags):
+    """Of --mode invert."""
+
+    input: str | None = flag(None, "a file or folder of samples (the run's held-out ones)")
+    num_samples: int | None = flag(None, "how many (all)")
+    num_steps: int | None = flag(None, "evaluations each way (64)")
+    output: str | None = flag(None, "the picture to write, .png; the numbers lie beside it (in samples/ of the run)")
+
+
+@dataclass(frozen=True)
+class InterpolateFlags(TrainedFlags):
+    """Of --mode interpolate."""
+
+    input: str | None = flag(None, "a file or folder of samples (the run's held-out ones)")
+    num_samples: int = flag(8, "pairs of samples")
+    num_steps: int | None = flag(None, "evaluations each way (64)")
+    output: str | None = flag(None, "the picture to write, .png; the numbers lie beside it (in samples/ of the run)")
+
+
+@dataclass(frozen=True)
+class VisualizeFlags(TrainedFlags):
+    """Of --mode visualize."""
+
+    what: str | None = flag(None, "{figures}")
+    sde: str | None = flag(None, "without a run: {sdes} (vp)")
+    config: str | None = flag(None, "without a run: a recipe, or a .py or .json file")
+    sampler: str | None = flag(None, "of the picture, if it has one")
+    num_samples: int | None = flag(None, "how many samples or paths are shown")
+    num_steps: int | None = flag(None, "of the sampler")
+    labels: str | None = flag(None, "the class that is shown")
+    output: str | None = flag(None, "the picture to write: .png, .svg or, of pictures that move, .gif")
+
+
+class Mode(NamedTuple):
+    """A mode of the command line.
+
+    Attributes:
+        summary: what it does.
+        flags: the class of its flags.
+        function: where its function is, as in `package.module:function`; it takes flags and overrides.
+    """
+
+    summary: str
+    flags: type[Flags]
+    function: str
+
+    def load(self) -> Callable[[Any, Sequence[str]], int]:
+        """The function itself."""
+        module, _, name = self.function.partition(":")
+        function: Callable[[Any, Sequence[str]], int] = getattr(importlib.import_module(module), name)
+        return function
+
+
+MODES = {
+    "train": Mode("trains, or continues a run", TrainFlags, "scoresde.app.train:train"),
+    "sample": Mode("draws samples from a trained model", SampleFlags, "scoresde.app.sample:sample"),
+    "compare": Mode(
+        "which sampler, and how many steps, for a trained model", CompareFlags, "scoresde.app.compare:compare"
+    ),
+    "calibrate": Mode(
+        "makes --sampler auto better at some number of evaluations", CalibrateFlags, "scoresde.app.calibrate:calibrate"
+    ),
+    "evaluate": Mode("densities, bits, bounds and distances", EvaluateFlags, "scoresde.app.evaluate:evaluate"),
+    "invert": Mode("data to noise along the probability flow, and back", InvertFlags, "scoresde.app.invert:invert"),
+    "interpolate": Mode(
+        "from one sample to another, through noise", InterpolateFlags, "scoresde.app.invert:interpolate"
+    ),
+    "visualize": Mode(
+        "a picture of a run, or of a known distribution", VisualizeFlags, "scoresde.app.visualize:visualize"
+    ),
+}
+
+
+def modes_with(name: str) -> list[str]:
+    """The modes that take a flag."""
+    return [mode for mode, of in MODES.items() if name in {f.name for f in dataclasses.fields(of.flags)}]

@@ -1,0 +1,137 @@
+"""A trained model as the commands use it: what every mode but train starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from ml_collections import ConfigDict
+from torch import Tensor
+
+from scoresde import checkpoint as checkpoint_file
+from scoresde.app.config import load_config, of_checkpoint, override_sampling
+from scoresde.app.device import choose_device
+from scoresde.app.flags import TrainedFlags
+from scoresde.app.run_folder import HOW_TO_TRAIN, RunFolder, newest_run
+from scoresde.checkpoint import Checkpoint
+from scoresde.condition import Condition
+from scoresde.data.info import DataInfo
+from scoresde.errors import UsageError, require
+from scoresde.models.network import NetworkScoreModel
+from scoresde.score_model import ScoreModel
+from sde_configs import build
+
+
+@final
+@dataclass(frozen=True)
+class Trained:
+    """A checkpoint with all that belongs to it.
+
+    Attributes:
+        checkpoint: the file.
+        config: the run's configuration, with the sampling fields of the command line.
+        device: where to compute.
+        data: what the model was trained on.
+        folder: where results go.
+        run: the folder of the run, if the checkpoint lies in one.
+        seed: of samples and other draws.
+    """
+
+    checkpoint: Checkpoint
+    config: ConfigDict
+    device: torch.device
+    data: DataInfo
+    folder: Path
+    run: RunFolder | None
+    seed: int
+
+    @classmethod
+    def of(cls, flags: TrainedFlags, overrides: Sequence[str]) -> Trained:
+        """The checkpoint that flags ask for: a file, that of a folder, of an SDE's run, or of the newest run.
+
+        Raises:
+            UsageError: if there is none, it cannot be read, or the flags contradict each other or it.
+        """
+        sde, workdir, file = flags.sde, flags.workdir, flags.checkpoint
+        wanted = load_config(sde, None).sde.name if sde else None
+        require(not (file and workdir), f"checkpoint={file!r}, workdir={workdir!r}: give one of the two")
+        run: RunFolder | None
+        if file is not None:
+            loaded = checkpoint_file.load(file)
+            path = Path(file)
+            run = RunFolder(path.parent.parent) if path.parent.name == "checkpoints" else None
+        else:
+            run = RunFolder(Path(workdir or f"runs/{sde}")) if workdir or sde else newest_run(Path("runs"))
+            newest = run.newest_checkpoint()
+            if newest is None:
+                raise UsageError(f"workdir={str(run.path)!r}: nothing is trained there yet; {HOW_TO_TRAIN}")
+            loaded = newest
+            print(f"using {run.path}, step {loaded.step}", flush=True)
+        source = f"checkpoint={str(loaded.path)!r}"
+        require(
+            {"config", "data"} <= loaded.description.keys(),
+            f"{source}: was saved from Python and holds a model alone; sample from it there: "
+            f"samplers.sample(scoresde.load_model({str(loaded.path)!r}), samplers.Heun(), 100)",
+        )
+        config = of_checkpoint(loaded.description["config"])
+        require(
+            wanted in (None, config.sde.name),
+            f"sde={sde!r}: this model was trained under {config.sde.name}; leave --sde out, or choose another run",
+        )
+        override_sampling(config, overrides)
+        data = DataInfo.from_json(loaded.description["data"], source)
+        folder = loaded.path.parent / "samples" if run is None else run.samples
+        seed = config.seed if flags.seed is None else flags.seed
+        require(0 <= seed < 2**64, f"seed={seed}: need 0 <= seed < 2**64")
+        return cls(loaded, config, choose_device(flags.device), data, folder, run, seed)
+
+    @cached_property
+    def network_model(self) -> NetworkScoreModel:
+        """The trained model itself, with averaged weights, on the device."""
+        return self.checkpoint.model().to(self.device)
+
+    @cached_property
+    def model(self) -> ScoreModel:
+        """The model that is sampled from: compiled and thresholded as the configuration says."""
+        return build.build_sampling_model(self.config, self.network_model, self.data.low, self.data.high)
+
+    def sampling_key(self) -> dict[str, Any]:
+        """All that `model` depends on, as JSON can hold it: what is kept for one key is not used for another."""
+        sampling = self.config.sampling
+        return {
+            "digest": self.checkpoint.digest,
+            "threshold": sampling.threshold,
+            "quantile": sampling.quantile if sampling.threshold == "dynamic" else None,
+        }
+
+    def conditions(self, num_samples: int, labels: str | None = None) -> Condition:
+        """Conditions of samples: "3" or "3,1,4" repeated to the number of samples; by default all classes in turn.
+
+        Raises:
+            UsageError: for labels that the model does not know.
+        """
+        classes = self.data.num_classes
+        if labels is None:
+            return torch.arange(num_samples) % classes if classes else None
+        require(classes > 0, f"labels={labels!r}: this model was trained without classes; leave --labels out")
+        try:
+            given = torch.tensor([int(part) for part in labels.split(",")])
+        except (ValueError, RuntimeError) as error:  # no number, or more than an integer holds
+            raise UsageError(f"labels={labels!r}: need whole numbers between commas, as in --labels=3,1,4") from error
+        try:
+            self.network_model.check_cond(given)
+        except UsageError as error:
+            raise UsageError(f"labels={labels!r}: {str(error).removeprefix('cond: ')}") from error
+        return given.repeat(-(-num_samples // len(given)))[:num_samples]
+
+    def decode(self, x: Tensor) -> Tensor:
+        """The raw data of samples, on the host."""
+        return self.network_model.codec.decode(x.to(self.device)).cpu()
+
+    def on(self, device: torch.device) -> Trained:
+        """The same on another device."""
+        return replace(self, device=device)

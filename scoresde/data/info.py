@@ -1,0 +1,74 @@
+"""A checkpoint's description of the data on which a model was trained."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+from torch import Tensor
+
+from scoresde.data.arrays import ArrayData
+from scoresde.errors import require
+
+
+@final
+@dataclass(frozen=True)
+class DataInfo:
+    """A data set in a few numbers.
+
+    Attributes:
+        low, high: the smallest and the largest raw value.
+        num_classes: 0 for data without classes.
+        class_names: names of the classes, if they are known.
+        quantized: whether the raw values are whole numbers.
+        digest: a checksum of values and conditions; empty if it is not known.
+    """
+
+    low: float
+    high: float
+    num_classes: int
+    class_names: tuple[str, ...] = ()
+    quantized: bool = False
+    digest: str = ""
+
+    @classmethod
+    def of(cls, data: ArrayData, digest: str = "") -> DataInfo:
+        """The description of a data set."""
+        low, high = (end.item() for end in data.values.aminmax())
+        quantized = not data.values.is_floating_point()
+        return cls(low, high, data.num_classes, data.class_names, quantized, digest)
+
+    def to_unit(self, raw: Tensor) -> Tensor:
+        """Raw values from `low` to `high` as values from 0 to 1; all 0 for data of one value."""
+        return (raw - self.low) / (self.high - self.low or 1.0)
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields, as JSON can hold them."""
+        return dataclasses.asdict(self) | {"class_names": list(self.class_names)}
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any], source: str) -> DataInfo:
+        """Reads what `to_json` gave.
+
+        Raises:
+            UsageError: for a field that is missing or of the wrong kind; the message begins with `source`.
+        """
+        checks = {
+            "low": lambda v: _is_number(v),
+            "high": lambda v: _is_number(v),
+            "num_classes": lambda v: type(v) is int and 0 <= v < 2**31,
+            "class_names": lambda v: isinstance(v, list) and all(isinstance(name, str) for name in v),
+            "quantized": lambda v: isinstance(v, bool),
+            "digest": lambda v: isinstance(v, str),
+        }
+        for name, check in checks.items():
+            require(check(found.get(name)), f"{source}: data.{name}={found.get(name)!r} in its header is damaged")
+        require(found["low"] <= found["high"], f"{source}: data.low={found['low']!r} in its header is damaged")
+        return cls(**{name: found[name] for name in checks} | {"class_names": tuple(found["class_names"])})
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max

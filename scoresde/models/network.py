@@ -1,0 +1,237 @@
+"""Models that call a network, or any function of x and t."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from itertools import chain
+from numbers import Integral
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from scoresde.codec import Codec, Scaling
+from scoresde.condition import Condition
+from scoresde.errors import UsageError, require
+from scoresde.networks.base import Network
+from scoresde.parametrization import Parametrization
+from scoresde.score_model import GridModel, ScoreModel, evaluating
+from scoresde.sde import SDE, Level
+
+
+@final
+class NetworkScoreModel(nn.Module, ScoreModel):
+    """A network under an SDE: D = c_skip x_t + c_out F(c_in x_t, c_noise, cond).
+
+    Args:
+        network: called as `network(x, c_noise, cond)` with x `(B, *shape)` and c_noise `(B,)`; returns `(B, *shape)`.
+            A `Network` also checks its conditions; another module gets every condition unchecked.
+        sde: the SDE under which it is trained.
+        parametrization: the network's input and output.
+        shape: shape of one sample, in the model's units.
+        codec: the map from raw data to the model's units and back; the identity by default.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        sde: SDE,
+        parametrization: Parametrization,
+        shape: Sequence[int],
+        codec: Codec = Scaling(),  # noqa: B008  frozen
+    ) -> None:
+        super().__init__()
+        is_shape = isinstance(shape, Sequence) and all(isinstance(size, Integral) and size > 0 for size in shape)
+        require(is_shape, f"shape={shape!r}: need the shape of one sample, such as (2,)")
+        require(isinstance(sde, SDE), f"sde={sde!r}: need an SDE, such as VPSDE()")
+        require(isinstance(codec, Codec), f"codec={codec!r}: need a Codec, such as Scaling(center=127.5, scale=127.5)")
+        self.network = network
+        self.sde = sde
+        self.parametrization = parametrization
+        self.shape = tuple(int(size) for size in shape)
+        self.codec = codec
+
+    @property
+    def sigma_data(self) -> float:
+        return self.parametrization.sigma_data
+
+    @property
+    def device(self) -> torch.device:
+        tensor = self._any_tensor()
+        return torch.device("cpu") if tensor is None else tensor.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return state_dtype(self._compute_dtype(torch.float32))
+
+    def _any_tensor(self) -> Tensor | None:
+        """A floating-point parameter or buffer, the network's if it has one."""
+        tensors = chain(self.network.parameters(), self.network.buffers(), self.parameters(), self.buffers())
+        return next((tensor for tensor in tensors if tensor.is_floating_point()), None)
+
+    def _compute_dtype(self, default: torch.dtype) -> torch.dtype:
+        """The type in which the network computes; the default if it has no tensors."""
+        tensor = self._any_tensor()
+        return default if tensor is None else tensor.dtype
+
+    def output(self, x_t: Tensor, level: Level, cond: Condition = None) -> Tensor:
+        """The raw network output F at a level, in the type of x_t."""
+        self._check_shape(x_t)
+        compute = self._compute_dtype(x_t.dtype)
+        c_in = self.parametrization.c_in(level.match_rank(x_t))
+        c_noise = self.parametrization.c_noise(level).expand(len(x_t)).to(state_dtype(compute))
+        return _same_shape(self.network((c_in * x_t).to(compute), c_noise, cond), x_t).to(x_t.dtype)
+
+    def denoise_at(self, x_t: Tensor, level: Level, cond: Condition = None) -> Tensor:
+        output = self.output(x_t, level, cond)
+        level = level.match_rank(x_t)
+        return self.parametrization.c_skip(level) * x_t + self.parametrization.c_out(level) * output
+
+    def on_grid(self, levels: Level, like: Tensor) -> GridModel:
+        self._check_shape(like)
+        rule = self.parametrization
+        network = self.network
+        compute = self._compute_dtype(like.dtype)
+        same_type = compute == like.dtype
+        c_in = rule.c_in(levels).tolist()
+        scaled = [abs(factor - 1) > 1e-12 for factor in c_in]
+        c_noise = _for_each(rule.c_noise(levels), like, state_dtype(compute))
+
+        def evaluate(k: int, x_t: Tensor, cond: Condition) -> Tensor:
+            x = x_t * c_in[k] if scaled[k] else x_t
+            if same_type:
+                return _same_shape(network(x, c_noise[k], cond), x_t)
+            return _same_shape(network(x.to(compute), c_noise[k], cond), x_t).to(x_t.dtype)
+
+        return GridModel(rule.c_skip(levels), rule.c_out(levels), evaluate)
+
+    def contract(self) -> Network | None:
+        """The network as a `Network`; None for another module, whose conditions are unknown."""
+        inner = plain_network(self.network)
+        return inner if isinstance(inner, Network) else None
+
+    def check_cond(self, cond: Condition) -> None:
+        network = self.contract()
+        if network is not None:
+            network.check_cond(cond)
+
+    def null_cond(self, cond: Condition, hidden: Tensor) -> Condition:
+        network = self.contract()
+        if network is None:
+            raise UsageError(
+                f"network of {type(self.network).__name__}: does not define a null condition; make it a "
+                "scoresde.networks.Network with null_cond"
+            )
+        return network.null_cond(cond, hidden)
+
+    def eval_mode(self) -> contextlib.AbstractContextManager[None]:
+        return evaluating(self)
+
+
+@final
+class CallableScoreModel(ScoreModel):
+    """A function of (x_t, t), or of (x_t, t, cond) if a condition is given, that estimates one of the views.
+
+    Args:
+        function: called with x_t `(B, *shape)` and t `(B,)`; a network, a closure, another library's model. A
+            `torch.nn.Module` is moved by `to`, and is in evaluation mode while samples are drawn.
+        predicts: its output: NoiseParametrization() for the noise, DenoisedParametrization() for x_0,
+            ScoreParametrization() for the score, VelocityParametrization() for v, EDMParametrization(sigma_data) for F.
+        sde: the SDE to which t refers.
+        shape: shape of one sample.
+        device, dtype: device and type of the samples.
+
+    Example:
+        CallableScoreModel(lambda x, t: -x, ScoreParametrization(), VPSDE(), shape=(2,))  # the score of N(0, I)
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Tensor],
+        predicts: Parametrization,
+        sde: SDE,
+        shape: tuple[int, ...],
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.function = function
+        self.predicts = predicts
+        self.sde = sde
+        self.shape = tuple(shape)
+        self._device = torch.device(device)
+        self._dtype = dtype
+
+    @property
+    def sigma_data(self) -> float:
+        return self.predicts.sigma_data
+
+    @property
+    def device(self) -> torch.device:
+        return self._device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._dtype
+
+    def _call(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        output = self.function(x_t, t) if cond is None else self.function(x_t, t, cond)
+        return _same_shape(output, x_t)
+
+    def denoise_at(self, x_t: Tensor, level: Level, cond: Condition = None) -> Tensor:
+        self._check_shape(x_t)
+        predicted = self._call(x_t, level.t.expand(len(x_t)), cond)
+        level = level.match_rank(x_t)
+        return self.predicts.c_skip(level) * x_t + self.predicts.c_out(level) * predicted
+
+    def on_grid(self, levels: Level, like: Tensor) -> GridModel:
+        self._check_shape(like)
+        t = _for_each(levels.t, like, like.dtype)
+        return GridModel(
+            self.predicts.c_skip(levels),
+            self.predicts.c_out(levels),
+            lambda k, x_t, cond: self._call(x_t, t[k], cond),
+        )
+
+    def check_cond(self, cond: Condition) -> None:
+        """Accepts every condition: the function's use of it is unknown."""
+
+    def null_cond(self, cond: Condition, hidden: Tensor) -> Condition:
+        raise UsageError("model: a CallableScoreModel does not define a null condition")
+
+    def eval_mode(self) -> contextlib.AbstractContextManager[None]:
+        return evaluating(self.function) if isinstance(self.function, nn.Module) else contextlib.nullcontext()
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> CallableScoreModel:
+        function = self.function
+        if isinstance(function, nn.Module):
+            function = function.to(device=device, dtype=dtype)
+        device = self._device if device is None else device
+        dtype = self._dtype if dtype is None else dtype
+        return CallableScoreModel(function, self.predicts, self.sde, self.shape, device, dtype)
+
+
+def plain_network(network: nn.Module) -> nn.Module:
+    """The network without the wrappers that training in several processes and `torch.compile` put around it."""
+    inner = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
+    inner = getattr(inner, "_orig_mod", inner)
+    return inner if isinstance(inner, nn.Module) else network
+
+
+def state_dtype(compute: torch.dtype) -> torch.dtype:
+    """The type of the state for a network that computes in a type: float64 for float64, float32 for every other."""
+    return torch.float64 if compute == torch.float64 else torch.float32
+
+
+def _for_each(times: Tensor, like: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """A tensor `(B,)` for each of the times `(n,)`, on the device of a batch."""
+    return times.to(like.device, dtype)[:, None].expand(-1, len(like)).unbind()
+
+
+def _same_shape(output: Tensor, x_t: Tensor) -> Tensor:
+    """The output of a network or function; raises `UsageError` unless it has the shape of the input."""
+    if output.shape != x_t.shape:
+        raise UsageError(
+            f"a network that returns {tuple(output.shape)} for x_t of shape {tuple(x_t.shape)}: need the same shape"
+        )
+    return output

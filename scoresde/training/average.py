@@ -1,0 +1,74 @@
+"""Exponentially averaged weights, kept as tensors beside the model."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from scoresde.score_model import evaluating
+
+
+@final
+class Average:
+    """An average of a model's weights, by name.
+
+    Buffers, such as the statistics of batch normalisation, are copied. The model itself is never copied: if its weights
+    are sharded over processes, so is the average.
+
+    Attributes:
+        tensors: the averaged parameters and the copied buffers, by the names of the model's state; a tensor with two
+            names in the model, such as tied weights, has both here.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._parameters = {name: p.detach().clone() for name, p in model.named_parameters()}
+        self._buffers = {name: b.detach().clone() for name, b in model.named_buffers()}
+        first = {id(tensor): name for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+        every = (
+            *model.named_parameters(remove_duplicate=False),
+            *model.named_buffers(remove_duplicate=False),
+        )
+        self._first_names = {name: first[id(tensor)] for name, tensor in every}
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        own = self._parameters | self._buffers
+        return {name: own[first] for name, first in self._first_names.items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, decay: float) -> None:
+        """average <- decay average + (1 - decay) weights."""
+        pairs = list(zip(self._parameters.values(), model.parameters(), strict=True))
+        for kind in {type(average) for average, _ in pairs}:  # sharded and whole tensors do not mix
+            own, new = zip(*(pair for pair in pairs if type(pair[0]) is kind), strict=True)
+            torch._foreach_lerp_(own, new, 1 - decay)
+        for average, buffer in zip(self._buffers.values(), model.buffers(), strict=True):
+            average.copy_(buffer)
+
+    @torch.no_grad()
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copies averages of the same names into this one."""
+        for name, average in self.tensors.items():
+            average.copy_(tensors[name])
+
+    @contextlib.contextmanager
+    def applied(self, model: nn.Module) -> Iterator[None]:
+        """While entered, the model has the averaged weights and is in evaluation mode."""
+        here = dict(model.named_parameters()) | dict(model.named_buffers())
+        own = {name: tensor.detach().clone() for name, tensor in here.items()}
+        with evaluating(model):
+            try:
+                self._copy(self.tensors, here)
+                yield
+            finally:
+                self._copy(own, here)
+
+    @staticmethod
+    @torch.no_grad()
+    def _copy(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
+        for name, tensor in target.items():
+            tensor.copy_(source[name])

@@ -1,0 +1,126 @@
+"""Configurations: recipe, then overrides; every field is documented, and every mistake named."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from samplers import DDIM
+from scoresde import UsageError
+from scoresde.app.config import (
+    attribute_docs,
+    describe_fields,
+    documented_fields,
+    from_json,
+    load_config,
+    of_checkpoint,
+    override,
+    override_sampling,
+    recipes,
+    sdes,
+)
+from scoresde.app.files import flat
+from sde_configs import build, default
+
+
+def as_json(config):
+    """A configuration as its run's config.json holds it."""
+    return json.loads(config.to_json_best_effort())
+
+
+@pytest.mark.parametrize("sde", sdes())
+def test_every_sde_goes_with_another_recipe(sde):
+    config, alone, toy = load_config(sde, "toy"), load_config(sde, None), load_config(None, "toy")
+    for section in ("sde", "parametrization", "objective"):
+        assert config[section].to_dict() == alone[section].to_dict()
+    for section in ("data", "network", "training", "logging", "sampling"):
+        assert config[section].to_dict() == toy[section].to_dict()
+
+
+def test_the_sdes_are_the_recipes_that_leave_data_and_network_alone():
+    assert sdes() == ["cosine", "ddpm", "edm", "flow", "smld", "subvp", "vdm", "ve", "vp"]
+    assert set(recipes()) == {*sdes(), "toy"}
+
+
+def test_no_two_sdes_of_the_command_line_train_the_same():
+    configs = [load_config(sde, None).to_dict() for sde in sdes()]
+    assert all(one != other for k, one in enumerate(configs) for other in configs[:k])
+
+
+def test_without_sde_and_config_it_is_vp():
+    assert load_config(None, None).to_dict() == load_config("vp", None).to_dict() == default.get_config().to_dict()
+
+
+def test_every_field_is_listed_with_a_comment():
+    listed = {}
+    for line in describe_fields().splitlines():
+        match = re.fullmatch(r"  --config\.([\w.]+)=(.*?)\s{2,}(\S.*)", line)
+        assert match, f"no documentation: {line}"
+        listed[match[1]] = match[2]
+    assert listed == {k: repr(v) for k, v in flat(default.get_config().to_dict()).items()}
+
+
+def test_the_fields_of_a_sampler_are_documented_by_its_class():
+    meanings = {name: text for name, _, text in documented_fields()}
+    for name, cls in build.SAMPLERS.items():
+        for attribute, text in attribute_docs(cls).items():
+            field = f"sampling.{name}.{attribute}"
+            assert meanings.get(field) == text or field == "sampling.pc.snr" or field not in meanings
+    assert "0: chosen by a pilot run" in meanings["sampling.pc.snr"]
+
+
+def test_fields_can_be_listed_by_how_they_begin():
+    lines = describe_fields("sampling.").splitlines()
+    assert all(line.startswith("  --config.sampling.") for line in lines)
+    assert len(lines) == sum(field.startswith("sampling.") for field in flat(default.get_config().to_dict()))
+
+
+def test_a_configuration_comes_back_from_json():
+    for config in (load_config("ve", "toy"), load_config("vdm", "toy")):
+        assert from_json(as_json(config), "test").to_dict() == config.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"training": {}}, r"lacks the field training\."),
+        ({"seed": "one"}, r"seed='one'; need a value like 0"),
+        ({"seed": True}, r"seed=True"),
+        ({"seeed": 1}, r"'seeed': did you mean 'seed'"),
+        ({"network": {}}, r"lacks the field network\.name"),
+        ({"objective": {"name": "DenoisingObjective"}}, r"lacks the field objective\.(times|weighting)\.name"),
+        ({"objective": {"times": {}, "weighting": {}}}, r"lacks the field objective\.name"),
+    ],
+)
+def test_a_configuration_with_missing_or_strange_fields_is_named(change, message):
+    with pytest.raises(UsageError, match=message):
+        from_json({**as_json(default.get_config()), **change}, "config='x.json'")
+
+
+def test_a_checkpoint_may_be_older_than_a_field():
+    values = as_json(default.get_config())
+    del values["training"]["ema_decay"], values["sampling"]["pc"]["corrector_steps"], values["sampling"]["ddim"]
+    config = of_checkpoint(values)
+    assert build.build_sampler(config, "pc", None).corrector_steps == 1
+    assert build.build_sampler(config, "ddim", None) == DDIM()
+    assert of_checkpoint({**values, "sampling": {}}).sampling.batch_size == 500
+    with pytest.raises(UsageError, match=r"config: lacks the field sde\.name"):
+        of_checkpoint({**values, "sde": {}})
+
+
+def test_overrides_change_fields_in_either_spelling():
+    config = default.get_config()
+    arguments = ["--config.training.lr=0.5", "--config.network.multipliers=(1,2,3)", "--config.seed", "9"]
+    override(config, [*arguments, "--config.data.class_conditional=false"])
+    assert (config.training.lr, config.network.multipliers, config.seed) == (0.5, (1, 2, 3), 9)
+    assert config.data.class_conditional is False
+
+
+def test_of_a_trained_model_only_sampling_can_change():
+    config = default.get_config()
+    override_sampling(config, ["--config.sampling.pc.snr=0.2"])
+    assert config.sampling.pc.snr == 0.2
+    with pytest.raises(UsageError, match=r"config\.training\.lr=3\.0.*only --config\.sampling"):
+        override_sampling(config, ["--config.training.lr=3"])

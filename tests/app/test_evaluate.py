@@ -1,0 +1,162 @@
+"""Evaluation: densities, bits, bounds and distances, as a table and JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scoresde.app import densities, evaluate
+from scoresde.app.cli import main
+from scoresde.app.evaluate import METRICS, chosen
+from scoresde.data import load
+from scoresde.metrics import train_classifier
+from scoresde.metrics.classifier import FEATURES
+from tests.mistakes import assert_mistake, with_defaults
+from tests.runs import TOY
+
+
+@pytest.fixture(scope="module", autouse=True)
+def files(runs):
+    """A run that held nothing out, and files to ask about."""
+    digits = load("digits")
+    images, labels = digits.values.numpy(), digits.labels.numpy()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(runs)
+        assert main([*TOY, "--config.data.held_out=0", "--workdir=runs/whole"]) == 0
+        np.savez("digits.npz", x=images[:70], labels=labels[:70])
+        np.savez("few_digits.npz", x=images[:20], labels=labels[:20])
+
+
+def evaluated(output, *arguments):
+    assert main(["--mode=evaluate", "--device=cpu", f"--output={output}", *arguments]) == 0
+    return json.loads(Path(output).read_text())
+
+
+def classifier_of(num_steps):
+    """A judge that is trained for fewer steps."""
+    return lambda train: train_classifier(train, num_steps=num_steps)
+
+
+def test_images_are_evaluated_whole_in_nats_bits_and_distances(work, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(evaluate, "train_classifier", classifier_of(300))
+    record = evaluated(tmp_path / "e.json", "--sde=vp", "--num_steps=6", "--sampler=ddim")
+    shown = capsys.readouterr().out
+    results = record["results"]
+    assert record["samples"] == 449  # a quarter of 1,797
+    assert record["quantization"] == {
+        "levels": 17,
+        "low": 0,
+        "high": 16,
+        "offset": -0.5,
+        "dequantization": "uniform",
+        "levels a model unit": 8.0,
+    }
+    assert "17 levels from 0 to 16, uniform dequantisation, offset -0.5" in shown
+    assert "densities are those given the class" in shown
+    assert "left out" not in shown
+    for name in ("log density", "ELBO"):
+        nats = results[f"{name}, nats per dimension"]
+        bits = results[f"{name}, bits per dimension"]
+        assert results[f"{name}, nats"]["value"] == pytest.approx(64 * nats["value"], rel=1e-6)
+        assert bits["value"] == pytest.approx(-nats["value"] / math.log(2) + 3, rel=1e-4)  # 8 levels a unit
+        assert 0 < nats["standard error"] < 1
+    parts = [results[f"  {name}, bits per dimension"]["value"] for name in ("L_T", "L_1 .. L_{T-1}", "L_0")]
+    assert results["discrete bound, bits per dimension"]["value"] == pytest.approx(sum(parts), rel=1e-6)
+    assert results["label agreement"]["value"] < 0.6 < results["  of the real samples"]["value"]
+    assert results["Frechet distance (64 features)"]["value"] > results["  of training samples"]["value"]
+
+
+def test_vectors_are_evaluated_in_nats_and_distance(work, tmp_path, capsys):
+    record = evaluated(tmp_path / "e.json", "--workdir=runs/points", "--num_steps=12", "--sampler=ddim")
+    shown = capsys.readouterr().out
+    assert "bits" not in shown
+    assert record["flow"]["divergence"] == "exact"
+    assert record["standard error by probes and noise, nats per dimension"]["log density"] == 0
+    assert {"log density, nats", "ELBO, nats", "sliced Wasserstein-2 distance"} <= set(record["results"])
+
+
+def test_one_metric_alone_and_a_file_of_ones_own(work, tmp_path, monkeypatch):
+    record = evaluated(tmp_path / "e.json", "--sde=vp", "--metric=bits", "--num_steps=6", "--input=digits.npz")
+    assert list(record["results"]) == ["log density, bits per dimension"]
+    assert record["samples"] == 70
+    how = ["--sde=vp", "--metric=bits", "--num_steps=6"]
+    other = evaluated(tmp_path / "e.json", *how, "--dequantization=truncated_normal")
+    assert other["quantization"]["dequantization"] == "truncated_normal"
+    monkeypatch.setattr(densities, "TRAINING_STEPS", 3)
+    learned = evaluated(tmp_path / "e.json", *how, "--dequantization=variational", "--num_samples=9")
+    assert learned["quantization"]["dequantization"] == "variational"
+    few = evaluated(tmp_path / "e.json", "--workdir=runs/toy", "--metric=elbo", "--num_steps=6", "--num_samples=5")
+    assert few["samples"] == 5
+
+
+@pytest.mark.parametrize(
+    ("few", "why"),
+    [
+        ("--num_samples=20", "num_samples: 20 samples; a Frechet distance in 64 features needs more than 64"),
+        ("--input=few_digits.npz", "input: 20 samples; a Frechet distance in 64 features needs more than 64"),
+    ],
+)
+def test_few_samples_have_all_metrics_but_a_frechet_distance(work, tmp_path, monkeypatch, capsys, few, why):
+    monkeypatch.setattr(densities, "CHAIN", 20)
+    monkeypatch.setattr(densities, "TERMS", 5)
+    record = evaluated(tmp_path / "e.json", "--sde=vp", "--num_steps=6", few)
+    assert f"left out: {why}\n" in capsys.readouterr().out
+    assert record["left out"] == why
+    assert record["samples"] == 20
+    assert {"log density, nats", "ELBO, nats", "discrete bound, bits per dimension"} <= set(record["results"])
+    assert not any("Frechet" in name for name in record["results"])
+
+
+def test_a_frechet_distance_of_just_enough_samples_is_taken(work, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate, "train_classifier", classifier_of(20))
+    how = ["--sde=vp", "--metric=frechet", "--sampler=ddim", "--num_steps=5", f"--num_samples={FEATURES + 1}"]
+    record = evaluated(tmp_path / "e.json", *how)
+    assert record["drawn"]["samples"] == FEATURES + 1
+    assert math.isfinite(record["results"]["Frechet distance (64 features)"]["value"])
+
+
+def test_all_metrics_are_those_that_the_data_allow(work):
+    digits, points = load("digits"), load("moons")
+    assert chosen("all", digits) == ["nll", "bits", "elbo", "vlb", "frechet"]
+    assert chosen("all", points) == ["nll", "elbo", "sw2"]
+    assert chosen("vlb,nll", digits) == ["vlb", "nll"]
+    assert {name for data in (digits, points) for name in chosen("all", data)} == set(METRICS)
+
+
+MISTAKES = {
+    "metric": ("--metric=nil", r"unknown metric 'nil': did you mean 'nll'"),
+    "bits of floats": ("--workdir=runs/points --metric=bits", r"metric='bits': the data are not whole numbers.*nll"),
+    "bound of floats": ("--workdir=runs/points --metric=vlb", r"metric='vlb': the data are not whole numbers.*nll"),
+    "frechet of vectors": ("--metric=frechet", r"metric='frechet': .*labelled images.*sw2"),
+    "sw2 of images": ("--workdir=runs/vp --metric=sw2", r"metric='sw2': it is for vectors.*frechet"),
+    "dequantization": ("--dequantization=none", r"unknown dequantization 'none'"),
+    "sampler": ("--sampler=pcc", r"unknown sampler 'pcc': did you mean 'pc'"),
+    "no samples": ("--num_samples=1", r"num_samples=1: need at least 2"),
+    "evaluations": ("--num_steps=2 --metric=nll", r"num_evaluations=2: need at least 5"),
+    "few drawn": (
+        "--workdir=runs/vp --metric=nll,frechet --num_samples=30",
+        r"metric='frechet': num_samples: 30 samples; a Frechet distance in 64 features needs more than 64",
+    ),
+    "few real": (
+        "--workdir=runs/vp --metric=frechet --input=few_digits.npz",
+        r"metric='frechet': input: 20 samples; a Frechet distance in 64 features needs more",
+    ),
+    "nothing held out": ("--workdir=runs/whole", r"held out no samples.*--input FILE"),
+    "output": ("--output=x.png", r"output='x\.png': need the name of a \.json file"),
+    "flag of sampling": ("--labels=3", r"labels=3: belongs to --mode sample, --mode visualize"),
+    "flag of training": ("--mode=train --metric=nll --workdir=x", r"metric=nll: belongs to --mode evaluate"),
+    "input of training": ("--mode=train --input=x.npz --workdir=x", r"input=x\.npz: belongs to --mode evaluate"),
+    "input of sampling": ("--mode=sample --input=x.npz", r"input=x\.npz: belongs to --mode evaluate, --mode invert"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_mistakes_are_one_line_before_anything_is_computed(work, monkeypatch, capsys, arguments, message):
+    if "evaluations" not in message:  # that the number of them is too small the density says itself
+        monkeypatch.setattr(evaluate, "Evaluation", None)
+    given = with_defaults(arguments, "--mode=evaluate", "--workdir=runs/toy", "--device=cpu")
+    assert_mistake(capsys, given, message)

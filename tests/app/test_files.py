@@ -1,0 +1,77 @@
+"""Files that commands write: whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from scoresde import UsageError
+from scoresde.app.files import flat, make_folder, output_path, write_bytes, write_text
+
+
+def test_a_file_is_written_over_as_a_whole(tmp_path):
+    path = tmp_path / "a.txt"
+    write_text(path, "long before")
+    write_text(path, "after")
+    assert path.read_text() == "after"
+    write_bytes(path, b"\x00")
+    assert path.read_bytes() == b"\x00"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("fails", ["half written", "not renamed"])
+def test_a_write_that_fails_leaves_what_was_there_and_names_the_file(tmp_path, monkeypatch, fails):
+    path = tmp_path / "a.txt"
+    write_text(path, "before")
+    whole = Path.write_bytes
+
+    def half(self, content):
+        whole(self, content[:2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def refuse(source, *_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(source))
+
+    monkeypatch.setattr(*((Path, "write_bytes", half) if fails == "half written" else (os, "replace", refuse)))
+    with pytest.raises(OSError, match="No space left") as error:
+        write_text(path, "after")
+    assert (error.value.errno, error.value.filename) == (errno.ENOSPC, str(path))
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_output_is_what_is_named_or_the_default(tmp_path):
+    default = tmp_path / "samples" / "a.png"
+    assert output_path(None, default) == default
+    assert default.parent.is_dir()
+    for given in ("made/b.png", "made/b"):
+        assert output_path(str(tmp_path / given), default) == tmp_path / "made" / "b.png"
+    assert not list((tmp_path / "made").iterdir())
+
+
+def test_an_output_that_cannot_be_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.png").mkdir()
+    for given, message in {
+        "a.jpg": r"a\.jpg': need the name of a \.png file",
+        "folder.png": r"folder\.png': is a folder; choose another with --output",
+        "file/a.png": r"file/a\.png': cannot be written \((Not a directory|File exists)\); choose another",
+    }.items():
+        with pytest.raises(UsageError, match=rf"output='.*{message}"):
+            output_path(str(tmp_path / given), Path("a.png"))
+
+
+def test_a_folder_is_tried_before_it_is_used(tmp_path, monkeypatch):
+    def refuse(self, *_, **__):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    with pytest.raises(UsageError, match=r"workdir='run': cannot be written \(Permission denied\)"):
+        make_folder(tmp_path / "run" / "samples", "workdir", Path("run"))
+
+
+def test_a_configuration_is_flat_by_dotted_names():
+    assert flat({"a": {"b": 1, "c": {"d": (2, 3)}}, "e": "f"}) == {"a.b": 1, "a.c.d": (2, 3), "e": "f"}

@@ -1,0 +1,250 @@
+"""From configurations to objects: every recipe becomes a model that trains, saves and samples."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+
+from samplers import DDIM, Heun, NormPredictorCorrector
+from scoresde import (
+    NetworkScoreModel,
+    NoiseParametrization,
+    Objective,
+    TimeInput,
+    UsageError,
+    VariationalObjective,
+    checkpoint,
+    register,
+    registry,
+)
+from scoresde.app.config import load_config, override, recipes
+from scoresde.models import ThresholdedModel
+from scoresde.training import Trainer
+from sde_configs import build, default
+
+
+def tiny(config):
+    """The same configuration with a network that is quick."""
+    if config.network.name == "UNet":
+        config.network.channels = 8
+    else:
+        config.network.width = 16
+    config.training.batch_size = 16
+    return config
+
+
+def trainer_of(config, device="cpu"):
+    """A trainer as the command line makes it, and the held-out data."""
+    data, held_out = build.build_data(config)
+    model = build.build_model(config, data).to(device)
+    return Trainer(model, data, build.build_objective(config), build.build_options(config), config.seed), held_out
+
+
+@pytest.mark.parametrize("recipe", recipes())
+def test_each_recipe_builds_and_takes_a_step(device, recipe):
+    config = tiny(importlib.import_module(f"sde_configs.{recipe}").get_config())
+    trainer, held_out = trainer_of(config, device)
+    before = trainer.model.network.last.bias.detach().clone()
+    trainer.step()
+    assert math.isfinite(trainer.pop_metrics()["loss"])
+    assert not torch.equal(trainer.model.network.last.bias, before)
+    assert math.isfinite(trainer.held_out_loss(held_out.select(torch.arange(32))))
+
+
+@pytest.mark.parametrize("recipe", recipes())
+def test_recipes_describe_models_that_checkpoints_can_hold(tmp_path, recipe):
+    config = tiny(load_config(None, recipe))
+    model = build.build_model(config, build.build_data(config)[0])
+    checkpoint.save_model(model, tmp_path / "m.safetensors")
+    loaded = checkpoint.load_model(tmp_path / "m.safetensors")
+    assert checkpoint.describe_model(loaded) == checkpoint.describe_model(model)
+    for name, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize("name", build.SAMPLERS)
+def test_each_sampler_builds_with_the_fields_of_the_configuration(name):
+    config = default.get_config()
+    sampler = build.build_sampler(config, name, None)
+    assert type(sampler) is build.SAMPLERS[name]
+    for field, value in config.sampling[name].items():
+        if (field, value) != ("snr", 0):  # stands for a pilot run
+            assert getattr(sampler, field) == value
+
+
+def test_norm_pc_is_predictor_corrector_by_the_norms_of_a_batch():
+    config = default.get_config()
+    override(config, ["--config.sampling.norm_pc.snr=0.1", "--config.sampling.norm_pc.corrector_steps=2"])
+    assert build.build_sampler(config, "norm_pc", None) == NormPredictorCorrector(snr=0.1, corrector_steps=2)
+
+
+def test_ode_with_a_number_of_steps_is_heun():
+    assert build.build_sampler(default.get_config(), "ode", 7) == Heun()
+
+
+def test_a_field_that_a_sampler_does_not_have_is_named():
+    config = default.get_config()
+    config.sampling.ddim.rho = 7.0
+    with pytest.raises(UsageError, match=r"config\.sampling\.ddim.*rho"):
+        build.build_sampler(config, "ddim", None)
+
+
+def test_a_sampler_without_fields_has_its_defaults():
+    config = default.get_config()
+    del config.sampling["ddim"]
+    assert build.build_sampler(config, "ddim", None) == DDIM()
+
+
+def test_weights_depend_on_the_seed_and_the_global_random_state_is_left_alone():
+    config = tiny(load_config(None, "toy"))
+    data, _ = build.build_data(config)
+    state = torch.get_rng_state()
+    first, again = (build.build_model(config, data).network.first.weight for _ in range(2))
+    config.seed = 1
+    other = build.build_model(config, data).network.first.weight
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_sigma_data_is_measured_unless_it_is_given():
+    config = tiny(load_config("edm", "toy"))
+    data, _ = build.build_data(config)
+    model = build.build_model(config, data)
+    assert model.parametrization.sigma_data == pytest.approx(data.std(), rel=1e-6)
+    assert model.sigma_data == model.parametrization.sigma_data
+    config.parametrization.sigma_data = 0.25
+    assert build.build_model(config, data).sigma_data == 0.25
+
+
+def test_what_a_network_sees_can_be_described_in_a_recipe(tmp_path):
+    plain = json.loads(load_config(None, "toy").to_json_best_effort())
+    plain["parametrization"] |= {"name": "NoiseParametrization", "input": {"name": "TimeInput", "scale": 10.0}}
+    (tmp_path / "own.json").write_text(json.dumps(plain))
+    config = load_config(None, str(tmp_path / "own.json"))
+    model = build.build_model(config, build.build_data(config)[0])
+    assert model.parametrization == NoiseParametrization(model.sigma_data, TimeInput(10.0))
+
+
+def test_a_class_that_only_held_out_data_would_have_is_named(tmp_path):
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(0))  # that of ArrayData.split
+    labels = np.zeros(20, dtype=np.int64)
+    labels[order[-1]] = 1
+    np.savez(tmp_path / "rare.npz", x=np.random.default_rng(0).normal(size=(20, 2)), labels=labels)
+    config = load_config(None, "toy")
+    config.data.path = str(tmp_path / "rare.npz")
+    with pytest.raises(UsageError, match=r"data\.held_out=0\.25: leaves none of class 1"):
+        build.build_data(config)
+
+
+def test_the_objective_is_chosen_by_name():
+    config = tiny(load_config("vdm", "toy"))
+    assert build.build_objective(config) == VariationalObjective()
+    fixed = load_config(None, "toy")
+    override(fixed, ["--config.objective.name=VariationalObjective"])
+    assert build.build_objective(fixed) == VariationalObjective()
+    with pytest.raises(UsageError, match=r"unknown field --config\.objective\.weighting\.name"):
+        override(config, ["--config.objective.weighting.name=NoiseWeighting"])
+    fixed.objective.name = "VariationalObjectiv"
+    with pytest.raises(UsageError, match=r"config\.objective\.name 'VariationalObjectiv': did you mean"):
+        build.build_objective(fixed)
+
+
+@dataclass(frozen=True)
+class PlainObjective(Objective):
+    """An objective of a user's own, without times and weighting."""
+
+    power: float = 2.0
+
+    def draw(self, model, batch, noise):
+        raise NotImplementedError
+
+    def at(self, model, batch, draws, averaged=None):
+        raise NotImplementedError
+
+
+def test_an_objective_of_ones_own_needs_no_times_and_weighting(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "_CLASSES", dict(registry._CLASSES))
+    register(PlainObjective)
+    config = load_config(None, "toy")
+    override(config, ["--config.objective.name=PlainObjective"])
+    assert build.build_objective(config) == PlainObjective()
+    plain = json.loads(config.to_json_best_effort()) | {"objective": {"name": "PlainObjective", "power": 3.0}}
+    (tmp_path / "own.json").write_text(json.dumps(plain))
+    assert build.build_objective(load_config(None, str(tmp_path / "own.json"))) == PlainObjective(3.0)
+
+
+def test_the_schedule_of_a_recipe_is_a_part_of_its_model():
+    config = tiny(load_config("vdm", None))
+    override(config, ["--config.sde.gamma_min=-8.0", "--config.sde.num_segments=5"])
+    model = build.build_model(config, build.build_data(config)[0])
+    assert model.state_dict()["sde.weights"].shape == (5,)
+    assert model.sde.log_snr(torch.tensor(model.sde.t_min)).item() == pytest.approx(8)
+
+
+def test_discrete_times_are_the_levels_of_the_chain_that_is_configured():
+    config = tiny(load_config("ddpm", "toy"))
+    override(config, ["--config.sde.num_levels=50"])
+    model = build.build_model(config, build.build_data(config)[0])
+    assert build.build_objective(config).times.num_levels == model.sde.num_levels == 50
+    assert build.build_objective(load_config("ddpm", None)).times.num_levels == 1000
+
+
+@pytest.mark.parametrize("recipe", [None, "toy"])
+def test_label_dropout_is_a_field(recipe):
+    config = tiny(load_config(None, recipe))
+    override(config, ["--config.network.label_dropout=0.2"])
+    data = build.build_data(config)[0]
+    network = build.build_model(config, data).network
+    assert network.label_dropout == 0.2
+    assert network.conditioning.label.num_embeddings == data.num_classes + 1
+
+
+def test_a_network_that_does_not_suit_the_data_is_named():
+    for recipe, network, message in (
+        ("toy", "UNet", r"network\.name='UNet': needs images.*--config\.network\.name=MLP"),
+        (None, "MLP", r"network\.name='MLP': needs vectors.*--config\.network\.name=UNet"),
+    ):
+        config = load_config(None, recipe)
+        data = build.build_data(config)[0]
+        config.network.name = network
+        with pytest.raises(UsageError, match=message):
+            build.build_model(config, data)
+
+
+def test_the_model_that_is_sampled_from_is_thresholded_as_the_configuration_says():
+    config = tiny(load_config(None, "toy"))
+    data = build.build_data(config)[0]
+    model = build.build_model(config, replace(data, cond=None))
+    assert build.build_sampling_model(config, model, -1.0, 2.0) is model
+    config.sampling.threshold = "static"
+    static = build.build_sampling_model(config, model, -1.0, 2.0)
+    assert isinstance(static, ThresholdedModel)
+    denoised = data.codec.decode(static.denoise(30 * torch.randn(64, 2), 0.9))
+    assert -1 - 1e-5 <= denoised.min() < denoised.max() <= 2 + 1e-5
+    config.sampling.threshold = "dynamic"
+    config.sampling.quantile = 0.5
+    assert build.build_sampling_model(config, model, -1.0, 2.0).quantile == 0.5
+    config.sampling.threshold = "hard"
+    with pytest.raises(UsageError, match=r"config\.sampling\.threshold='hard': need 'none', 'static' or 'dynamic'"):
+        build.build_sampling_model(config, model, -1.0, 2.0)
+    assert isinstance(model, NetworkScoreModel)
+
+
+def test_the_flow_recipe_learns(device):
+    """500 steps on two moons bring its held-out loss from 1.19 to 0.69."""
+    config = tiny(load_config("flow", "toy"))
+    config.training.num_steps = 500
+    config.network.width = 64
+    config.training.batch_size = 256
+    trainer, held_out = trainer_of(config, device)
+    before = trainer.held_out_loss(held_out)
+    for _ in range(500):
+        trainer.step()
+    assert trainer.held_out_loss(held_out) < 0.7 * before
