@@ -28,12 +28,16 @@ def measure(path: str, size: tuple[int, ...]) -> str:
     from scoresde import data  # what a training run has imported before it reads
 
     data.load("modes")
-    before, usage, start = memory(), resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
-    loaded = data.load(path=path, choices=data.ReadOptions(image_size=size))
-    array, count = loaded.values.numel() / 1e6, len(loaded)
+    before = memory()
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    start = time.perf_counter()
+    loaded = data.load(path=path, options=data.ReadOptions(image_size=size))
+    array = loaded.values.numel() / 1e6
+    count = len(loaded)
     loaded, _ = loaded.split(0.1)
     loaded.std()
-    seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF)
+    seconds = time.perf_counter() - start
+    after = resource.getrusage(resource.RUSAGE_SELF)
     cpu = after.ru_utime - usage.ru_utime, after.ru_stime - usage.ru_stime
     return f"{seconds} {cpu[0]} {cpu[1]} {memory() - before - array} {array} {count}"
 

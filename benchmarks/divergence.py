@@ -21,7 +21,7 @@ from torch.func import jvp, vmap
 from benchmarks.likelihood import SDES, drawn, targets
 from samplers import Exact, log_prob
 from samplers.likelihood.divergence import _hadamard
-from samplers.likelihood.inversion import encoding
+from samplers.likelihood.inversion import inversion
 from samplers.table import Loop
 from scoresde import VPSDE, EDMParametrization, ExactScoreModel, NetworkScoreModel, Noise, UNet
 from scoresde.sde import Level
@@ -32,19 +32,21 @@ SAMPLES, DRAWS = 16, 60
 def jacobians() -> Tensor:
     """The Jacobians of h, times their weights in the log density per dimension, `(SAMPLES, steps, 64, 64)`."""
     target = targets()["64-D"]
-    x, _, _, sd = drawn(target, SAMPLES)
-    model, way, parts = ExactScoreModel(target, VPSDE()), encoding(VPSDE(), 64, sd), []
+    x, _, _ = drawn(target, SAMPLES)
+    model = ExactScoreModel(target, VPSDE())
+    flow = inversion(model.sde, 64, model.sigma_data)
     eye = torch.eye(64, dtype=torch.float64)
+    parts = []
 
     def watch(row: int, level: Level, x_t: Tensor, x0_hat: Tensor) -> None:
         with torch.enable_grad():
             u = x_t.detach().requires_grad_()
             d = model.denoise_at(u, level)
             rows = torch.autograd.grad(d, u, eye[:, None].expand(-1, SAMPLES, -1), is_grads_batched=True)[0]
-        of_h = way.table.p[row] * rows.transpose(0, 1) + way.table.q[row] * eye
-        parts.append(way.totals[row] * way.scale[row] / 64 * of_h)
+        of_h = flow.table.p[row] * rows.transpose(0, 1) + flow.table.q[row] * eye
+        parts.append(flow.totals[row] * flow.scale[row] / 64 * of_h)
 
-    Loop(way.table, model, x)(way.scale[0].item() * x, Noise(0, torch.arange(SAMPLES)), None, watch)
+    Loop(flow.table, model, x)(flow.scale[0].item() * x, Noise(0, torch.arange(SAMPLES)), None, watch)
     return torch.stack([part for part in parts if bool(part.any())], 1)
 
 
@@ -130,12 +132,12 @@ def compare_modes() -> None:
 
 def compare_priors() -> None:
     for name, target in targets().items():
-        x, truth, prior, sd = drawn(target, 40)
+        x, truth, prior = drawn(target, 40)
         for sde in SDES:
-            model, options = ExactScoreModel(target, sde), {"num_evaluations": 256, "divergence": Exact(64), "sd": sd}
-            errors = []
+            model, errors = ExactScoreModel(target, sde), []
             for given in (None, prior):
-                error = (log_prob(model, x, prior=given, **options).log_prob - truth) / x.shape[1]
+                found = log_prob(model, x, num_evaluations=256, divergence=Exact(64), prior=given)
+                error = (found.log_prob - truth) / x.shape[1]
                 errors.append(error.square().mean().sqrt().item())
             numbers = f"N(0, sigma_T^2 I) {errors[0]:.1e}, moments {errors[1]:.1e}"
             print(f"{name} {type(sde).__name__:20} {numbers}", flush=True)

@@ -1,6 +1,8 @@
-"""What `import scoresde, samplers` costs beyond `import torch`: processes in turn, median of the CPU times' ratios.
+"""The cost of `import scoresde, samplers` on top of `import torch`: the median ratio of CPU times of fresh processes.
 
-python benchmarks/import_time.py
+The two kinds of process run in turn, so that a busy machine disturbs both alike:
+
+    python -m benchmarks.import_time
 """
 
 from __future__ import annotations

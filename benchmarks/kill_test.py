@@ -31,12 +31,14 @@ ROOT = Path(__file__).parent.parent
 
 
 def start(workdir: Path, num_steps: int) -> subprocess.Popen[bytes]:
+    """Starts the run, or goes on with it."""
     command = [*COMMAND, f"--workdir={workdir}", f"--config.training.num_steps={num_steps}"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
 def finish(process: subprocess.Popen[bytes]) -> None:
+    """Waits for the end of a run, which must be a good one."""
     _, errors = process.communicate()
     if process.returncode != 0:
         raise RuntimeError(f"the run ended with status {process.returncode}: {errors.decode()}")
@@ -48,7 +50,8 @@ def kill_somewhere(workdir: Path, num_steps: int, dice: random.Random) -> bool:
     One in five dies somewhere between its start and its first steps, the others among steps and checkpoints: a random
     moment after their first new line of metrics.
     """
-    process, metrics = start(workdir, num_steps), RunFolder(workdir).metrics
+    process = start(workdir, num_steps)
+    metrics = RunFolder(workdir).metrics
     size = metrics.stat().st_size if metrics.exists() else 0
     if dice.random() < 0.2:
         time.sleep(dice.random() * 4)
@@ -84,11 +87,14 @@ def main() -> int:
     parser.add_argument("--steps_per_kill", type=int, default=25)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    dice, num_steps = random.Random(options.seed), options.steps_per_kill * options.kills
+    dice = random.Random(options.seed)
+    num_steps = options.steps_per_kill * options.kills
     with tempfile.TemporaryDirectory() as folder:
-        undisturbed, killed = Path(folder) / "undisturbed", Path(folder) / "killed"
+        undisturbed = Path(folder) / "undisturbed"
+        killed = Path(folder) / "killed"
         finish(start(undisturbed, num_steps))
-        kills = half_written = 0
+        kills = 0
+        half_written = 0
         while kills < options.kills and kill_somewhere(killed, num_steps, dice):
             kills += 1
             half_written += any((killed / "checkpoints").glob(".*.partial"))

@@ -1,13 +1,13 @@
 """Log densities: errors and error bars on exact mixtures, bits of digits, and time beside the usual way.
 
-    python -m benchmarks.likelihood exact       RMSE in nats per dimension over evaluations, under every SDE
-    python -m benchmarks.likelihood probes      by probes in 64 dimensions: deviation, and coverage of 1,000 intervals
+    python -m benchmarks.likelihood exact       RMSE in nats per dimension by number of evaluations, under every SDE
+    python -m benchmarks.likelihood probes      probes in 64 dimensions: RMSE, error bars, coverage of 1,000 intervals
     python -m benchmarks.likelihood digits      bits per dimension of held-out digits, [--folder runs/likelihood]
-    python -m benchmarks.likelihood time        against adaptive RK45 with two evaluations a step and one fixed probe
+    python -m benchmarks.likelihood time        beside adaptive RK45 with two evaluations a step and one fixed probe
 
-`digits` trains what the folder does not hold (about 10 core-minutes a model): unconditional networks on uniformly
-dequantised digits, 17 levels, and beside them scikit-learn's GaussianMixture, full covariances, its number of
-components and its regularisation chosen by the held-out density itself.
+`digits` trains the models that the folder does not hold (about 10 core-minutes each): unconditional networks on
+uniformly dequantised digits, 17 levels. It compares them with scikit-learn's GaussianMixture with full covariances,
+whose number of components and regularisation are chosen by the held-out density itself.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from __future__ import annotations
 import argparse
 import math
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +26,7 @@ from torch import Tensor
 
 from benchmarks.samplers_nfe import mixture_in_the_plane, mixture_of_digits
 from samplers import Exact, Probes, adaptive_log_prob, log_prob
-from samplers.likelihood.divergence import Divergence
+from samplers.likelihood import Divergence
 from scoresde import (
     EDMSDE,
     VESDE,
@@ -42,10 +44,13 @@ from scoresde.app.cli import main as command_line
 from scoresde.app.densities import training_gaussian
 from scoresde.app.run_folder import RunFolder
 from scoresde.bounds import elbo
+from scoresde.checkpoint import Checkpoint
 from scoresde.data import ArrayData, load
 from scoresde.metrics import UniformDequantization, bits_per_dim, dequantize
 
 SDES = (VPSDE(), SubVPSDE(), VESDE(), EDMSDE(), CosineSDE(), RectifiedFlowSDE(), DiscreteVPSDE())
+COUNTS = (32, 64, 128, 256)
+PROBES = (Probes(1), Probes(4), Probes(4, orthogonal=True))
 COMMON = [
     "--config.data.class_conditional=False",
     "--config.training.dequantize=True",
@@ -59,6 +64,15 @@ RECIPES = {
     "vp, likelihood weights": ["--sde=vp", "--config.objective.weighting.name=LikelihoodWeighting"],
     "vdm": ["--sde=vdm"],
 }
+DIGITS_DIM = 64
+
+
+class Drawn(NamedTuple):
+    """Samples of a distribution `(B, dim)`, their exact log density `(B,)`, and the Gaussian of its moments."""
+
+    x: Tensor
+    truth: Tensor
+    prior: Gaussian
 
 
 def targets() -> dict[str, GaussianMixture]:
@@ -68,106 +82,127 @@ def targets() -> dict[str, GaussianMixture]:
     return {"2-D": GaussianMixture(plane.weights, plane.means, narrow), "64-D": mixture_of_digits()}
 
 
-def drawn(target: GaussianMixture, count: int) -> tuple[Tensor, Tensor, Gaussian, float]:
-    """Samples, their exact log density, the Gaussian of the target's moments, and its deviation."""
+def drawn(target: GaussianMixture, count: int) -> Drawn:
+    """Some samples of a mixture."""
     x = target.sample(count, torch.Generator().manual_seed(1))
     many = target.sample(200_000, torch.Generator().manual_seed(2))
     one = torch.ones((), dtype=torch.float64)
-    return x, target.log_prob(x, one, 0 * one), Gaussian(many.mean(0), torch.cov(many.T)), many.std().item()
+    return Drawn(x, target.log_prob(x, one, 0 * one), Gaussian(many.mean(0), torch.cov(many.T)))
+
+
+def rms(values: Tensor) -> float:
+    """Root mean square."""
+    return values.square().mean().sqrt().item()
 
 
 def exact() -> None:
-    counts = (32, 64, 128, 256)
-    print(" " * 26 + "".join(f"{count:>10}" for count in counts) + f"{'adaptive':>12}{'evaluations':>13}")
+    """Errors with the exact divergence, in fixed steps and in adaptive ones."""
+    print(" " * 26 + "".join(f"{count:>10}" for count in COUNTS) + f"{'adaptive':>12}{'evaluations':>13}")
     for name, target in targets().items():
-        x, truth, prior, sd = drawn(target, 300 if name == "2-D" else 40)
+        x, truth, prior = drawn(target, 300 if name == "2-D" else 40)
         dim = x.shape[1]
         for sde in SDES:
-            model, options = ExactScoreModel(target, sde), {"divergence": Exact(64), "prior": prior, "sd": sd}
-            found = [log_prob(model, x, num_evaluations=count, **options) for count in counts]
-            found.append(adaptive_log_prob(model, x, **options))
-            errors = [((f.log_prob - truth) / dim).square().mean().sqrt().item() for f in found]
-            numbers = "".join(f"{e:>10.1e}" for e in errors[:-1]) + f"{errors[-1]:>12.1e}{found[-1].nfe:>13}"
-            print(f"{name:6}{type(sde).__name__:20}{numbers}", flush=True)
+            model = ExactScoreModel(target, sde)
+            found = [log_prob(model, x, num_evaluations=count, divergence=Exact(64), prior=prior) for count in COUNTS]
+            adaptive = adaptive_log_prob(model, x, divergence=Exact(64), prior=prior)
+            errors = "".join(f"{rms((each.log_prob - truth) / dim):>10.1e}" for each in found)
+            adaptive_error = rms((adaptive.log_prob - truth) / dim)
+            print(f"{name:6}{type(sde).__name__:20}{errors}{adaptive_error:>12.1e}{adaptive.nfe:>13}", flush=True)
 
 
 def probes() -> None:
+    """Errors by probes, beside the standard errors that are estimated from the probes themselves."""
     target = targets()["64-D"]
-    x, truth, prior, sd = drawn(target, 1000)
-    print(
-        f"{'':20}{'':18}{'RMSE':>10}{'their error bar':>17}{'within 95 %':>13}   (nats per dimension, 64 evaluations)"
-    )
+    x, truth, prior = drawn(target, 1000)
+    dim = x.shape[1]
+    columns = f"{'RMSE':>10}{'their error bar':>17}{'within 95 %':>13}"
+    print(f"{'':38}{columns}   (nats per dimension, 64 evaluations)")
     for sde in SDES:
-        for divergence in (Probes(1), Probes(4), Probes(4, orthogonal=True)):
-            found = log_prob(ExactScoreModel(target, sde), x, divergence=divergence, prior=prior, sd=sd)
+        for divergence in PROBES:
+            found = log_prob(ExactScoreModel(target, sde), x, divergence=divergence, prior=prior)
             error = found.log_prob - truth
             inside = (error.abs() < 1.96 * found.standard_error).double().mean().item()
             name = f"{divergence.num_probes} {'orthogonal' if divergence.orthogonal else 'plain'}"
-            rmse, bar = (value.square().mean().sqrt().item() / 64 for value in (error, found.standard_error))
-            print(f"{type(sde).__name__:20}{name:18}{rmse:>10.4f}{bar:>17.4f}{inside:>13.3f}", flush=True)
+            numbers = f"{rms(error) / dim:>10.4f}{rms(found.standard_error) / dim:>17.4f}{inside:>13.3f}"
+            print(f"{type(sde).__name__:20}{name:18}{numbers}", flush=True)
 
 
-def spread(data: ArrayData, seed: int) -> tuple[Tensor, Tensor]:
+def dequantized(data: ArrayData, seed: int) -> tuple[Tensor, Tensor]:
     """Dequantised samples in the model's units, and log q."""
-    return dequantize(data.all()[0], data.scaling, UniformDequantization(), torch.Generator().manual_seed(seed))
+    return dequantize(data.values, data.codec, UniformDequantization(), torch.Generator().manual_seed(seed))
+
+
+def digits_split() -> tuple[ArrayData, ArrayData]:
+    """Digits to train on, and held-out ones."""
+    train, held_out = load("digits").split(0.25)
+    assert held_out is not None
+    return train, held_out
 
 
 def mixture_bits(train: ArrayData, held_out: ArrayData) -> tuple[float, str]:
-    """The least bits per dimension of scikit-learn's mixtures, fitted to 1 or 16 dequantisations, and which it is."""
-    import warnings
-
+    """The smallest bits per dimension of scikit-learn's mixtures, fitted to 1 or 16 dequantisations, and of which."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture as Mixture
 
     warnings.simplefilter("ignore", ConvergenceWarning)
-    x, log_q = spread(held_out, 0)
-    best = []
+    x, log_q = dequantized(held_out, 0)
+    tried = []
     for draws, numbers in ((1, (1, 2, 5, 8, 10, 12, 15, 20)), (16, (8, 10, 12))):
-        fitted_to = torch.cat([spread(train, 1 + k)[0] for k in range(draws)]).flatten(1).double().numpy()
+        fitted_to = torch.cat([dequantized(train, 1 + k)[0] for k in range(draws)]).flatten(1).double().numpy()
         for components in numbers:
             for ridge in (3e-4, 1e-3, 3e-3):
                 try:
                     mixture = Mixture(components, reg_covar=ridge, random_state=0).fit(fitted_to)
-                except ValueError:  # a component that collapsed
+                except ValueError:  # a component collapsed
                     continue
                 density = torch.from_numpy(mixture.score_samples(x.flatten(1).double().numpy()))
-                bits = bits_per_dim(density, log_q, 64).mean().item()
-                best.append((bits, f"{components} components, ridge {ridge:g}, {draws} dequantisations"))
-    return min(best)
+                bits = bits_per_dim(density, log_q, DIGITS_DIM).mean().item()
+                tried.append((bits, f"{components} components, ridge {ridge:g}, {draws} dequantisations"))
+    return min(tried)
+
+
+def trained(folder: Path, name: str) -> Checkpoint:
+    """The last checkpoint of a recipe, which is trained now if the folder does not hold it."""
+    run = RunFolder(folder / name.replace(", ", "-").replace(" ", "-"))
+    command_line(["--mode=train", f"--workdir={run.path}", *RECIPES[name], *COMMON])
+    checkpoint = run.newest_checkpoint()
+    assert checkpoint is not None
+    return checkpoint
 
 
 def digits(folder: Path, names: list[str]) -> None:
-    train, held_out = load("digits").split(0.25)
-    assert held_out is not None
-    x, log_q = spread(held_out, 0)
-    prior, root = training_gaussian(train), len(x) ** 0.5
+    """Bits of held-out digits by the flow, with their standard error over digits and by probes, and by the bound."""
+    train, held_out = digits_split()
+    x, log_q = dequantized(held_out, 0)
+    prior = training_gaussian(train)
+    root = len(x) ** 0.5
     bits, which = mixture_bits(train, held_out)
     print(f"{'':26}{'bits/dim':>10}{'standard error':>16}{'by probes':>11}{'ELBO':>9}{'step':>7}{'core-s':>8}")
     print(f"{'GaussianMixture':26}{bits:>10.3f}   ({which})", flush=True)
     for name in names:
-        run = RunFolder(folder / name.replace(", ", "-").replace(" ", "-"))
-        command_line(["--mode=train", f"--workdir={run.path}", *RECIPES[name], *COMMON])
-        checkpoint = run.newest_checkpoint()
-        assert checkpoint is not None
-        model, began = checkpoint.model(), time.process_time()
-        found = log_prob(model, x, prior=prior, sd=train.std())
+        checkpoint = trained(folder, name)
+        model = checkpoint.model()
+        began = time.process_time()
+        found = log_prob(model, x, prior=prior)
         seconds = time.process_time() - began
-        flow = bits_per_dim(found.log_prob, log_q, 64)
-        bound = bits_per_dim(elbo(model, x, prior=prior, generator=torch.Generator().manual_seed(0)).bound, log_q, 64)
-        by_probes = found.standard_error.square().mean().sqrt().item() / 64 / math.log(2) / root
-        numbers = f"{flow.mean():>10.3f}{flow.std() / root:>16.3f}{by_probes:>11.4f}{bound.mean():>9.3f}"
+        flow = bits_per_dim(found.log_prob, log_q, DIGITS_DIM)
+        bound = elbo(model, x, prior=prior, generator=torch.Generator().manual_seed(0)).bound
+        bound_bits = bits_per_dim(bound, log_q, DIGITS_DIM).mean()
+        by_probes = rms(found.standard_error) / DIGITS_DIM / math.log(2) / root
+        numbers = f"{flow.mean():>10.3f}{flow.std() / root:>16.3f}{by_probes:>11.4f}{bound_bits:>9.3f}"
         print(f"{name:26}{numbers}{checkpoint.step:>7}{seconds:>8.0f}", flush=True)
 
 
 def usual_way(model: ScoreModel, x: Tensor, seed: int) -> tuple[Tensor, int]:
-    """Song et al.'s likelihood: RK45 of SciPy for a batch of data taken for x at t = 1e-5, one Gaussian probe for all
-    steps, the model evaluated for the drift and again for the divergence, and N(0, sigma_T^2 I) at the end.
+    """The likelihood of Song et al.'s score_sde: log densities, and the number of evaluations.
 
-    Returns log densities, and the number of evaluations.
+    SciPy's RK45 for the whole batch; the data are taken for x at t = 1e-5; one Gaussian probe serves all steps; the
+    model is evaluated for the drift and again for the divergence; the prior is N(0, sigma_T^2 I).
     """
     from scipy.integrate import solve_ivp
 
-    sde, calls = model.sde, 0
+    sde = model.sde
+    calls = 0
     eps = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed), dtype=x.dtype)
 
     def drift(x_t: Tensor, t: float) -> Tensor:
@@ -193,54 +228,54 @@ def usual_way(model: ScoreModel, x: Tensor, seed: int) -> tuple[Tensor, int]:
 
 
 def timed(folder: Path) -> None:
-    train, held_out = load("digits").split(0.25)
-    assert held_out is not None
-    x = spread(held_out, 0)[0][:40]
-    run = RunFolder(folder / "vp")
-    command_line(["--mode=train", f"--workdir={run.path}", *RECIPES["vp"], *COMMON])
-    checkpoint = run.newest_checkpoint()
-    assert checkpoint is not None
-    model, options = checkpoint.model(), {"prior": training_gaussian(train), "sd": train.std()}
-    truth = log_prob(model, x, num_evaluations=256, divergence=Exact(), **options).log_prob
+    """Time and error on 40 held-out digits, against 256 evaluations with the exact divergence."""
+    train, held_out = digits_split()
+    x = dequantized(held_out, 0)[0][:40]
+    prior = training_gaussian(train)
+    model = trained(folder, "vp").model()
+    truth = log_prob(model, x, num_evaluations=256, divergence=Exact(), prior=prior).log_prob
     print(f"{'':34}{'evaluations':>12}{'ms a sample':>13}{'ratio':>8}{'RMSE, nats/dim':>16}{'of the mean':>13}")
 
     def ours(divergence: Divergence) -> Callable[[int], tuple[Tensor, int]]:
-        def run(seed: int) -> tuple[Tensor, int]:
-            found = log_prob(model, x, divergence=divergence, seed=seed, **options)
+        def way(seed: int) -> tuple[Tensor, int]:
+            found = log_prob(model, x, divergence=divergence, seed=seed, prior=prior)
             return found.log_prob, found.nfe
 
-        return run
+        return way
 
     usual = math.nan
     for name, way, seeds in (
-        ("score_sde's way, RK45 at 1e-5", lambda seed: usual_way(model, x, seed), 3),
+        ("score_sde's way, RK45 from 1e-5", lambda seed: usual_way(model, x, seed), 3),
         ("64 evaluations, a probe a step", ours(Probes(1)), 3),
         ("64 evaluations, 4 probes a step", ours(Probes(4)), 3),
         ("64 evaluations, exact", ours(Exact()), 1),
     ):
-        errors, began = [], time.process_time()
+        errors = []
+        began = time.process_time()
         for seed in range(seeds):
             found, evaluations = way(seed)
-            errors.append((found.double() - truth) / 64)
-        seconds, error = (time.process_time() - began) / seeds, torch.stack(errors)
+            errors.append((found.double() - truth) / DIGITS_DIM)
+        seconds = (time.process_time() - began) / seeds
         usual = seconds if math.isnan(usual) else usual
+        error = torch.stack(errors)
         numbers = f"{1000 * seconds / len(x):>13.1f}{seconds / usual:>8.2f}"
-        rmse, mean = error.square().mean().sqrt().item(), error.mean().item()
-        print(f"{name:34}{evaluations:>12}{numbers}{rmse:>16.4f}{mean:>13.4f}", flush=True)
+        print(f"{name:34}{evaluations:>12}{numbers}{rms(error):>16.4f}{error.mean().item():>13.4f}", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("exact", "probes", "digits", "time"))
-    parser.add_argument("--folder", type=Path, default=Path("runs/likelihood"))
-    parser.add_argument("--recipes", default=";".join(RECIPES), help="of digits, between semicolons")
+    parser.add_argument("--folder", type=Path, default=Path("runs/likelihood"), help="where the models of digits lie")
+    parser.add_argument("--recipes", default=";".join(RECIPES), help="recipes for `digits`, separated by semicolons")
     options = parser.parse_args()
-    if options.what == "digits":
+    if options.what == "exact":
+        exact()
+    elif options.what == "probes":
+        probes()
+    elif options.what == "digits":
         digits(options.folder, options.recipes.split(";"))
-    elif options.what == "time":
-        timed(options.folder)
     else:
-        {"exact": exact, "probes": probes}[options.what]()
+        timed(options.folder)
 
 
 if __name__ == "__main__":

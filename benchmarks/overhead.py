@@ -14,6 +14,7 @@ diffusers (0.30 or later) and azula are compared if they can be imported.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import statistics
 import time
 from collections.abc import Callable
@@ -21,8 +22,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from samplers import DDIM, Ancestral, DPMSolver, TableSampler, uniform_log_snr
-from samplers.table import Loop
+from samplers import DDIM, Ancestral, DPMSolver, TableSampler, prepare, uniform_log_snr
 from scoresde import VPSDE, NetworkScoreModel, Noise, NoiseParametrization
 
 SHAPE = (3, 32, 32)
@@ -35,17 +35,27 @@ class Tenth(nn.Module):
         return x * 0.1
 
 
+def model_of(network: nn.Module) -> NetworkScoreModel:
+    """A network that predicts noise under VP."""
+    return NetworkScoreModel(network, VPSDE(), NoiseParametrization(), SHAPE)
+
+
 def by_hand(sampler: TableSampler, grid: Tensor, x_T: Tensor, keyed: bool = False) -> Callable[[], Tensor]:
     """The loop of a one-value or two-value method, with everything but the network's call and the update left out."""
-    sde, network = VPSDE(), Tenth()
-    table, rule = sampler.table(sde, grid), NoiseParametrization()
+    network, rule = Tenth(), NoiseParametrization()
+    table = sampler.table(model_of(network), grid)
     on_y = table.p * rule.c_skip(table.level) + table.q
     on_raw = table.p * rule.c_out(table.level)
-    a, b, c = (table.a + table.b[:, 0] * on_y).tolist(), (table.b[:, 0] * on_raw).tolist(), table.c.tolist()
+    a = (table.a + table.b[:, 0] * on_y).tolist()
+    b = (table.b[:, 0] * on_raw).tolist()
+    c = table.c.tolist()
     second = table.b[:, 1].tolist() if table.b.shape[1] > 1 else None
-    h_y, h_raw = on_y.tolist(), on_raw.tolist()
+    h_y = on_y.tolist()
+    h_raw = on_raw.tolist()
     times = table.level.t.float().unbind()
-    noise, last, generator = torch.empty_like(x_T), torch.empty_like(x_T), torch.Generator()
+    noise = torch.empty_like(x_T)
+    last = torch.empty_like(x_T)
+    generator = torch.Generator()
 
     def draw(k: int) -> Tensor:
         for i in range(len(noise)) if keyed else ():
@@ -56,10 +66,9 @@ def by_hand(sampler: TableSampler, grid: Tensor, x_T: Tensor, keyed: bool = Fals
         y = x_T.clone()
         for k in range(len(a)):
             eps = network(y, times[k])
+            y.mul_(a[k]).add_(eps, alpha=b[k])
             if c[k]:
-                y.mul_(a[k]).add_(eps, alpha=b[k]).add_(draw(k), alpha=c[k])
-            else:
-                y.mul_(a[k]).add_(eps, alpha=b[k])
+                y.add_(draw(k), alpha=c[k])
         return y
 
     def two_values() -> Tensor:
@@ -78,9 +87,10 @@ def by_hand(sampler: TableSampler, grid: Tensor, x_T: Tensor, keyed: bool = Fals
 
 
 def ours(sampler: TableSampler, grid: Tensor, x_T: Tensor) -> Callable[[], Tensor]:
-    model = NetworkScoreModel(Tenth(), VPSDE(), NoiseParametrization(), SHAPE)
-    loop, noise = Loop(sampler.table(model.sde, grid), model, x_T), Noise(0, torch.arange(len(x_T)))
-    return lambda: sampler.follow(loop, x_T, grid, noise)
+    """The library's loop; it is made ready in the first call, which is not timed."""
+    prepared = prepare(model_of(Tenth()), sampler, grid)
+    noise = Noise(0, torch.arange(len(x_T)))
+    return lambda: prepared(x_T, noise).x
 
 
 def diffusers_loop(name: str, num_steps: int, x_T: Tensor) -> Callable[[], Tensor]:
@@ -117,6 +127,39 @@ def azula_loop(name: str, num_steps: int, x_T: Tensor) -> Callable[[], Tensor]:
     return lambda: sampler(x_T)
 
 
+KINDS = {"DDIM": DDIM(), "DPM-Solver++(2M)": DPMSolver(2), "ancestral": Ancestral()}
+PEERS = {
+    "DDIM": [(diffusers_loop, "DDIMScheduler"), (azula_loop, "DDIMSampler")],
+    "DPM-Solver++(2M)": [(diffusers_loop, "DPMSolverMultistepScheduler")],
+    "ancestral": [(diffusers_loop, "DDPMScheduler"), (azula_loop, "DDPMSampler")],
+}
+
+
+def loops_of(kind: str, grid: Tensor, x_T: Tensor) -> dict[str, Callable[[], Tensor]]:
+    """The loops of a kind of solver, that by hand first."""
+    sampler = KINDS[kind]
+    loops = {"by hand": by_hand(sampler, grid, x_T), "scoresde": ours(sampler, grid, x_T)}
+    if sampler.noise != "none":
+        loops["by hand, a seed for each sample"] = by_hand(sampler, grid, x_T, keyed=True)
+    for make, name in PEERS[kind]:
+        with contextlib.suppress(ImportError, RuntimeError):
+            loops[f"{make.__name__.removesuffix('_loop')} {name}"] = make(name, len(grid) - 1, x_T)
+    return loops
+
+
+@torch.no_grad()
+def medians(loops: dict[str, Callable[[], Tensor]], repeats: int) -> dict[str, float]:
+    """Seconds of each loop, run in turn; the first two runs of each are not timed."""
+    times: dict[str, list[float]] = {name: [] for name in loops}
+    for repeat in range(repeats + 2):
+        for name, loop in loops.items():
+            began = time.perf_counter()
+            loop()
+            if repeat > 1:
+                times[name].append(time.perf_counter() - began)
+    return {name: statistics.median(taken) for name, taken in times.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch_sizes", default="1,16")
@@ -125,38 +168,15 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     grid = uniform_log_snr(VPSDE(), options.num_steps)
-    kinds = {"DDIM": DDIM(), "DPM-Solver++(2M)": DPMSolver(2), "ancestral": Ancestral()}
-    peers = {
-        "DDIM": [("diffusers", "DDIMScheduler"), ("azula", "DDIMSampler")],
-        "DPM-Solver++(2M)": [("diffusers", "DPMSolverMultistepScheduler")],
-        "ancestral": [("diffusers", "DDPMScheduler"), ("azula", "DDPMSampler")],
-    }
     print(f"{'batch':>5}  {'solver':<18}{'loop':<40}{'us a step':>10}{'ratio':>8}")
     for batch_size in map(int, options.batch_sizes.split(",")):
         x_T = torch.randn(batch_size, *SHAPE)
-        for kind, sampler in kinds.items():
-            loops = {"by hand": by_hand(sampler, grid, x_T), "scoresde": ours(sampler, grid, x_T)}
-            if sampler.noise != "none":
-                loops["by hand, a seed for each sample"] = by_hand(sampler, grid, x_T, keyed=True)
-            for library, name in peers[kind]:
-                make = diffusers_loop if library == "diffusers" else azula_loop
-                try:
-                    loops[f"{library} {name}"] = make(name, options.num_steps, x_T)
-                except (ImportError, RuntimeError):
-                    continue
-            times: dict[str, list[float]] = {name: [] for name in loops}
-            with torch.no_grad():
-                for repeat in range(options.repeats + 2):
-                    for name, loop in loops.items():
-                        began = time.perf_counter()
-                        loop()
-                        if repeat > 1:
-                            times[name].append(time.perf_counter() - began)
-            base = statistics.median(times["by hand"])
-            for name, taken in times.items():
-                median = statistics.median(taken)
+        for kind in KINDS:
+            seconds = medians(loops_of(kind, grid, x_T), options.repeats)
+            for name, median in seconds.items():
                 step = 1e6 * median / options.num_steps
-                print(f"{batch_size:>5}  {kind:<18}{name:<40}{step:>10.1f}{median / base:>8.2f}", flush=True)
+                ratio = median / seconds["by hand"]
+                print(f"{batch_size:>5}  {kind:<18}{name:<40}{step:>10.1f}{ratio:>8.2f}", flush=True)
 
 
 if __name__ == "__main__":

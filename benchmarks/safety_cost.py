@@ -13,6 +13,7 @@ import argparse
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -27,26 +28,66 @@ from sde_configs import default
 
 def bare_step(trainer: Trainer) -> None:
     """A step of a loop that trusts everything."""
-    n = trainer.step_number
+    n, options = trainer.step_number, trainer.options
     for group in trainer.optimizer.param_groups:
-        group["lr"] = trainer.settings.lr_at(n)
+        group["lr"] = options.lr_at(n)
     trainer.optimizer.zero_grad(set_to_none=True)
     trainer._backward(n)
-    torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), trainer.settings.grad_clip)
+    torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), options.grad_clip)
     trainer.optimizer.found_inf = None  # type: ignore[attr-defined]
     trainer.optimizer.step()
-    decay = min(trainer.settings.ema_decay, (1 + n) / (10 + n))
-    with torch.no_grad():
-        torch._foreach_lerp_(list(trainer.ema_model.parameters()), list(trainer.model.parameters()), 1 - decay)
+    trainer.average.update(trainer.model, min(options.ema_decay, (1 + n) / (10 + n)))
     trainer.step_number = n + 1
 
 
-def seconds(action, device: torch.device) -> float:  # type: ignore[no-untyped-def]
+def seconds(action: Callable[[], object], device: torch.device) -> float:
+    """The time that an action takes."""
     began = time.perf_counter()
     action()
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - began
+
+
+def make_trainer(batch_size: int, device: torch.device) -> Trainer:
+    """A trainer of random images."""
+    network = UNet(3, channels=60, multipliers=(1, 2, 3), num_blocks=2)
+    model = NetworkScoreModel(network, VPSDE(), NoiseParametrization(), (3, 32, 32)).to(device)
+    data = ArrayData(torch.randn(64, 3, 32, 32))
+    return Trainer(model, data, DenoisingObjective(), TrainingOptions(batch_size=batch_size))
+
+
+def time_steps(trainer: Trainer, pairs: int, every: int) -> tuple[list[float], list[float]]:
+    """Seconds of safe and of bare steps, taken in turn; metrics are taken from the device every so many steps."""
+    safe: list[float] = []
+    bare: list[float] = []
+
+    def safe_step() -> None:
+        trainer.step()
+        if trainer.step_number % every == 0:
+            trainer.pop_metrics()
+        assert interruption.signal is None
+
+    both = [(safe, safe_step), (bare, lambda: bare_step(trainer))]
+    with Interruption() as interruption:
+        for warm in (*[True] * 3, *[False] * pairs):
+            for times, action in both if len(safe) % 2 else reversed(both):
+                taken = seconds(action, trainer.device)
+                if not warm:
+                    times.append(taken)
+    return safe, bare
+
+
+def time_saves(trainer: Trainer) -> list[float]:
+    """Seconds of three checkpoints."""
+    description = {"models": {checkpoint.SCORE: checkpoint.describe_model(trainer.model)}}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "step.safetensors"
+
+        def save() -> None:
+            checkpoint.save(path, 1, description, trainer.state())
+
+        return [seconds(save, trainer.device) for _ in range(3)]
 
 
 def main() -> None:
@@ -55,46 +96,17 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=4)
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     options = parser.parse_args()
-    network = UNet(3, channels=60, multipliers=(1, 2, 3), num_blocks=2)
-    model = NetworkScoreModel(network, VPSDE(), NoiseParametrization(), (3, 32, 32)).to(options.device)
-    data = ArrayData(torch.randn(64, 3, 32, 32))
-    settings = TrainingOptions(batch_size=options.batch_size)
-    trainer = Trainer(model, data, DenoisingObjective(), settings)
+    trainer = make_trainer(options.batch_size, options.device)
     config = default.get_config().logging
-    safe, bare = [], []
-
-    def safe_step() -> None:
-        """A step, and at the usual rate what is taken from the device for the log."""
-        trainer.step()
-        if trainer.step_number % config.every == 0:
-            trainer.pop_metrics()
-        assert interruption.signal is None
-
-    with Interruption() as interruption:
-        for warm in (*[True] * 3, *[False] * options.pairs):
-            order = [(safe, safe_step), (bare, lambda: bare_step(trainer))]
-            for times, action in order if len(safe) % 2 else reversed(order):
-                taken = seconds(action, options.device)
-                if not warm:
-                    times.append(taken)
+    safe, bare = time_steps(trainer, options.pairs, config.every)
     ratio = statistics.median(s / b for s, b in zip(safe, bare, strict=True))
     step = statistics.median(bare)
-    with tempfile.TemporaryDirectory() as folder:
-        description = {"model": checkpoint.describe_model(model)}
-        saves = [
-            seconds(
-                lambda: checkpoint.save(Path(folder) / "step.safetensors", 1, description, trainer.state()),
-                options.device,
-            )
-            for _ in range(3)
-        ]
-    saving = statistics.median(saves) / (config.checkpoint_every * step)
-    size = sum(p.numel() for p in model.parameters())
+    save = statistics.median(time_saves(trainer))
+    saving = save / (config.checkpoint_every * step)
+    size = sum(p.numel() for p in trainer.model.parameters())
     print(f"{size:,} parameters, batch {options.batch_size}, {options.device}: a bare step {1e3 * step:.1f} ms")
     print(f"steps: {100 * (ratio - 1):+.2f} % (median of {options.pairs} pairs)")
-    print(
-        f"checkpoints: {100 * saving:+.2f} % ({statistics.median(saves):.2f} s every {config.checkpoint_every} steps)"
-    )
+    print(f"checkpoints: {100 * saving:+.2f} % ({save:.2f} s every {config.checkpoint_every} steps)")
     print(f"all safety: {100 * (ratio - 1 + saving):+.2f} %")
 
 
