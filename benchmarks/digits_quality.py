@@ -70,7 +70,8 @@ def appoint() -> tuple[Judge, str]:
     """The judge, and the row of the real digits that were held out."""
     data, held_out = load("digits").split(0.25)
     assert held_out is not None
-    (x_train, y_train), (x_held, y_held) = data.all(), held_out.all()
+    (x_train, y_train) = data.all()
+    (x_held, y_held) = held_out.all()
     assert isinstance(y_train, Tensor)
     assert isinstance(y_held, Tensor)
     classifier = train_classifier(data)

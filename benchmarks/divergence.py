@@ -26,7 +26,8 @@ from samplers.table import Loop
 from scoresde import VPSDE, EDMParametrization, ExactScoreModel, NetworkScoreModel, Noise, UNet
 from scoresde.sde import Level
 
-SAMPLES, DRAWS = 16, 60
+SAMPLES = 16
+DRAWS = 60
 
 
 def jacobians() -> Tensor:
@@ -134,7 +135,8 @@ def compare_priors() -> None:
     for name, target in targets().items():
         x, truth, prior = drawn(target, 40)
         for sde in SDES:
-            model, errors = ExactScoreModel(target, sde), []
+            model = ExactScoreModel(target, sde)
+            errors = []
             for given in (None, prior):
                 found = log_prob(model, x, num_evaluations=256, divergence=Exact(64), prior=given)
                 error = (found.log_prob - truth) / x.shape[1]

@@ -22,7 +22,8 @@ from scoresde.data import nine_modes
 from scoresde.registry import construct
 from sde_configs.build import SAMPLERS, build_sampler
 
-NUM_SAMPLES, NUM_STEPS = 20_000, 500
+NUM_SAMPLES = 20_000
+NUM_STEPS = 500
 
 
 class Result(NamedTuple):
@@ -34,7 +35,8 @@ class Result(NamedTuple):
 
 def measure(sde_name: str, sampler_name: str) -> Result:
     """Draws from the exact model and compares each mode with what it should be."""
-    config, target = load_config(sde_name, None), nine_modes()
+    config = load_config(sde_name, None)
+    target = nine_modes()
     model = ExactScoreModel(target, construct(config.sde, SDE, "config.sde"))
     sampler = build_sampler(config, sampler_name, None)
     steps = None if isinstance(sampler, ProbabilityFlow) else NUM_STEPS

@@ -22,7 +22,8 @@ from sde_configs.build import SAMPLERS, build_sampler
 from tests.convergence import asymptotic_slopes, errors_on_a_gaussian, slopes, variance_errors
 
 PAGE = Path(__file__).parent.parent / "docs" / "samplers.md"
-BEGIN, END = "<!-- orders: begin -->\n", "<!-- orders: end -->\n"
+BEGIN = "<!-- orders: begin -->\n"
+END = "<!-- orders: end -->\n"
 
 
 def measured(sampler: TableSampler) -> tuple[float, float | None]:

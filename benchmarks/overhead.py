@@ -42,7 +42,8 @@ def model_of(network: nn.Module) -> NetworkScoreModel:
 
 def by_hand(sampler: TableSampler, grid: Tensor, x_T: Tensor, keyed: bool = False) -> Callable[[], Tensor]:
     """The loop of a one-value or two-value method, with everything but the network's call and the update left out."""
-    network, rule = Tenth(), NoiseParametrization()
+    network = Tenth()
+    rule = NoiseParametrization()
     table = sampler.table(model_of(network), grid)
     on_y = table.p * rule.c_skip(table.level) + table.q
     on_raw = table.p * rule.c_out(table.level)
@@ -117,7 +118,8 @@ def azula_loop(name: str, num_steps: int, x_T: Tensor) -> Callable[[], Tensor]:
     class Denoiser(azula.denoise.Denoiser):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
-            self.schedule, self.network = azula.noise.VPSchedule(), Tenth()
+            self.schedule = azula.noise.VPSchedule()
+            self.network = Tenth()
 
         def forward(self, x_t: Tensor, t: Tensor, **_: object) -> object:
             alpha, sigma = self.schedule(t)

@@ -30,7 +30,8 @@ from samplers import (
 from scoresde import EDMSDE, SDE, VPSDE, ExactScoreModel, Noise
 from scoresde.data import nine_modes
 
-NUM_STEPS, NUM_SAMPLES = 20, 64
+NUM_STEPS = 20
+NUM_SAMPLES = 64
 SAME = 1e-5  # of the data's deviation: a larger difference is reported
 Run = Callable[[ExactScoreModel, Tensor, Tensor, Noise], Tensor]  # model, x_T, grid and noise to samples
 

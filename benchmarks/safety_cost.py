@@ -28,7 +28,8 @@ from sde_configs import default
 
 def bare_step(trainer: Trainer) -> None:
     """A step of a loop that trusts everything."""
-    n, options = trainer.step_number, trainer.options
+    n = trainer.step_number
+    options = trainer.options
     for group in trainer.optimizer.param_groups:
         group["lr"] = options.lr_at(n)
     trainer.optimizer.zero_grad(set_to_none=True)

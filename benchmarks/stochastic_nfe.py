@@ -23,7 +23,8 @@ from benchmarks.samplers_nfe import REFUSED, Problem, Runs, node_families, probl
 from samplers import Ancestral, SDEDPMSolver, sample
 from scoresde import ExactScoreModel
 
-NUM_SAMPLES, DIRECTIONS = 20_000, 200
+NUM_SAMPLES = 20_000
+DIRECTIONS = 200
 SETS = 5  # of true samples, beside the one that all are compared with
 
 

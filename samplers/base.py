@@ -230,7 +230,8 @@ class PreparedTable(Prepared):
             raise UsageError(
                 f"noise={type(noise).__name__}: this sampler needs Noise(seed, indices), to make a path of it"
             )
-        sde, log_snr = self.model.sde, self.table.level.log_snr
+        sde = self.model.sde
+        log_snr = self.table.level.log_snr
         first, last = sde.span().log_snr.tolist()
         ends = log_snr if self.grid[-1] == 0 else torch.cat([log_snr, sde.log_snr(self.grid[-1:])])
         points = ((ends - first) / (last - first)).tolist()

@@ -80,7 +80,8 @@ def multistep_weights(scheme: Scheme, start: Level, end: Level) -> tuple[Tensor,
     correct = torch.zeros(num_steps, num_values + 1, dtype=v.dtype) if corrector else None
     for k in range(1, min(num_values, num_steps) + 1):
         step = torch.arange(num_steps)[k - 1 : k if k < num_values else None]  # those that know k values
-        first, last = v[step], v[step + 1]
+        first = v[step]
+        last = v[step + 1]
         past = torch.stack([v[step - j] for j in range(k)], 1)
         if half and k == 2:
             back = -((past[:, 1] - first) / (last - first))

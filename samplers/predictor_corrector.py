@@ -154,11 +154,13 @@ class _PreparedByNorm(Prepared):
         callback: Callback | None = None,
         project: Projection | None = None,
     ) -> Samples:
-        model, sampler = self.model, self.sampler
+        model = self.model
+        sampler = self.sampler
         levels = model.sde.level(self.grid[self.grid > 0])
         ratios = transition(levels[1:], levels[:-1])[0].tolist()
         on_device = levels.to(x_T.device, x_T.dtype)
-        y, row = x_T, 0
+        y = x_T
+        row = 0
 
         def evaluate(x_t: Tensor, level: Level) -> Tensor:
             x0_hat = model.denoise_at(x_t, level, cond)

@@ -92,7 +92,8 @@ class _PreparedFlow(Prepared):
             project is None,
             "project: ProbabilityFlow chooses its steps and has no rows to project after; take Heun(), with a number",
         )
-        sde, grid = self.model.sde, self.grid
+        sde = self.model.sde
+        grid = self.grid
         to_clean = bool(grid[-1] == 0)
         first_last = sde.level(grid[:-1][[0, -1]] if to_clean else grid[[0, -1]])
         phi = torch.atan(first_last.noise_level)

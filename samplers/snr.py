@@ -31,7 +31,8 @@ from scoresde.score_model import ScoreModel
 from scoresde.sde import Level
 
 CANDIDATES = (0.05, 0.1, 0.16, 0.25, 0.4)
-NUM_LEVELS, NUM_BANDS = 48, 4
+NUM_LEVELS = 48
+NUM_BANDS = 4
 
 
 @torch.no_grad()

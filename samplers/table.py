@@ -164,7 +164,9 @@ class Loop:
         """
         noises = _in_blocks(noise, self._draws, x_T)
         known = list(history)
-        network, y, width = self._network, x_T, self.table.b.shape[1] - 1
+        network = self._network
+        y = x_T
+        width = self.table.b.shape[1] - 1
         for k, (a, b, earlier, c, read_later, h_y, h_network) in enumerate(self._rows):
             output = network(k, y, cond)
             if callback is not None:

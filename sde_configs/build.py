@@ -148,7 +148,8 @@ def build_sampling_model(config: ConfigDict, model: NetworkScoreModel, low: floa
         model: what was trained, on the device of sampling.
         low, high: the range of the data, in raw units.
     """
-    kind, quantile = config.sampling.threshold, config.sampling.quantile
+    kind = config.sampling.threshold
+    quantile = config.sampling.quantile
     require(
         kind in ("none", "static", "dynamic"),
         f"config.sampling.threshold={kind!r}: need 'none', 'static' or 'dynamic'",

@@ -246,7 +246,8 @@ class _Problem:
 
     def end(self, theta: Tensor, x_T: Tensor, cond: Condition) -> Tensor:
         """Final states, differentiable in the parameters `(B, P)`, of which each sample has its own copy."""
-        sde, dtype = self.model.sde, x_T.dtype
+        sde = self.model.sde
+        dtype = x_T.dtype
         noise_level, weights = self._unpack(theta)
         level = _differentiable_level(sde, noise_level)
         p, q = (part.to(dtype) for part in self.integrand.factors(level))

@@ -95,7 +95,8 @@ def fit_weights(reference: Reference, sde: SDE, noise_level: Tensor, settings: F
     step = y.diff(dim=0)
     predict = _pad_columns(predict, num_values)
     correct = _pad_columns(correct, num_values + 1)
-    gram, moments = h @ h.T, h @ step.T
+    gram = h @ h.T
+    moments = h @ step.T
     for k in range(num_steps):
         past = list(range(k, max(k - num_values, -1), -1))
         _ridge_regression(predict[k, : len(past)], gram[past][:, past], moments[past, k], settings.ridge)
@@ -109,7 +110,8 @@ def fit_weights(reference: Reference, sde: SDE, noise_level: Tensor, settings: F
 def _errors(predict: Tensor, correct: Tensor, h: Tensor, step: Tensor, sin_phi: Tensor) -> tuple[Tensor, Tensor]:
     """`errors` and `step_errors` of a `PathFit`."""
     num_steps = len(h)
-    errors, step_errors = [], []
+    errors = []
+    step_errors = []
     at_node = torch.zeros_like(step[0])  # the error of the corrected states
     for k in range(num_steps):
         count = min(predict.shape[1], k + 1)
@@ -139,7 +141,8 @@ def refit(
 
     A sample that has left its path for another basin cannot be led back, and is weighted down.
     """
-    coupling, integrand = reference.coupling, table.integrand
+    coupling = reference.coupling
+    integrand = table.integrand
     level = model.sde.at_noise_level(table.noise_level)
     num_steps = len(level)
     phi = integrand.measure(level.noise_level)

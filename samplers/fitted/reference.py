@@ -33,7 +33,8 @@ from scoresde.sde import SDE, Level
 
 NUM_SAMPLES = 32
 ENTRIES = 4096  # at least this many entries, of all samples together, are kept if there are as many
-COARSE, DENSE = 12, 136  # evaluations of the run that finds the scale, and of the reference
+COARSE = 12
+DENSE = 136
 SOFTENING = 0.02  # as a fraction of the samples' standard deviation
 
 

@@ -136,7 +136,8 @@ class _Quadrature:
     def integral(self, known: Sequence[int], first: int, last: int) -> Tensor:
         """Weights `(num_rows,)` of the integral from node `first` to node `last`, through the values at known nodes."""
         places = torch.stack([self._phi_of(node) for node in known])[None]
-        start, end = self._phi[first, None], self._phi[last, None]
+        start = self._phi[first, None]
+        end = self._phi[last, None]
         on_rows = torch.zeros(self._num_rows, dtype=torch.float64)
         for node, weight in zip(known, weights(self._integrand, self._variable, places, start, end)[0], strict=True):
             if node:

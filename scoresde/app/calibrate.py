@@ -84,7 +84,8 @@ def _reference(trained: Trained, deviation: float, num_noises: int) -> Coupling:
     Raises:
         UsageError: if it has not.
     """
-    model, seed = trained.model, trained.seed + OTHER_NOISES
+    model = trained.model
+    seed = trained.seed + OTHER_NOISES
     with Progress("reference", -(-num_noises // BATCH) * DENSE + DENSE // 2, unit="evaluations") as progress:
         rough, coupling = (
             reference_coupling(

@@ -35,7 +35,8 @@ from scoresde.errors import require
 from scoresde.score_model import ScoreModel
 
 COUNTS = (5, 6, 8, 10, 15, 20, 35, 50)
-REFERENCE, BATCH = 256, 64  # evaluations of the run that the others are measured against, and its batches
+REFERENCE = 256
+BATCH = 64
 GOOD = 0.02  # an error of this share of the samples' deviation is hard to see
 
 

@@ -24,7 +24,8 @@ from scoresde.errors import UsageError
 from scoresde.metrics import DEQUANTIZATIONS, Dequantization, bits_per_dim, dequantize, train_dequantization
 from scoresde.targets import Gaussian
 
-CHAIN, TERMS = 1000, 64  # steps of the discrete bound, and how many of them are evaluated for each sample
+CHAIN = 1000
+TERMS = 64
 FULL_COVARIANCE_UP_TO = 1024  # entries of a sample
 BATCH = 250
 VARIATIONAL = "variational"  # dequantisation, learned for the model that is evaluated
@@ -104,12 +105,14 @@ def densities(evaluation: Evaluation, metrics: Collection[str], num_evaluations:
 
 def _in_model_units(evaluation: Evaluation, dequantization: str) -> tuple[Tensor, Tensor]:
     """The samples in the model's units, dequantised if they are whole numbers, and log q in nats, zeros for floats."""
-    trained, codec = evaluation.trained, evaluation.data.codec
+    trained = evaluation.trained
+    codec = evaluation.data.codec
     if not evaluation.quantized:
         return codec.encode(evaluation.raw).to(trained.device), torch.zeros(evaluation.count, dtype=torch.float64)
     how = _dequantization(evaluation, dequantization)
     x, log_q = dequantize(evaluation.raw, codec, how, torch.Generator().manual_seed(trained.seed))
-    low, high = trained.data.low, trained.data.high
+    low = trained.data.low
+    high = trained.data.high
     evaluation.record["quantization"] = {
         "levels": int(high - low) + 1,
         "low": low,
@@ -160,7 +163,8 @@ def _by_flow(evaluation: Evaluation, x: Tensor, prior: Gaussian, num_evaluations
 
 def _by_bound(evaluation: Evaluation, x: Tensor, prior: Gaussian, num_evaluations: int) -> tuple[Tensor, Tensor]:
     """Variational bounds in nats `(B,)`, and their standard errors, on the host."""
-    trained, cond = evaluation.trained, evaluation.cond
+    trained = evaluation.trained
+    cond = evaluation.cond
     draws = torch.Generator(trained.device).manual_seed(trained.seed)
     bounds = []
     with Progress("bound", -(-len(x) // BATCH), unit="batches") as progress:
@@ -177,7 +181,8 @@ def discrete_bound(evaluation: Evaluation) -> list[Row]:
     """DDPM's variational bound in bits per dimension, and its three parts."""
     trained = evaluation.trained
     codec = _scaling(evaluation.data.codec)
-    model, device = trained.model, trained.device
+    model = trained.model
+    device = trained.device
     one = torch.ones(model.shape, dtype=torch.float64)
     bin_width = codec.encode_change(one).to(device)
     low, high = (codec.encode(end * one, torch.float64).to(device) for end in (trained.data.low, trained.data.high))

@@ -148,7 +148,8 @@ def _sampler(trained: Trained, flags: EvaluateFlags) -> tuple[str, Sampler, torc
 
     If none is named, the number of steps is that of the densities.
     """
-    name, num_steps = flags.sampler or build.AUTO, flags.num_steps if flags.sampler else None
+    name = flags.sampler or build.AUTO
+    num_steps = flags.num_steps if flags.sampler else None
     if name == build.AUTO:
         sampler: Sampler = best_tables(trained)[0]
     else:
@@ -158,7 +159,9 @@ def _sampler(trained: Trained, flags: EvaluateFlags) -> tuple[str, Sampler, torc
 
 def _distances(evaluation: Evaluation, metrics: Collection[str], drawn: int, flags: EvaluateFlags) -> list[Row]:
     """Distances of samples that are drawn now to the data, beside those of as many training samples."""
-    trained, train, data = evaluation.trained, evaluation.train, evaluation.data
+    trained = evaluation.trained
+    train = evaluation.train
+    data = evaluation.data
     cond = trained.conditions(drawn)
     name, sampler, grid = _sampler(trained, flags)
     evaluations = sampler.num_evaluations(trained.model, grid) or UNKNOWN_EVALUATIONS

@@ -96,7 +96,8 @@ def sample(flags: SampleFlags, overrides: Sequence[str]) -> int:
 
 def _sampler(trained: Trained, flags: SampleFlags, leader: bool) -> tuple[Sampler, Tensor]:
     """The sampler that flags ask for, fitted to the model if it is to be, and its grid."""
-    name, num_steps = flags.sampler, flags.num_steps
+    name = flags.sampler
+    num_steps = flags.num_steps
     if name == build.AUTO:
         fitted, calibrated = best_tables(trained, leader)
         grid = fitted.grid(trained.model, num_steps)
@@ -133,7 +134,8 @@ def _with_piloted_snr(
 
 def _draw(trained: Trained, plan: Plan, shards: SampleShards, world: World) -> None:
     """Draws this process's shards that are not there yet."""
-    model, graphed = trained.model, trained.config.sampling.cuda_graph
+    model = trained.model
+    graphed = trained.config.sampling.cuda_graph
     everything = list(batches(plan.num_samples, plan.batch_size))
     mine = everything[world.rank :: world.size]
     missing = [part for part in mine if not shards.has(part.start)]

@@ -170,8 +170,11 @@ def loop(run: Run) -> int | None:
     In a world of several processes all run this; the leader writes. A signal is then acted on at the next log line,
     where the processes communicate anyway.
     """
-    trainer, logging = run.trainer, run.config.logging
-    num_steps, note, received = trainer.options.num_steps, "", None
+    trainer = run.trainer
+    logging = run.config.logging
+    num_steps = trainer.options.num_steps
+    note = ""
+    received = None
     start = time.monotonic()
     with (
         Interruption() as interruption,
@@ -180,7 +183,8 @@ def loop(run: Run) -> int | None:
     ):
         while trainer.step_number < num_steps and received is None:
             trainer.step()
-            step, last = trainer.step_number, trainer.step_number == num_steps
+            step = trainer.step_number
+            last = trainer.step_number == num_steps
             to_save = step % logging.checkpoint_every == 0 or last
             to_log = step % logging.every == 0 or to_save
             if to_log:
@@ -232,7 +236,8 @@ def save(run: Run) -> None:
 
 def draw_demo(run: Run) -> None:
     """A quick look at what the averaged model has learned: 20 Heun steps."""
-    trainer, info = run.trainer, run.info
+    trainer = run.trainer
+    info = run.info
     labels = torch.arange(DEMO_SAMPLES) % info.num_classes if info.num_classes else None
     with trainer.average.applied(trainer.model):
         x, _ = sample(trainer.model, Heun(), DEMO_SAMPLES, cond=labels)

@@ -56,7 +56,9 @@ class Trained:
         Raises:
             UsageError: if there is none, it cannot be read, or the flags contradict each other or it.
         """
-        sde, workdir, file = flags.sde, flags.workdir, flags.checkpoint
+        sde = flags.sde
+        workdir = flags.workdir
+        file = flags.checkpoint
         wanted = load_config(sde, None).sde.name if sde else None
         require(not (file and workdir), f"checkpoint={file!r}, workdir={workdir!r}: give one of the two")
         run: RunFolder | None

@@ -49,7 +49,9 @@ def _of_file(trained: Trained, path: str) -> ArrayData:
     Raises:
         UsageError: for samples of another shape or range, or without the labels that the model needs.
     """
-    info, config, source = trained.data, trained.config, f"input={path!r}"
+    info = trained.data
+    config = trained.config
+    source = f"input={path!r}"
     options = {
         f.name: config.data[f.name] for f in fields(ReadOptions) if f.name in config.data and f.name != "labels_path"
     }

@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 
 LEVELS = torch.logspace(0.8, -1.2, 10)  # sigma / alpha, for data of about unit deviation
 LEVELS_OF_POINTS = torch.logspace(0.8, -1.2, 6)
-SAMPLER, STEPS = "ancestral", 60
-WAYS, ROWS, COLUMNS = 2, 4, 10  # samples whose way is shown; rows and columns of samples
+SAMPLER = "ancestral"
+STEPS = 60
+WAYS = 2
+ROWS = 4
+COLUMNS = 10
 POINTS = 600
 ROW_NAMES = ("$x_t$", "$\\hat{x}_0$")
 FRAMES = 16
@@ -108,7 +111,9 @@ def _of_points(subject: Subject, options: FigureOptions) -> Figure:
     index = torch.arange(count) % len(subject.train)
     x_0 = subject.train.batch(index)[0].flatten(1)
     eps = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(options.seed))
-    forward, states, estimates = [], [], []
+    forward = []
+    states = []
+    estimates = []
     for k, row in enumerate(rows):
         at = level[k]
         reached = subject.sde.level(way.t[row].double())
@@ -124,7 +129,8 @@ def _of_points(subject: Subject, options: FigureOptions) -> Figure:
 
 def _way(subject: Subject, options: FigureOptions, count: int) -> tuple[Trajectory, Tensor]:
     """The states on the way from noise, and the samples, on the host."""
-    steps, name = STEPS if options.num_steps is None else options.num_steps, options.sampler or SAMPLER
+    steps = STEPS if options.num_steps is None else options.num_steps
+    name = options.sampler or SAMPLER
     sampler = build.build_sampler(subject.config, name, options.num_steps)
     grid = sampler.grid(subject.model, steps) if isinstance(sampler, TableSampler) else None
     kept = Trajectory()

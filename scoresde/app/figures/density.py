@@ -17,7 +17,8 @@ from scoresde.targets import EmpiricalDistribution
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-POINTS, POINTS_OF_A_LINE = 56, 300
+POINTS = 56
+POINTS_OF_A_LINE = 300
 EVALUATIONS = 24
 BANDWIDTH = 0.07  # of the kernels that stand for a density where only points are known, in data deviations
 BATCH = 1000

@@ -34,8 +34,11 @@ ANGLES = torch.tensor([0.5, 7 / 6, 11 / 6]) * math.pi  # of the modes, on the un
 DEVIATION_OF_ALL = 0.7  # of an entry, about: the levels are densest where the modes part
 START = 1.5  # deviation of the plain chain's start
 STEP = 0.2  # of the plain chain, in variances of a mode
-NUM_SAMPLES, NUM_STEPS = 2000, 500
-POINTS, FRAMES, POINTS_OF_FRAME = 100, 12, 500
+NUM_SAMPLES = 2000
+NUM_STEPS = 500
+POINTS = 100
+FRAMES = 12
+POINTS_OF_FRAME = 500
 
 
 class Chain(NamedTuple):

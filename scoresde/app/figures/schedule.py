@@ -29,14 +29,16 @@ if TYPE_CHECKING:
 
 TIMES = 200
 STEPS = 20  # of the grids
-EVALUATIONS, SAMPLER = 8, "unipc"  # of the table
+EVALUATIONS = 8
+SAMPLER = "unipc"
 GRIDS = (uniform_time, quadratic_time, vp_quadratic, uniform_log_snr, karras, power_phi, phi_to_clean)
 
 
 @torch.no_grad()
 def draw(subject: Subject, options: FigureOptions) -> Figure:
     """All SDEs, or the one of a checkpoint; grids and table under the one that is asked for."""
-    sde, name = subject.sde, options.sampler or SAMPLER
+    sde = subject.sde
+    name = options.sampler or SAMPLER
     if subject.trained is None:
         shown = {key: construct(load_config(key, None).sde, SDE, "config.sde") for key in sdes()}
     else:

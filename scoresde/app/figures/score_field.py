@@ -93,7 +93,9 @@ def _title(level: Level) -> str:
 
 def _look(subject: Subject, plane: Plane, level: Level) -> tuple[Tensor, Tensor, Sequence[Tensor], float]:
     """Grid, log density, the fields of each row, and the relative error, weighted by the density on the grid."""
-    exact, device, dtype = subject.exact, subject.model.device, subject.model.dtype
+    exact = subject.exact
+    device = subject.model.device
+    dtype = subject.model.dtype
     grid = plane.grid(POINTS, level)
     x = plane.points(grid, level.alpha).to(device, dtype)
     t = level.t.item()

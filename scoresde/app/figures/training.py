@@ -35,8 +35,10 @@ if TYPE_CHECKING:
 NOISE_LEVELS = torch.logspace(-1.5, 1, 16)  # sigma / alpha, for data of about unit deviation
 SPREAD_OF = 2000  # samples that a covariance is taken from
 MOST = 500  # samples that an error is averaged over
-LINES, FRAMES = 50, 12  # of a training on the way
-NUM_SAMPLES, STEPS = 400, 20
+LINES = 50
+FRAMES = 12
+NUM_SAMPLES = 400
+STEPS = 20
 FIELDS = ("step", "loss", "grad_norm", "held_out_loss")
 
 
@@ -92,7 +94,8 @@ def gaussian_error(data: ArrayData, level: Level) -> Tensor:
     x = data.batch(torch.arange(min(len(data), SPREAD_OF)), torch.float64)[0].flatten(1)
     found = torch.linalg.svdvals(x - x.mean(0)) ** 2 / len(x)
     variances = torch.cat([found, found.new_zeros(x.shape[1] - len(found))])
-    alpha, sigma = level.alpha[:, None], level.sigma[:, None]
+    alpha = level.alpha[:, None]
+    sigma = level.sigma[:, None]
     return (variances * sigma**2 / (alpha**2 * variances + sigma**2)).mean(1)
 
 

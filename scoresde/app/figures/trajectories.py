@@ -21,7 +21,8 @@ from scoresde.targets import GaussianMixture
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PATHS, STEPS = 5, 60
+PATHS = 5
+STEPS = 60
 MOVED = 2  # of them, whose predictor and corrector moves are shown
 GROUND = 600  # samples of the data that are shown behind
 QUANTILES = torch.linspace(0.02, 0.98, 13, dtype=torch.float64)
@@ -106,7 +107,8 @@ def _time_space(name: str, sde: SDE) -> plots.TimeSpace:
     far = 2.4 * max(sde.prior_std(), 0.75)
     x = torch.linspace(-far, far, 400, dtype=torch.float64)
     wide = torch.linspace(-3 * far, 3 * far, 6000, dtype=torch.float64)
-    density, paths = [], []
+    density = []
+    paths = []
     for k in range(len(level.t)):
         at = level[k]
         density.append(target.log_prob(x[:, None], at.alpha, at.sigma).exp())
