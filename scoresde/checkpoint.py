@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +20,10 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from scoresde._files import write_bytes
 from scoresde._json import parse_json
 from scoresde.codec import Codec
-from scoresde.errors import UsageError, naming, require
+from scoresde.errors import UsageError, require
 from scoresde.models.network import NetworkScoreModel, plain_network
 from scoresde.parametrization import Parametrization
 from scoresde.registry import construct, describe, is_registered
@@ -114,21 +114,7 @@ def save(path: Path, step: int, description: Mapping[str, Any], tensors: Mapping
     header = {**description, "format": FORMAT, "step": step}
     header["digest"] = digest(tensors, header)
     content = to_bytes(tensors, {"scoresde": json.dumps(header)})
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        with naming(path):
-            with open(temporary, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-            folder = os.open(path.parent, os.O_RDONLY)  # the rename survives a crash only once the folder is synced
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_bytes(path, content)
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

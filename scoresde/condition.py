@@ -150,8 +150,8 @@ def describe(cond: Condition, name: str = "cond") -> str:
     """The kind of a condition, for error messages: its parts with their types and shapes."""
     if cond is None:
         return "no condition"
-    found = [
-        f"{part_name} ({str(part.dtype).removeprefix('torch.')}, {tuple(part.shape)})"
-        for part_name, part in parts(cond, name)
-    ]
+    found = []
+    for part_name, part in parts(cond, name):
+        called = "a tensor" if part_name == name else part_name
+        found.append(f"{called} ({str(part.dtype).removeprefix('torch.')}, {tuple(part.shape)})")
     return ", ".join(found) or "an empty condition"

@@ -131,7 +131,7 @@ MISTAKES = {
     ),
     "one without": (
         lambda: condition.join([torch.zeros(2), None]),
-        r"cond: cond \(float32, \(2,\)\) and no condition have different parts",
+        r"cond: a tensor \(float32, \(2,\)\) and no condition have different parts",
     ),
     "a tensor and a dict": (lambda: condition.join([{"a": torch.zeros(2)}, torch.zeros(2)]), "have different parts"),
     "a word": (lambda: condition.from_values("cat", 3), "cond: cannot be converted to a tensor"),

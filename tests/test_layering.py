@@ -8,7 +8,14 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [  # a name stands for the module and all below it; modules of one layer may know each other
-    {"scoresde.errors", "scoresde._batches", "scoresde._json", "scoresde._shape", "scoresde._stable"},
+    {
+        "scoresde.errors",
+        "scoresde._batches",
+        "scoresde._files",
+        "scoresde._json",
+        "scoresde._shape",
+        "scoresde._stable",
+    },
     {"scoresde.codec", "scoresde.condition", "scoresde.noise", "scoresde.sde"},
     {
         "scoresde.named_sdes",

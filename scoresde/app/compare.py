@@ -25,8 +25,9 @@ from samplers import (
 )
 from samplers.fitted.reference import Coupling, trimmed_error
 from scoresde import plots
+from scoresde._files import write_text
 from scoresde.app.device import choose_threads
-from scoresde.app.files import output_path, write_text
+from scoresde.app.files import output_path
 from scoresde.app.fitted_tables import best_tables
 from scoresde.app.flags import CompareFlags
 from scoresde.app.progress import Progress

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from samplers import Sampler, sample
+from scoresde._files import write_text
 from scoresde.app.densities import BATCH, VARIATIONAL, Evaluation, Row, densities, discrete_bound
 from scoresde.app.device import choose_threads
-from scoresde.app.files import output_path, write_text
+from scoresde.app.files import output_path
 from scoresde.app.fitted_tables import best_tables
 from scoresde.app.flags import EvaluateFlags
 from scoresde.app.progress import Progress

@@ -1,12 +1,11 @@
-"""Files that commands write: whole or not at all, and in folders that can be written."""
+"""Where commands write, and how they name the fields of a configuration."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
-from scoresde.errors import UsageError, naming, require
+from scoresde.errors import UsageError, require
 
 
 def make_folder(folder: Path, argument: str, value: Path) -> None:
@@ -41,22 +40,6 @@ def output_path(given: str | None, default: Path) -> Path:
     make_folder(output.parent, "output", output)
     require(not output.is_dir(), f"output={str(output)!r}: is a folder; choose another with --output")
     return output
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        with naming(path):
-            temporary.write_bytes(content)
-            os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -12,9 +12,9 @@ from samplers import FittedSampler, fit_sampler
 from samplers.fitted.pilot import NUM_EVALUATIONS, REVISION
 from samplers.fitted.reference import NUM_SAMPLES
 from samplers.fitted.tables import FittedTable
+from scoresde._files import write_text
 from scoresde._json import parse_json
 from scoresde.app.device import choose_threads
-from scoresde.app.files import write_text
 from scoresde.app.pilot_cache import PilotCache, calibrated_path
 from scoresde.app.progress import Progress
 from scoresde.app.trained import Trained

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from scoresde import plots
-from scoresde.app.files import write_bytes
+from scoresde._files import write_bytes
 from scoresde.data.info import DataInfo
 
 MAX_IN_PICTURE = 100

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, final
 
+from scoresde._files import write_text
 from scoresde._json import parse_json
-from scoresde.app.files import write_text
 from scoresde.checkpoint import Checkpoint
 
 

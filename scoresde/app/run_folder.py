@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, final
 
 from scoresde import checkpoint
+from scoresde._files import write_text
 from scoresde._json import parse_json
-from scoresde.app.files import flat, make_folder, write_text
+from scoresde.app.files import flat, make_folder
 from scoresde.app.pilot_cache import calibrated_path, pilots_path
 from scoresde.errors import UsageError, naming, require
 from sde_configs import default

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from samplers import Samples
-from scoresde.app.files import write_bytes
+from scoresde._files import write_bytes
 
 
 @final

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -72,7 +73,8 @@ class Trained:
             if newest is None:
                 raise UsageError(f"workdir={str(run.path)!r}: nothing is trained there yet; {HOW_TO_TRAIN}")
             loaded = newest
-            print(f"using {run.path}, step {loaded.step}", flush=True)
+            if os.environ.get("RANK", "0") == "0":  # the first of the processes that torchrun started, or the only one
+                print(f"using {run.path}, step {loaded.step}", flush=True)
         source = f"checkpoint={str(loaded.path)!r}"
         require(
             {"config", "data"} <= loaded.description.keys(),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
+from scoresde._files import write_bytes
 from scoresde.errors import UsageError, require
 
 if TYPE_CHECKING:
@@ -64,15 +65,15 @@ def save(picture: Figure | Image, path: Path, dpi: int = 90) -> None:
     from matplotlib.figure import Figure
 
     require(path.suffix in (".png", ".svg"), f"output={str(path)!r}: need the name of a .png or .svg file")
-    try:
-        if path.suffix == ".png":
-            path.write_bytes(_png(image_of(picture, dpi)))
-        else:
-            require(isinstance(picture, Figure), f"output={str(path)!r}: this picture is made of pixels; need .png")
-            assert isinstance(picture, Figure)
-            picture.savefig(path, metadata={"Date": None})
-    except OSError as error:
-        raise _unwritable(path, error) from error
+    if path.suffix == ".png":
+        content = _png(image_of(picture, dpi))
+    else:
+        require(isinstance(picture, Figure), f"output={str(path)!r}: this picture is made of pixels; need .png")
+        assert isinstance(picture, Figure)
+        buffer = io.BytesIO()
+        picture.savefig(buffer, format="svg", metadata={"Date": None})
+        content = buffer.getvalue()
+    _write(path, content)
 
 
 def save_animation(
@@ -98,10 +99,7 @@ def save_animation(
         if not max_bytes or len(content) <= max_bytes or scale < 0.3:
             break
         scale *= min(0.95, 0.97 * (max_bytes / len(content)) ** 0.5)
-    try:
-        path.write_bytes(content)
-    except OSError as error:
-        raise _unwritable(path, error) from error
+    _write(path, content)
 
 
 def _smaller(frame: Figure | Image, scale: float, dpi: int) -> Image:
@@ -156,5 +154,10 @@ def _png(image: Image) -> bytes:
     return file.getvalue()
 
 
-def _unwritable(path: Path, error: OSError) -> UsageError:
-    return UsageError(f"output={str(path)!r}: cannot be written ({error.strerror}); choose another with --output")
+def _write(path: Path, content: bytes) -> None:
+    try:
+        write_bytes(path, content)
+    except OSError as error:
+        raise UsageError(
+            f"output={str(path)!r}: cannot be written ({error.strerror}); choose another with --output"
+        ) from error

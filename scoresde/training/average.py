@@ -49,12 +49,6 @@ class Average:
         for average, buffer in zip(self._buffers.values(), model.buffers(), strict=True):
             average.copy_(buffer)
 
-    @torch.no_grad()
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copies averages of the same names into this one."""
-        for name, average in self.tensors.items():
-            average.copy_(tensors[name])
-
     @contextlib.contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:
         """While entered, the model has the averaged weights and is in evaluation mode."""

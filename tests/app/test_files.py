@@ -1,4 +1,4 @@
-"""Files that commands write: whole or not at all."""
+"""Where commands write, and the names of fields."""
 
 from __future__ import annotations
 
@@ -9,38 +9,7 @@ from pathlib import Path
 import pytest
 
 from scoresde import UsageError
-from scoresde.app.files import flat, make_folder, output_path, write_bytes, write_text
-
-
-def test_a_file_is_written_over_as_a_whole(tmp_path):
-    path = tmp_path / "a.txt"
-    write_text(path, "long before")
-    write_text(path, "after")
-    assert path.read_text() == "after"
-    write_bytes(path, b"\x00")
-    assert path.read_bytes() == b"\x00"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("fails", ["half written", "not renamed"])
-def test_a_write_that_fails_leaves_what_was_there_and_names_the_file(tmp_path, monkeypatch, fails):
-    path = tmp_path / "a.txt"
-    write_text(path, "before")
-    whole = Path.write_bytes
-
-    def half(self, content):
-        whole(self, content[:2])
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    def refuse(source, *_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(source))
-
-    monkeypatch.setattr(*((Path, "write_bytes", half) if fails == "half written" else (os, "replace", refuse)))
-    with pytest.raises(OSError, match="No space left") as error:
-        write_text(path, "after")
-    assert (error.value.errno, error.value.filename) == (errno.ENOSPC, str(path))
-    assert path.read_text() == "before"
-    assert list(tmp_path.iterdir()) == [path]
+from scoresde.app.files import flat, make_folder, output_path
 
 
 def test_the_output_is_what_is_named_or_the_default(tmp_path):

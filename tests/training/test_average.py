@@ -116,15 +116,6 @@ def test_the_weights_stay_the_tensors_that_the_optimiser_holds(device):
         assert torch.equal(value, watched.state()[name]), name
 
 
-def test_an_average_takes_on_another(device):
-    one, other = advance(make_trainer(device), 3), make_trainer(device, seed=1)
-    assert not torch.equal(one.average.tensors["network.last.weight"], other.average.tensors["network.last.weight"])
-    other.average.load(one.average.tensors)
-    for name, tensor in other.average.tensors.items():
-        assert torch.equal(tensor, one.average.tensors[name])
-        assert tensor is not one.average.tensors[name]
-
-
 class Tied(nn.Module):
     """Two layers with the same weight."""
 

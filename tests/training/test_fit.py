@@ -142,7 +142,7 @@ def test_conditions_of_the_wrong_length_are_refused_in_one_line(device, cond, me
 
 def test_conditions_of_another_kind_are_named(device):
     data = gaussian_data(8).values
-    with pytest.raises(UsageError, match=r"cond: cond \(int64, \(8,\)\); need {'tokens'"):
+    with pytest.raises(UsageError, match=r"cond: a tensor \(int64, \(8,\)\); need {'tokens'"):
         quick_fit(text_model(device), data, torch.zeros(8, dtype=torch.long))
     with pytest.raises(UsageError, match=r"cond: cond\['tokens'\] \(int64, \(8, 5\)\), .*need labels 0\.\.1"):
         quick_fit(make_model(device, num_classes=2), data, text(8))
