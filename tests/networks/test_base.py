@@ -90,9 +90,9 @@ REFUSED = {
         torch.tensor([4]),
         r"labels from 4 to 4; need labels 0\.\.2, one a sample; 3 stands for none",
     ),
-    "floats": ({"num_classes": 3}, torch.tensor([0.0]), r"cond \(float32, \(1,\)\); need labels"),
-    "one hot": ({"num_classes": 3}, torch.eye(3, dtype=torch.long), r"cond \(int64, \(3, 3\)\); need labels"),
-    "one for all": ({"num_classes": 3}, torch.tensor(1), r"cond \(int64, \(\)\); need labels"),
+    "floats": ({"num_classes": 3}, torch.tensor([0.0]), r"cond: a tensor \(float32, \(1,\)\); need labels"),
+    "one hot": ({"num_classes": 3}, torch.eye(3, dtype=torch.long), r"cond: a tensor \(int64, \(3, 3\)\); need labels"),
+    "one for all": ({"num_classes": 3}, torch.tensor(1), r"cond: a tensor \(int64, \(\)\); need labels"),
     "a dict": ({"num_classes": 3}, {"labels": torch.tensor([0])}, r"cond\['labels'\] \(int64, \(1,\)\); need labels"),
     "a list": ({"num_classes": 3}, [0, 1], "cond: is a list; need a tensor"),
 }
