@@ -170,7 +170,8 @@ class StochasticHeun(StepSampler):
 class EDM(StepSampler):
     """Karras et al. 2022, algorithm 2: noise up to (1 + gamma) r, then a step of Heun's method.
 
-    gamma is the smaller of churn / num_steps and sqrt(2) - 1.
+    gamma is the smaller of churn / N and sqrt(2) - 1, N the number of noise levels above 0. No noise is added at the
+    first level, the top of the SDE's range, nor at the last, from which the denoiser leads to clean data.
 
     Strong order 2 without churn, weak order 2 with it (0 if churn_scale is not 1: then it converges to something else);
     two evaluations a step; independent noise.
@@ -215,7 +216,7 @@ class EDM(StepSampler):
 
     def steps(self, model: ScoreModel, start: Level, end: Level) -> Table:
         r = start.noise_level
-        gamma = min(self.churn / len(r), math.sqrt(2) - 1)
+        gamma = min(self.churn / (len(r) + 1), math.sqrt(2) - 1)
         churned = torch.where((r >= self.churn_min) & (r <= self.churn_max), (1 + gamma) * r, r)
         churned[0] = r[0]
         churned = torch.minimum(churned, model.sde.span().noise_level[0])

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and that know who wrote them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,17 @@ import os
 from pathlib import Path
 
 from scoresde.errors import naming
+
+MARK = "written by scoresde"  # in every result, so that no other file is written over
+ENDS = 65536  # bytes at the beginning and the end of a file that are searched for the mark
+
+
+def is_own(path: Path) -> bool:
+    """Whether a file is a result of this program, which it may write over."""
+    with naming(path), open(path, "rb") as file:
+        head = file.read(ENDS)
+        file.seek(max(0, path.stat().st_size - ENDS))
+        return MARK.encode() in head or MARK.encode() in file.read()
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -17,6 +17,9 @@ from torch import Tensor
 
 from scoresde.errors import require
 
+WIDE = (torch.float64, torch.int32, torch.int64)  # types of raw data that float32 may not resolve
+FAR = 8.0  # scales from 0 to the center up to which float32 holds 1e-6 of a scale
+
 
 class Codec(ABC):
     """A map from raw data to the model's units, and its inverse."""
@@ -44,7 +47,7 @@ class Scaling(Codec):
     """x = (raw - center) / scale.
 
     Attributes:
-        center, scale: numbers, or one number for each column of vectors.
+        center, scale: numbers, or one number for each column of vectors or channel of images, series and volumes.
     """
 
     center: float | tuple[float, ...] = 0.0
@@ -56,31 +59,40 @@ class Scaling(Codec):
             numbers = value if isinstance(value, tuple) else (value,)
             require(
                 len(numbers) > 0 and all(isinstance(v, int | float) and math.isfinite(v) for v in numbers),
-                f"{name}={value!r} of Scaling: need a finite number, or one for each column",
+                f"{name}={value!r} of Scaling: need a finite number, or one for each column or channel",
             )
             require(name != "scale" or 0 not in numbers, f"scale={value!r} of Scaling: must not be 0")
 
     def encode(self, raw: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        raw = raw.to(dtype)
-        return (raw - _factor(self.center, raw)) / _factor(self.scale, raw)
+        raw = raw.to(torch.float64 if raw.dtype in WIDE else dtype)
+        return ((raw - _factor(self.center, raw)) / _factor(self.scale, raw)).to(dtype)
 
     def encode_change(self, change: Tensor) -> Tensor:
         """A difference of raw values in the model's units: change / scale."""
         return change / _factor(self.scale, change)
 
     def decode(self, x: Tensor) -> Tensor:
+        """The raw data; in float64 if their center is too far from 0 for the type of x to resolve their scale."""
+        if self._far:
+            x = x.double()
         return x * _factor(self.scale, x) + _factor(self.center, x)
 
     def encoded_shape(self, raw_shape: tuple[int, ...]) -> tuple[int, ...]:
         for name in ("center", "scale"):
             value = getattr(self, name)
             require(
-                not isinstance(value, tuple) or raw_shape[-1:] == (len(value),),
+                not isinstance(value, tuple) or raw_shape[:1] == (len(value),),
                 f"{name} of Scaling: has {len(value) if isinstance(value, tuple) else 1} numbers, but data of shape "
-                f"{raw_shape} has another number of columns",
+                f"{raw_shape} has another number of columns or channels",
             )
         return raw_shape
 
+    @property
+    def _far(self) -> bool:
+        centers, scales = ((v if isinstance(v, tuple) else (v,)) for v in (self.center, self.scale))
+        return max(map(abs, centers)) > FAR * min(map(abs, scales))
+
 
 def _factor(value: float | tuple[float, ...], like: Tensor) -> float | Tensor:
-    return like.new_tensor(value) if isinstance(value, tuple) else value
+    """A number, or those of the columns in a shape that broadcasts over samples `(B, C, ...)`."""
+    return like.new_tensor(value).view(-1, *[1] * (like.ndim - 2)) if isinstance(value, tuple) else value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass, replace
 from inspect import signature
 from typing import Any
 
@@ -32,6 +32,7 @@ from samplers import (
     Trigonometric,
     UniPC,
 )
+from scoresde.codec import Scaling
 from scoresde.data import ArrayData, ReadOptions, load
 from scoresde.errors import UsageError, require, unknown_name
 from scoresde.models import ThresholdedModel
@@ -79,37 +80,40 @@ def build_data(config: ConfigDict) -> tuple[ArrayData, ArrayData | None]:
     """Training and held-out data."""
     options = {field.name: config.data[field.name] for field in fields(ReadOptions) if field.name in config.data}
     loaded = load(config.data.name, config.data.path, ReadOptions(**options))
-    train, held_out = loaded.split(config.data.held_out)
+    center = tuple(config.data.center)
+    scale = tuple(config.data.scale)
     require(
-        held_out is None or held_out.num_classes <= train.num_classes,
-        f"data.held_out={config.data.held_out}: leaves none of class {loaded.num_classes - 1} to train on; lower it",
+        bool(center) == bool(scale),
+        f"data.center={center}, data.scale={scale}: give both or none",
     )
-    return train, held_out
+    if scale:
+        codec = Scaling(*(part[0] if len(part) == 1 else part for part in (center, scale)))
+        codec.encoded_shape(loaded.shape)
+        loaded = replace(loaded, codec=codec)
+    return loaded.split(config.data.held_out)
 
 
 def build_model(config: ConfigDict, train: ArrayData) -> NetworkScoreModel:
     """The model for some data, its weights drawn from the seed; the global random state is left as it was."""
     network: dict[str, Any] = config.network.to_dict()
     shape = train.codec.encoded_shape(train.shape)
-    if network["name"] == "UNet":
+    needs = {"UNet": (3, "images (channels, height, width)"), "MLP": (1, "vectors")}
+    fits = {3: "use --config.network.name=UNet", 1: "use --config.network.name=MLP or --config toy"}
+    if network["name"] in needs:
+        axes, kind = needs[network["name"]]
+        own = "no built-in network takes it; reshape the data, or write a network (docs/extending.md)"
         require(
-            len(shape) == 3,
-            f"network.name='UNet': needs images (channels, height, width), and the data has shape {shape}; "
-            "use --config.network.name=MLP or --config toy",
+            len(shape) == axes,
+            f"network.name={network['name']!r}: needs {kind}, and the data has shape {shape}; "
+            f"{fits.get(len(shape), own)}",
         )
-        network["channels_in"] = shape[0]
-    elif network["name"] == "MLP":
-        require(
-            len(shape) == 1,
-            f"network.name='MLP': needs vectors, and the data has shape {shape}; use --config.network.name=UNet",
-        )
-        network["dim"] = shape[0]
+        network["channels_in" if axes == 3 else "dim"] = shape[0]
     require(0 <= config.seed < 2**64, f"seed={config.seed}: need 0 <= seed < 2**64")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         built = construct(network | {"num_classes": train.num_classes}, Network, "config.network")
     parametrization: dict[str, Any] = config.parametrization.to_dict()
-    parametrization["sigma_data"] = parametrization["sigma_data"] or train.std()
+    parametrization["sigma_data"] = parametrization["sigma_data"] or train.rms()
     return NetworkScoreModel(
         built,
         construct(config.sde.to_dict(), SDE, "config.sde"),

@@ -35,6 +35,8 @@ def _data(config: ConfigDict) -> None:
     config.data.split = "train"  # which one, of data that has several
     config.data.held_out = 0.25  # share of the samples that is not trained on
     config.data.class_conditional = True  # give labels to the network, if the data has them
+    config.data.center = ()  # one number, or one a column or channel: raw values of 0 in the model; (): from the data
+    config.data.scale = ()  # raw values of a unit of the model, with data.center
     config.data.image_size = (0,)  # one number, or (height, width); 0: as the files are
     config.data.resize_mode = "crop"  # how to reach that size: crop, pad (with black), squash, or center (no scaling)
     config.data.channels = 0  # 1: grey; 3: colour; 0: as the files are
@@ -67,7 +69,7 @@ def _parametrization(config: ConfigDict) -> None:
     """What the network sees and emits."""
     config.parametrization = ConfigDict()
     config.parametrization.name = "EDMParametrization"  # Noise-, Denoised-, Score-, Velocity- or EDMParametrization
-    config.parametrization.sigma_data = 0.0  # deviation of the data; 0: measured
+    config.parametrization.sigma_data = 0.0  # root mean square of the data in the model; 0: measured
 
 
 def _objective(config: ConfigDict) -> None:

@@ -25,7 +25,7 @@ from samplers import (
 )
 from samplers.fitted.reference import Coupling, trimmed_error
 from scoresde import plots
-from scoresde._files import write_text
+from scoresde._files import MARK, write_text
 from scoresde.app.device import choose_threads
 from scoresde.app.files import output_path
 from scoresde.app.fitted_tables import best_tables
@@ -77,7 +77,7 @@ def compare(flags: CompareFlags, overrides: Sequence[str]) -> int:
     trained = Trained.of(flags, overrides)
     count = flags.num_samples
     require(count >= 10, f"num_samples={count}: need at least 10")
-    output = output_path(flags.output, trained.folder / "compare.png")
+    output = output_path(flags.output, trained.folder / "compare.png", ".json")
     model = trained.model
     choose_threads(count * math.prod(model.shape))
     fitted, calibrated = best_tables(trained)
@@ -96,6 +96,7 @@ def compare(flags: CompareFlags, overrides: Sequence[str]) -> int:
     figure = plots.error_curves(COUNTS, measured.errors, doubt, ("network evaluations", "error, in units of the model"))
     plots.save(figure, output, dpi=120)
     record = {
+        "comment": MARK,
         "evaluations": COUNTS,
         "errors": measured.errors,
         "seconds_a_sample": measured.seconds,

@@ -136,12 +136,15 @@ def _check_fields(config: ConfigDict, source: str, checked: tuple[str, ...] = ("
 
 
 def override_sampling(config: ConfigDict, arguments: Sequence[str]) -> None:
-    """Applies overrides to the configuration of a trained model: only what concerns sampling can change."""
+    """Applies overrides to the configuration of a trained model.
+
+    What concerns sampling can change, and where the data lie: that they are the same is seen from their checksum.
+    """
     before = flat(config.to_dict())
     override(config, arguments)
     for field, value in flat(config.to_dict()).items():
         require(
-            value == before[field] or field == "seed" or field.startswith("sampling."),
+            value == before[field] or field in ("seed", "data.path") or field.startswith("sampling."),
             f"config.{field}={value}: the model is trained with {before[field]}; "
             "only --config.sampling.FIELD=VALUE has an effect here",
         )

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from samplers import Sampler, sample
-from scoresde._files import write_text
+from scoresde._files import MARK, write_text
 from scoresde.app.densities import BATCH, VARIATIONAL, Evaluation, Row, densities, discrete_bound
 from scoresde.app.device import choose_threads
 from scoresde.app.files import output_path
@@ -92,18 +92,22 @@ def evaluate(flags: EvaluateFlags, overrides: Sequence[str]) -> int:
     evaluation.record.update(
         samples=count, source=source, step=trained.checkpoint.step, seed=trained.seed, shape=list(data.shape)
     )
-    rows = []
+    rows: list[Row] = []
+
+    def finished(more: list[Row]) -> None:  # what is known is not lost if what follows fails
+        rows.extend(more)
+        results = {row.name: {"value": row.value, "standard error": row.error} for row in rows}
+        record = {"comment": MARK} | evaluation.record | {"results": results}
+        write_text(output, json.dumps(record, indent=1).replace("NaN", "null"))
+
     if {"nll", "bits", "elbo"} & set(metrics):
         evaluations = EVALUATIONS if flags.num_steps is None else flags.num_steps
-        rows += densities(evaluation, metrics, evaluations, flags.dequantization)
+        finished(densities(evaluation, metrics, evaluations, flags.dequantization))
     if "vlb" in metrics:
-        rows += discrete_bound(evaluation)
+        finished(discrete_bound(evaluation))
     if {"frechet", "sw2"} & set(metrics):
-        rows += _distances(evaluation, metrics, drawn, flags)
+        finished(_distances(evaluation, metrics, drawn, flags))
     _report(evaluation, rows)
-    results = {row.name: {"value": row.value, "standard error": row.error} for row in rows}
-    record = evaluation.record | {"results": results}
-    write_text(output, json.dumps(record, indent=1).replace("NaN", "null"))
     print(f"numbers: {output}")
     return 0
 

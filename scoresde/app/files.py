@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from scoresde._files import is_own
 from scoresde.errors import UsageError, require
 
 
@@ -25,21 +26,33 @@ def make_folder(folder: Path, argument: str, value: Path) -> None:
         ) from error
 
 
-def output_path(given: str | None, default: Path) -> Path:
+def output_path(given: str | None, default: Path, beside: str = "") -> Path:
     """The file that a command is to write: what `--output` names, or the default; of the default's kind.
 
-    Its folder is made.
+    Its folder is made. A file of the same name with the suffix `beside` is to be written as well.
 
     Raises:
-        UsageError: for another kind of file, a folder, or a place that cannot be written.
+        UsageError: for another kind of file, a folder, a place that cannot be written, or a file that another program
+            wrote, which would be lost.
     """
-    output = Path(given or default)
+    output = Path(given or default).expanduser()
     suffix = default.suffix
     require(output.suffix in ("", suffix), f"output={str(output)!r}: need the name of a {suffix} file")
     output = output.with_suffix(suffix)
     make_folder(output.parent, "output", output)
-    require(not output.is_dir(), f"output={str(output)!r}: is a folder; choose another with --output")
+    check_free(output)
+    if beside:
+        check_free(output.with_suffix(beside))
     return output
+
+
+def check_free(path: Path) -> None:
+    """Raises `UsageError` if a result cannot be written to a path: a folder, or a file that another program wrote."""
+    require(not path.is_dir(), f"output={str(path)!r}: is a folder; choose another with --output")
+    require(
+        not path.exists() or is_own(path),
+        f"output={str(path)!r}: exists, and was not written by scoresde; choose another with --output",
+    )
 
 
 def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

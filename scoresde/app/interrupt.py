@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM between two steps, not within one."""
+"""Signals to end, between two steps and not within one."""
 
 from __future__ import annotations
 
@@ -6,10 +6,20 @@ import signal
 from types import FrameType
 from typing import final
 
+# Ctrl-C, and what clusters send some minutes before they kill
+SIGNALS = [
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+    if hasattr(signal, name)
+]
+
 
 @final
 class Interruption:
-    """While entered, a first SIGINT or SIGTERM only sets `signal`; a second one acts as usual."""
+    """While entered, the first of `SIGNALS` to arrive only sets `signal`; a second one acts as usual.
+
+    A signal that is ignored already, as `nohup` does with SIGHUP, stays so.
+    """
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -25,8 +35,9 @@ class Interruption:
         self._previous.clear()
 
     def __enter__(self) -> Interruption:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._note)
+        for number in SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -30,7 +30,7 @@ def invert(flags: InvertFlags, overrides: Sequence[str]) -> int:
     """Writes the noise of samples and what it leads back to (.npz), and a picture of samples above what came back."""
     trained = Trained.of(flags, overrides)
     require(flags.num_samples is None or flags.num_samples >= 1, f"num_samples={flags.num_samples}: need at least 1")
-    output = output_path(flags.output, trained.folder / "invert.png")
+    output = output_path(flags.output, trained.folder / "invert.png", ".npz")
     data, source = asked_data(trained, flags.input)
     count = len(data) if flags.num_samples is None else min(flags.num_samples, len(data))
     steps = EVALUATIONS if flags.num_steps is None else flags.num_steps
@@ -67,7 +67,7 @@ def interpolate(flags: InterpolateFlags, overrides: Sequence[str]) -> int:
     trained = Trained.of(flags, overrides)
     pairs = flags.num_samples
     require(pairs >= 1, f"num_samples={pairs}: need at least 1 pair")
-    output = output_path(flags.output, trained.folder / "interpolate.png")
+    output = output_path(flags.output, trained.folder / "interpolate.png", ".npz")
     data, source = asked_data(trained, flags.input)
     steps = EVALUATIONS if flags.num_steps is None else flags.num_steps
     labels = data.labels

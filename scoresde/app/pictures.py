@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from pathlib import Path
 
 import numpy as np
+from PIL import PngImagePlugin
 from torch import Tensor
 
 from scoresde import plots
-from scoresde._files import write_bytes
+from scoresde._files import MARK, write_bytes
 from scoresde.data.info import DataInfo
 
 MAX_IN_PICTURE = 100
@@ -34,8 +36,10 @@ def save_picture(path: Path, raw: Tensor, info: DataInfo, labels: Tensor | None 
         picture = plots.image_grid(info.to_unit(shown), columns)
     else:
         picture = plots.image_of(plots.scatter(raw.flatten(1), labels), dpi=120)
+    info_text = PngImagePlugin.PngInfo()
+    info_text.add_text("Comment", MARK)
     content = io.BytesIO()
-    picture.save(content, "PNG")
+    picture.save(content, "PNG", pnginfo=info_text)
     write_bytes(path, content.getvalue())
 
 
@@ -43,6 +47,8 @@ def save_numbers(path: Path, **arrays: Tensor | np.ndarray) -> None:
     """Arrays by name, as .npz."""
     content = io.BytesIO()
     np.savez_compressed(content, allow_pickle=False, **{name: np.asarray(array) for name, array in arrays.items()})
+    with zipfile.ZipFile(content, "a") as archive:
+        archive.comment = MARK.encode()
     write_bytes(path, content.getvalue())
 
 

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, final
@@ -19,6 +20,8 @@ from scoresde.errors import UsageError, naming, require
 from sde_configs import default
 
 HOW_TO_TRAIN = "train first: python main.py --mode train --sde vp"
+
+CHECKPOINT = re.compile(r"step-\d{9,}\.safetensors")
 
 
 @final
@@ -68,8 +71,8 @@ class RunFolder:
     def claim(self, config: dict[str, Any]) -> None:
         """Writes the configuration; if the folder holds a run already, it must have the same one.
 
-        How long to train, and what to log and how to sample, may differ. A field that the library did not have yet
-        when the run began has its default.
+        How long to train, what to log, how to sample and where the data lie may differ; `train` compares the data's
+        checksum. A field that the library did not have yet when the run began has its default.
         """
         if self.config.exists():
             defaults = flat(json.loads(default.get_config().to_json_best_effort()))
@@ -81,7 +84,7 @@ class RunFolder:
                     f"workdir={str(self.path)!r}: its config.json is damaged ({error}); choose another --workdir"
                 ) from error
             for field in sorted(old.keys() | new.keys()):
-                free = field == "training.num_steps" or field.startswith(("logging.", "sampling."))
+                free = field in ("training.num_steps", "data.path") or field.startswith(("logging.", "sampling."))
                 was = old.get(field, defaults.get(field))
                 now = new.get(field)
                 require(
@@ -92,8 +95,8 @@ class RunFolder:
         write_text(self.config, json.dumps(config, indent=2) + "\n")
 
     def all_checkpoints(self) -> list[Path]:
-        """Oldest first."""
-        return sorted(self.checkpoints.glob("step-*.safetensors"))
+        """Oldest first; a copy under another name is none of the run's."""
+        return sorted(path for path in self.checkpoints.glob("step-*.safetensors") if CHECKPOINT.fullmatch(path.name))
 
     def checkpoint_path(self, step: int) -> Path:
         """Where the checkpoint of a step lies."""
@@ -103,8 +106,7 @@ class RunFolder:
         """Keeps the last `keep` checkpoints, that of the smallest held-out loss and that of step `written`."""
         here = {int(path.stem.removeprefix("step-")): path for path in self.all_checkpoints()}
         losses = {}
-        for line in self.metrics.read_text().splitlines() if self.metrics.exists() else ():
-            record = json.loads(line)
+        for record in self.records(self.metrics):
             if record["step"] in here and record.get("held_out_loss") is not None:
                 losses[record["step"]] = record["held_out_loss"]
         best = min(losses, key=losses.__getitem__, default=None)
@@ -138,14 +140,35 @@ class RunFolder:
         """Drops the lines of metrics and timings after a step, so that a continued run writes them anew."""
         for path in (self.metrics, self.timings):
             if path.exists():
-                kept = []
-                for line in path.read_text().splitlines():
-                    try:
-                        if json.loads(line)["step"] <= step:
-                            kept.append(line)
-                    except (ValueError, KeyError, TypeError):
-                        break  # the half line of a run that was killed
-                write_text(path, "".join(line + "\n" for line in kept))
+                kept = [record for record in self.records(path) if record["step"] <= step]
+                write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
+
+    @staticmethod
+    def records(path: Path) -> list[dict[str, Any]]:
+        """The lines of a log, none if there is no file. Lines that are damaged are left out and counted.
+
+        The half line at the end of a run that was killed is left out without a word.
+        """
+        if not path.exists():
+            return []
+        with naming(path):
+            lines = path.read_bytes().splitlines(keepends=True)
+        found = []
+        damaged = 0
+        for line in lines:
+            try:
+                record = json.loads(line)
+                step = record["step"]
+            except (ValueError, KeyError, TypeError):
+                damaged += line.endswith(b"\n")
+                continue
+            if type(step) is int:
+                found.append(record)
+            else:
+                damaged += 1
+        if damaged:
+            print(f"skipped: {damaged} damaged lines of {path}", flush=True)
+        return found
 
     @staticmethod
     def append(path: Path, record: dict[str, Any]) -> None:

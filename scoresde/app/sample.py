@@ -68,9 +68,8 @@ def sample(flags: SampleFlags, overrides: Sequence[str]) -> int:
     require(batch_size >= 1, f"config.sampling.batch_size={batch_size}: need at least 1")
     if flags.sampler != build.AUTO:
         build.build_sampler(trained.config, flags.sampler, flags.num_steps)  # a mistake is named before anything else
-    output = output_path(flags.output, trained.folder / f"{flags.sampler}-seed{trained.seed}.png")
+    output = output_path(flags.output, trained.folder / f"{flags.sampler}-seed{trained.seed}.png", ".npz")
     numbers = output.with_suffix(".npz")
-    require(not numbers.is_dir(), f"output={str(numbers)!r}: is a folder; choose another with --output")
     cond = trained.conditions(flags.num_samples, flags.labels)
 
     world, device = join_world(trained.device)

@@ -16,7 +16,7 @@ import torch
 from ml_collections import ConfigDict
 
 from samplers import Heun, sample
-from scoresde import checkpoint, condition
+from scoresde import checkpoint
 from scoresde.app.config import load_config, override
 from scoresde.app.device import choose_device, choose_threads
 from scoresde.app.flags import TrainFlags
@@ -31,6 +31,7 @@ from scoresde.errors import require
 from scoresde.training import DivergedError, Trainer, join_world, leave_world
 from sde_configs import build
 
+MAX_NAMES = 12  # of classes that are printed
 DEMO_SAMPLES = 100
 LOWEST_LR_SCALE = 1 / 8  # after three divergences
 
@@ -76,7 +77,7 @@ def train_in(folder: RunFolder, config: ConfigDict, device: torch.device) -> int
     data, held_out = build.build_data(config)
     choose_threads(config.training.batch_size // world.size * math.prod(data.shape))
     model = build.build_model(config, data).to(device)
-    info = DataInfo.of(data, checkpoint.digest({"values": data.values} | dict(condition.parts(data.cond))))
+    info = DataInfo.of(data, held_out)
     description = {
         "models": {checkpoint.SCORE: checkpoint.describe_model(model)},
         "data": info.to_json(),
@@ -124,6 +125,9 @@ def announce(run: Run, data: ArrayData) -> None:
     since = f", from step {trainer.step_number}" if trainer.step_number else ""
     shape = "x".join(map(str, data.shape))
     classes = f" of {data.num_classes} classes" if data.num_classes else ""
+    if data.class_names:
+        shown = ", ".join(data.class_names[:MAX_NAMES])
+        classes += f" ({shown}{', ...' if len(data.class_names) > MAX_NAMES else ''})"
     size = f"{num_parameters:,} parameters on {len(data):,} samples ({shape}){classes}"
     print(f"training {size}, {where}, in {run.folder.path}{since}", flush=True)
 

@@ -113,7 +113,7 @@ class Trained:
         }
 
     def conditions(self, num_samples: int, labels: str | None = None) -> Condition:
-        """Conditions of samples: "3" or "3,1,4" repeated to the number of samples; by default all classes in turn.
+        """Conditions of samples: "3", "3,1,4" or "cat,dog" repeated to their number; by default all classes in turn.
 
         Raises:
             UsageError: for labels that the model does not know.
@@ -123,9 +123,13 @@ class Trained:
             return torch.arange(num_samples) % classes if classes else None
         require(classes > 0, f"labels={labels!r}: this model was trained without classes; leave --labels out")
         try:
-            given = torch.tensor([int(part) for part in labels.split(",")])
-        except (ValueError, RuntimeError) as error:  # no number, or more than an integer holds
-            raise UsageError(f"labels={labels!r}: need whole numbers between commas, as in --labels=3,1,4") from error
+            given = torch.tensor([self.data.class_number(part.strip()) for part in labels.split(",")])
+        except UsageError as error:
+            raise UsageError(
+                f"labels={labels!r}: {error}; give classes between commas, as in --labels=3,1,4"
+            ) from error
+        except (RuntimeError, ValueError) as error:
+            raise UsageError(f"labels={labels!r}: larger than any class number") from error
         try:
             self.network_model.check_cond(given)
         except UsageError as error:

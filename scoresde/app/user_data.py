@@ -6,9 +6,11 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from scoresde.app.trained import Trained
 from scoresde.data.arrays import ArrayData
+from scoresde.data.info import DataInfo, fingerprint
 from scoresde.data.options import ReadOptions, reading
 from scoresde.data.sources import read_path
 from scoresde.errors import UsageError, require
@@ -21,10 +23,15 @@ def own_data(trained: Trained) -> tuple[ArrayData, ArrayData | None]:
     Raises:
         UsageError: if the data are not those that the run was trained on.
     """
-    train, held_out = build.build_data(trained.config)
+    try:
+        train, held_out = build.build_data(trained.config)
+    except UsageError as error:
+        raise UsageError(f"{error}; if the data moved, give their place with --config.data.path") from error
+    changed = "checkpoint: its data have changed since it was trained; put them back as they were"
+    require(trained.data.digest in ("", fingerprint(train)), changed)
     known = trained.checkpoint.tensors.get("held_out")
     same = known is None or (held_out is not None and held_out.index is not None and torch.equal(known, held_out.index))
-    require(same, "checkpoint: its data have changed since it was trained; put them back as they were")
+    require(same, changed)
     codec = trained.network_model.codec
     return replace(train, codec=codec), None if held_out is None else replace(held_out, codec=codec)
 
@@ -70,8 +77,20 @@ def _of_file(trained: Trained, path: str) -> ArrayData:
         f"{source}: holds values from {low:g} to {high:g}; the model was trained on {info.low:g} to {info.high:g}; "
         "bring them to that range",
     )
-    require(
-        info.num_classes == 0 or (data.labels is not None and data.num_classes <= info.num_classes),
-        f"{source}: the model was trained with labels 0 to {info.num_classes - 1}; give such labels with the samples",
-    )
-    return replace(data, cond=data.labels if info.num_classes else None, class_names=(), codec=model.codec)
+    labels = _labels(data, info, source) if info.num_classes else None
+    return replace(data, cond=labels, class_names=info.class_names, codec=model.codec)
+
+
+def _labels(data: ArrayData, info: DataInfo, source: str) -> Tensor:
+    """The labels of a user's samples by the numbers of the model's classes of the same names."""
+    named = ", ".join(info.class_names[:10]) if info.class_names else f"0 to {info.num_classes - 1}"
+    need = f"{source}: the model was trained with labels {named}; give such labels with the samples"
+    require(data.labels is not None, need)
+    assert data.labels is not None
+    names = data.class_names or tuple(map(str, range(data.num_classes)))
+    try:
+        numbers = torch.tensor([info.class_number(name) for name in names])
+    except UsageError as error:
+        raise UsageError(f"{need} ({error})") from error
+    require(int(numbers.max()) < info.num_classes, need)
+    return numbers[data.labels]

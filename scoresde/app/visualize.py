@@ -11,7 +11,7 @@ from scoresde.app.config import load_config, override
 from scoresde.app.device import choose_device, choose_threads
 from scoresde.app.figures import denoising, density, langevin, schedule, score_field, training, trajectories
 from scoresde.app.figures.subject import TRAINED_IN_SECONDS, FigureOptions, Subject, subject_of_data, subject_of_run
-from scoresde.app.files import make_folder
+from scoresde.app.files import check_free, make_folder
 from scoresde.app.flags import VisualizeFlags
 from scoresde.app.trained import Trained
 from scoresde.errors import UsageError, require, unknown_name
@@ -64,9 +64,10 @@ def visualize(flags: VisualizeFlags, overrides: Sequence[str]) -> int:
             f"{flag}={value}: does nothing in the picture {name}; leave it out",
         )
     subject, folder = _subject(flags, overrides, figure)
-    output = Path(flags.output or folder / f"{name}.png")
+    output = Path(flags.output or folder / f"{name}.png").expanduser()
     output = output if output.suffix else output.with_suffix(".png")
     make_folder(output.parent, "output", output)
+    check_free(output)
     seed = subject.config.seed if flags.seed is None else flags.seed
     options = FigureOptions(flags.num_samples, flags.num_steps, flags.sampler, seed)
     if output.suffix == ".gif" and figure.frames is not None:
@@ -90,13 +91,13 @@ def _figure(flags: VisualizeFlags) -> tuple[str, FigureSpec]:
         raise unknown_name("what", name, FIGURES)
     kinds = (".png", ".svg", *([".gif"] if FIGURES[name].frames else []))
     if flags.output is not None:
-        path = Path(flags.output)
+        path = Path(flags.output).expanduser()
         require(
             path.suffix in ("", *kinds),
             f"output={flags.output!r}: the picture {name} is written as {', '.join(kinds[:-1])} or {kinds[-1]}",
         )
         make_folder(path.parent, "output", path)
-        require(not path.is_dir(), f"output={flags.output!r}: is a folder; choose another with --output")
+        check_free(path)
     return name, FIGURES[name]
 
 

@@ -99,18 +99,36 @@ class ArrayData:
             count = total
         return math.sqrt(squares / max(count - 1, 1))
 
+    def rms(self) -> float:
+        """Root mean square over all entries, in the model's units: what a parametrisation takes for `sigma_data`."""
+        total = 0.0
+        for block in self.values.split(max(1, BLOCK // math.prod(self.shape))):
+            total += self.codec.encode(block, torch.float64).square().sum().item()
+        return math.sqrt(total / self.values.numel())
+
     def to(self, device: torch.device | str) -> ArrayData:
         """The same data on a device."""
         return replace(self, values=self.values.to(device), cond=condition.to(self.cond, device))
 
     def split(self, held_out: float) -> tuple[ArrayData, ArrayData | None]:
-        """Training and held-out samples. The latter are the last `held_out` share of a fixed shuffle; None if empty."""
+        """Training and held-out samples. The latter are the last `held_out` share of a fixed shuffle; None if empty.
+
+        A class of which all samples would be held out has its first one trained on, because it must be learned.
+        """
         require(0 <= held_out < 1, f"data.held_out={held_out}: need 0 <= held_out < 1")
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))
         num_held_out = min(round(held_out * len(self)), len(self) - 1)
         train = order[: len(self) - num_held_out]
         held = order[len(self) - num_held_out :]
-        return self.select(train), self.select(held) if num_held_out else None
+        labels = self.labels
+        if labels is not None:
+            unseen = set(labels.unique().tolist()) - set(labels[train].unique().tolist())
+            moved = [int((labels[held] == label).nonzero()[0]) for label in sorted(unseen)]
+            train = torch.cat([train, held[moved]])
+            kept = torch.ones(len(held), dtype=torch.bool)
+            kept[moved] = False
+            held = held[kept]
+        return self.select(train), self.select(held) if len(held) else None
 
     def select(self, index: Tensor) -> ArrayData:
         """Some of the samples."""

@@ -48,6 +48,11 @@ def read_folder(path: Path, options: ReadOptions, source: str) -> ArrayData:
     return read_parquet(tables, options, source) if tables else read_images(path, images, options, source)
 
 
+def _natural(name: str) -> tuple[bool, int, str]:
+    """The place of a class among others: whole numbers by their value, before words."""
+    return not name.isdigit(), int(name) if name.isdigit() else 0, name
+
+
 def walk(root: Path, source: str) -> list[str]:
     """Paths of all files below a folder, relative to it, sorted; hidden and special ones are left out."""
     found: list[str] = []
@@ -76,7 +81,7 @@ def walk(root: Path, source: str) -> list[str]:
 def read_images(root: Path, files: list[Path], options: ReadOptions, source: str) -> ArrayData:
     """Reads image files of a folder, with the first level of sub-folders as classes."""
     parts = [file.relative_to(root).parts for file in files]
-    names = sorted({p[0] for p in parts if len(p) > 1})
+    names = sorted({p[0] for p in parts if len(p) > 1}, key=_natural)
     nested = all(len(p) > 1 for p in parts)
     if nested and len(names) > 1 and SPLITS.issuperset(names):
         root = root / choose_split(names, options, source)

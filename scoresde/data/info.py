@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
+import torch
 from torch import Tensor
 
+from scoresde import checkpoint, condition
 from scoresde.data.arrays import ArrayData
-from scoresde.errors import require
+from scoresde.errors import UsageError, require, unknown_name
 
 
 @final
@@ -24,7 +27,7 @@ class DataInfo:
         num_classes: 0 for data without classes.
         class_names: names of the classes, if they are known.
         quantized: whether the raw values are whole numbers.
-        digest: a checksum of values and conditions; empty if it is not known.
+        digest: the `fingerprint` of the samples that are trained on; empty if it is not known.
     """
 
     low: float
@@ -35,11 +38,33 @@ class DataInfo:
     digest: str = ""
 
     @classmethod
-    def of(cls, data: ArrayData, digest: str = "") -> DataInfo:
-        """The description of a data set."""
-        low, high = (end.item() for end in data.values.aminmax())
-        quantized = not data.values.is_floating_point()
-        return cls(low, high, data.num_classes, data.class_names, quantized, digest)
+    def of(cls, train: ArrayData, held_out: ArrayData | None = None) -> DataInfo:
+        """The description of a data set; its range is that of both parts.
+
+        Bytes that reach the upper half are pixels, of the range 0 to 255.
+        """
+        parts = [train] if held_out is None else [train, held_out]
+        low = min(part.values.min().item() for part in parts)
+        high = max(part.values.max().item() for part in parts)
+        if train.values.dtype == torch.uint8 and high > 127:
+            low, high = 0, 255
+        quantized = not train.values.is_floating_point()
+        return cls(low, high, train.num_classes, train.class_names, quantized, fingerprint(train))
+
+    def class_number(self, name: str) -> int:
+        """The number of a class, by its name or, unless names are numbers, by its number.
+
+        Raises:
+            UsageError: for neither.
+        """
+        if name in self.class_names:
+            return self.class_names.index(name)
+        if not any(known.isdigit() for known in self.class_names):
+            with contextlib.suppress(ValueError):
+                return int(name)
+        if self.class_names:
+            raise unknown_name("class", name, self.class_names)
+        raise UsageError(f"class {name!r}: need a whole number below {self.num_classes}")
 
     def to_unit(self, raw: Tensor) -> Tensor:
         """Raw values from `low` to `high` as values from 0 to 1; all 0 for data of one value."""
@@ -68,6 +93,11 @@ class DataInfo:
             require(check(found.get(name)), f"{source}: data.{name}={found.get(name)!r} in its header is damaged")
         require(found["low"] <= found["high"], f"{source}: data.low={found['low']!r} in its header is damaged")
         return cls(**{name: found[name] for name in checks} | {"class_names": tuple(found["class_names"])})
+
+
+def fingerprint(data: ArrayData) -> str:
+    """A checksum of values and conditions: data that moved are the same, data in another order are not."""
+    return checkpoint.digest({"values": data.values} | dict(condition.parts(data.cond)))
 
 
 def _is_number(value: Any) -> bool:

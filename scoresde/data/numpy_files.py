@@ -1,8 +1,6 @@
 """Arrays of numbers: .npy and .npz files, and the checks and scaling that all sources share.
 
-Bytes are mapped from 0..255 to [-1, 1]. Other numbers are shifted and scaled to mean 0 and standard deviation 1:
-vectors (N, D) column by column, anything else over all entries. An array (N, H, W) is taken as grey images,
-(N, 1, H, W).
+An array (N, H, W) is taken as grey images, (N, 1, H, W). `scaling` brings the values to the model's units.
 
 A .npz file is a zip archive. A few kilobytes can unpack to gigabytes, and the sizes that the archive and the array
 declare may be false. So only `x` and `labels` (or `y`) are read, and only after checks: the size in the array's header
@@ -14,19 +12,21 @@ from __future__ import annotations
 
 import math
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 import torch
 from numpy.lib import format as npy_format
+from torch import Tensor
 
-from scoresde.codec import Scaling
-from scoresde.data.arrays import ArrayData
+from scoresde.data.arrays import MAX_CLASSES, ArrayData
 from scoresde.data.options import ReadOptions, reading
+from scoresde.data.scaling import as_tensor, fit_scaling
 from scoresde.errors import UsageError, require
 
-KINDS = "fiu"  # floating point, integer, unsigned
+KINDS = "fiub"  # floating point, integer, unsigned, truth value
 MAX_RATIO = 500  # largest ratio of unpacked to packed size, for arrays above SMALL
 SMALL = 2**24  # bytes
 KNOWN = ("x", "labels", "y")
@@ -101,22 +101,36 @@ def from_arrays(
             f"{source}: 'labels' is of type {labels.dtype} and shape {labels.shape}; need {count} integers, one a "
             "sample",
         )
-    with np.errstate(over="ignore"):  # numbers too large for float32 become infinite, and are refused below
-        x = torch.from_numpy(values if values.dtype == np.uint8 else values.astype(np.float32))
     try:
-        classes = None if labels is None else torch.from_numpy(labels.astype(np.int64))
-        data = ArrayData(x, classes, Scaling(127.5, 127.5) if x.dtype == torch.uint8 else Scaling(), class_names)
+        classes = None
+        if labels is not None:
+            classes, class_names = number_classes(labels, class_names)
+        data = ArrayData(as_tensor(values), classes, class_names=class_names)
     except UsageError as error:
         raise UsageError(f"{source}: {error}") from error
-    require(bool(x.min() != x.max()), f"{source}: all values are equal; there is nothing to learn")
-    if x.dtype == torch.uint8:
-        return data
-    deviation = data.std()
-    require(0 < deviation < math.inf, f"{source}: values of deviation {deviation}; scale them to a moderate range")
-    scaling = Scaling(center=x.mean(dtype=torch.float64).item(), scale=deviation)
-    if x.ndim == 2:  # columns may have different units
-        spread = x.double().std(0)
-        scaling = Scaling(
-            tuple(x.mean(0, dtype=torch.float64).tolist()), tuple(torch.where(spread > 0, spread, 1.0).tolist())
-        )
-    return ArrayData(x, classes, scaling, class_names)
+    return replace(data, codec=fit_scaling(data.values, source))
+
+
+def number_classes(labels: np.ndarray, names: tuple[str, ...]) -> tuple[Tensor, tuple[str, ...]]:
+    """Labels as class numbers 0, 1, ..., and the names of the classes.
+
+    Only classes that occur count. If labels leave out numbers, such as 1..10 or years, they are numbered in their
+    order, and what they were are the names.
+
+    Raises:
+        UsageError: for negative labels, which often stand for none, labels without a name, or too many classes.
+    """
+    found, numbered = np.unique(labels.astype(np.int64), return_inverse=True)
+    smallest, largest = (int(found[0]), int(found[-1])) if len(found) else (0, 0)
+    require(smallest >= 0, f"labels: the smallest is {smallest}; count from 0")
+    limit = len(names) or math.inf
+    require(largest < limit, f"labels: the largest is {largest}; need class numbers below {limit}")
+    require(
+        len(found) <= MAX_CLASSES,
+        f"labels: {len(found)} different ones; need at most {MAX_CLASSES} classes, or data.class_conditional=False",
+    )
+    if names:
+        names = tuple(names[number] for number in found)
+    elif largest >= len(found):
+        names = tuple(map(str, found.tolist()))
+    return torch.from_numpy(numbered.reshape(-1)), names

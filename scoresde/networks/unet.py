@@ -58,7 +58,9 @@ class _Attention(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         batch, channels, height, width = h.shape
-        q, k, v = self.qkv(self.norm(h)).reshape(batch, 3, self.heads, channels // self.heads, -1).mT.unbind(1)
+        q, k, v = (
+            self.qkv(self.norm(h)).reshape(batch, 3, self.heads, channels // self.heads, -1).mT.contiguous().unbind(1)
+        )
         attended = F.scaled_dot_product_attention(q, k, v)
         return h + self.out(attended.mT.reshape(batch, channels, height, width).contiguous())
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from scoresde._files import write_bytes
+from scoresde._files import MARK, write_bytes
 from scoresde.errors import UsageError, require
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def save(picture: Figure | Image, path: Path, dpi: int = 90) -> None:
         require(isinstance(picture, Figure), f"output={str(path)!r}: this picture is made of pixels; need .png")
         assert isinstance(picture, Figure)
         buffer = io.BytesIO()
-        picture.savefig(buffer, format="svg", metadata={"Date": None})
+        picture.savefig(buffer, format="svg", metadata={"Date": None, "Description": MARK})
         content = buffer.getvalue()
     _write(path, content)
 
@@ -123,7 +123,16 @@ def _gif(images: Sequence[Image], lasts: Sequence[int]) -> bytes:
     palette = both.quantize(24, dither=Image.Dither.NONE)
     frames = [image.convert("RGB").quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
     file = io.BytesIO()
-    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=list(lasts), loop=0, optimize=True)
+    frames[0].save(
+        file,
+        "GIF",
+        save_all=True,
+        append_images=frames[1:],
+        duration=list(lasts),
+        loop=0,
+        optimize=True,
+        comment=MARK.encode(),
+    )
     return file.getvalue()
 
 
@@ -143,12 +152,14 @@ def image_of(picture: Figure | Image, dpi: int = 100) -> Image:
 
 def _png(image: Image) -> bytes:
     """The bytes of a PNG; one above 150 kB in 256 colours, or else in 96."""
-    from PIL import Image
+    from PIL import Image, PngImagePlugin
 
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Comment", MARK)
     kinds = [image] if image.mode == "L" else [image, *(image.quantize(n, dither=Image.Dither.NONE) for n in (256, 96))]
     for kind in kinds:
         file = io.BytesIO()
-        kind.save(file, "PNG", optimize=True)
+        kind.save(file, "PNG", optimize=True, pnginfo=info)
         if len(file.getvalue()) <= LARGE:
             break
     return file.getvalue()

@@ -17,6 +17,7 @@ from scoresde import condition
 from scoresde._batches import batches
 from scoresde._shape import match_rank
 from scoresde.checkpoint import SCORE
+from scoresde.codec import WIDE
 from scoresde.data.arrays import ArrayData
 from scoresde.errors import UsageError, require
 from scoresde.models.network import NetworkScoreModel
@@ -71,6 +72,10 @@ class Trainer:
         require(
             source.quantized or not options.dequantize,
             "training.dequantize=True: the data are floats, not whole numbers; set it to False",
+        )
+        require(
+            not options.flip or len(source.raw_shape) == 3,
+            f"training.flip=True: mirrors images, and the data have shape {source.raw_shape}; set it to False",
         )
         if not any(p.requires_grad for p in model.parameters()):  # such as a model that `fit` returned
             model.requires_grad_(True)
@@ -283,6 +288,7 @@ def _parallel(model: NetworkScoreModel, options: TrainingOptions, world: World) 
 
 def _dequantized(raw: Tensor, noise: BatchNoise) -> Tensor:
     """Whole numbers, each moved to a uniform place in the unit interval around it."""
+    raw = raw.to(torch.float64 if raw.dtype in WIDE else torch.float32)
     return raw + noise.uniform("dequantisation", tuple(raw.shape[1:])) - 0.5
 
 

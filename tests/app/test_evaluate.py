@@ -41,6 +41,17 @@ def classifier_of(num_steps):
     return lambda train: train_classifier(train, num_steps=num_steps)
 
 
+def test_what_was_measured_is_kept_if_the_next_metric_fails(work, tmp_path, monkeypatch, capsys):
+    def fail(*_):
+        raise OSError(28, "No space left on device", "classifier")
+
+    monkeypatch.setattr(evaluate, "train_classifier", fail)
+    output = tmp_path / "e.json"
+    arguments = ["--mode=evaluate", "--device=cpu", "--sde=vp", "--num_steps=6", "--num_samples=80", "--sampler=ddim"]
+    assert main([*arguments, f"--output={output}", "--metric=nll,frechet"]) == 2
+    assert "log density, nats" in json.loads(output.read_text())["results"]
+
+
 def test_images_are_evaluated_whole_in_nats_bits_and_distances(work, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(evaluate, "train_classifier", classifier_of(300))
     record = evaluated(tmp_path / "e.json", "--sde=vp", "--num_steps=6", "--sampler=ddim")

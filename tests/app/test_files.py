@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from scoresde import UsageError
+from scoresde.app.cli import main
 from scoresde.app.files import flat, make_folder, output_path
+from tests.mistakes import assert_mistake
 
 
 def test_the_output_is_what_is_named_or_the_default(tmp_path):
@@ -19,6 +21,33 @@ def test_the_output_is_what_is_named_or_the_default(tmp_path):
     for given in ("made/b.png", "made/b"):
         assert output_path(str(tmp_path / given), default) == tmp_path / "made" / "b.png"
     assert not list((tmp_path / "made").iterdir())
+
+
+def test_a_file_of_another_program_is_not_written_over(work, tmp_path, capsys):
+    """Neither the output nor the file beside it; what this program wrote is."""
+    commands = {
+        "a.png": ["--mode=sample", "--sampler=ddim", "--num_samples=4", "--num_steps=5"],
+        "a.npz": ["--mode=invert", "--num_samples=4", "--num_steps=6", "--output=a.png"],
+        "b.json": ["--mode=evaluate", "--metric=nll", "--num_samples=4", "--num_steps=6"],
+        "c.svg": ["--mode=visualize", "--what=schedule", "--num_steps=5"],
+        "c.png": ["--mode=visualize", "--what=schedule", "--num_steps=5"],
+        "c.gif": ["--mode=visualize", "--what=langevin", "--num_steps=5", "--num_samples=20"],
+    }
+    for name, command in commands.items():
+        path = tmp_path / name
+        output = path.with_suffix(".png") if name == "a.npz" else path
+        run = ["--sde=vp"] if "visualize" in command[0] else ["--workdir=runs/toy"]
+        arguments = [*[part for part in command if "--output" not in part], *run, "--device=cpu", f"--output={output}"]
+        for file in tmp_path.iterdir():
+            file.unlink()
+        path.write_bytes(b"a user's own")
+        assert_mistake(
+            capsys, arguments, rf"output='.*{name}': exists, and was not written by scoresde; choose another"
+        )
+        assert path.read_bytes() == b"a user's own"
+        path.unlink()
+        for _ in range(2):
+            assert main(arguments) == 0, name
 
 
 def test_an_output_that_cannot_be_is_named(tmp_path):

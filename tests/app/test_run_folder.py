@@ -56,6 +56,30 @@ def test_retain_keeps_what_was_written_even_among_later_steps(tmp_path):
     assert [int(p.stem[5:]) for p in run.all_checkpoints()] == [2, 5, 6]
 
 
+def test_a_copy_of_a_checkpoint_is_none_of_the_run_s(tmp_path, capsys):
+    run = RunFolder(tmp_path)
+    assert train_logged(tmp_path) == 0
+    first = run.all_checkpoints()[-1]
+    copies = [run.checkpoints / name for name in ("step-000000020 (copy).safetensors", "step-20.safetensors")]
+    for copy in copies:
+        copy.write_bytes(first.read_bytes())
+    assert run.all_checkpoints()[-1] == first
+    assert train_logged(tmp_path, "--config.training.num_steps=23", "--config.logging.keep=1") == 0
+    assert all(copy.exists() for copy in copies)
+
+
+@pytest.mark.parametrize("line", [b"not json\n", b"\xff\xfe\n", b"[1]\n", b'{"loss": 1}\n', b'{"step": "7"}\n', b"\n"])
+def test_a_damaged_line_of_a_log_loses_no_other(tmp_path, capsys, line):
+    run = RunFolder(tmp_path)
+    assert train_logged(tmp_path) == 0
+    lines = run.metrics.read_bytes().splitlines(keepends=True)
+    run.metrics.write_bytes(b"".join([*lines[:2], line, *lines[2:], b'{"step": 2']))  # and a half line at the end
+    capsys.readouterr()
+    assert train_logged(tmp_path, "--config.training.num_steps=22") == 0
+    assert f"skipped: 1 damaged lines of {run.metrics}" in capsys.readouterr().out
+    assert run.metrics.read_bytes().splitlines(keepends=True)[: len(lines)] == lines
+
+
 def test_what_pilots_found_goes_with_its_checkpoint(tmp_path):
     run = RunFolder(tmp_path)
     run.create()
@@ -68,13 +92,13 @@ def test_what_pilots_found_goes_with_its_checkpoint(tmp_path):
     ]
 
 
-def test_logs_are_cut_after_a_step_and_at_a_broken_line(tmp_path):
+def test_logs_are_cut_after_a_step_and_of_broken_lines(tmp_path):
     run = RunFolder(tmp_path)
     run.metrics.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n')
     run.timings.write_text('{"step": 1}\n[2]\n{"step": 2}\n')
     run.cut_logs(2)
     assert run.metrics.read_text() == '{"step": 1}\n{"step": 2}\n'
-    assert run.timings.read_text() == '{"step": 1}\n'
+    assert run.timings.read_text() == '{"step": 1}\n{"step": 2}\n'
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3"])

@@ -19,6 +19,7 @@ import torch
 from scoresde import checkpoint, data
 from scoresde.app import train as train_module
 from scoresde.app.cli import main
+from scoresde.app.interrupt import SIGNALS
 from scoresde.app.run_folder import RunFolder
 from scoresde.objective import DenoisingObjective
 from scoresde.training import Trainer
@@ -54,8 +55,10 @@ def test_repeating_a_finished_command_changes_nothing(whole, capsys):
     assert contents(whole) == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
-@pytest.mark.parametrize("stop", [1, 6, 7, 11, 19])
+INTERRUPTIONS = [*((stop, signal.SIGINT) for stop in (1, 6, 7, 11, 19)), *((11, number) for number in SIGNALS[1:])]
+
+
+@pytest.mark.parametrize(("stop", "number"), INTERRUPTIONS)
 def test_an_interrupted_run_goes_on_as_if_never_stopped(whole, tmp_path, monkeypatch, capsys, stop, number):
     step = Trainer.step
 

@@ -224,10 +224,10 @@ def test_conditions_are_all_classes_in_turn_or_those_that_are_named(work):
         ("points", "1", r"labels='1': .*without classes; leave --labels out"),
         ("toy", "0,2", r"labels='0,2': labels from 0 to 2; need labels 0\.\.1"),
         ("toy", "-1", r"labels='-1': labels from -1 to -1; need labels 0\.\.1"),
-        ("toy", "1,,0", r"labels='1,,0': need whole numbers between commas"),
-        ("toy", "9" * 30, r"labels='9+': need whole numbers between commas"),
-        ("toy", "zero", r"labels='zero': need whole numbers between commas"),
-        ("toy", "", r"labels='': need whole numbers between commas"),
+        ("toy", "1,,0", r"labels='1,,0': class '': need a whole number below 2; give classes between commas"),
+        ("toy", "9" * 30, r"labels='9+': larger than any class number"),
+        ("toy", "zero", r"labels='zero': class 'zero': need a whole number below 2"),
+        ("toy", "", r"labels='': class '': need a whole number below 2"),
     ):
         with pytest.raises(UsageError, match=message):
             trained(run).conditions(3, labels)

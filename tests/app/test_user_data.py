@@ -57,6 +57,50 @@ def test_a_file_is_taken_in_the_model_s_units_with_its_labels(work):
     assert torch.equal(labels, digits.labels[:70])
 
 
+@pytest.fixture(scope="module")
+def years(runs):
+    """A run on vectors whose labels are years."""
+    x = np.random.default_rng(1).normal(size=(90, 2))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(runs)
+        np.savez("years.npz", x=x, labels=np.array([1999, 2024, 2005])[np.arange(90) % 3])
+        assert main([*TOY, "--config.data.path=years.npz", "--workdir=runs/years"]) == 0
+        np.savez("some_years.npz", x=x[:8], labels=np.array([2024, 1999] * 4))
+        np.savez("another_year.npz", x=x[:8], labels=np.array([2024, 1998] * 4))
+
+
+def test_sparse_labels_are_classes_by_name(years, work):
+    found = trained("years")
+    assert (found.data.num_classes, found.data.class_names) == (3, ("1999", "2005", "2024"))
+    assert found.conditions(4, "2024,1999").tolist() == [2, 0, 2, 0]
+    with pytest.raises(UsageError, match=r"labels='0': unknown class '0': known are 1999, 2005, 2024"):
+        found.conditions(4, "0")
+    data, _ = asked_data(found, "some_years.npz")
+    assert data.labels.tolist() == [2, 0] * 4
+    with pytest.raises(UsageError, match=r"another_year\.npz': .*labels 1999, 2005, 2024; .*unknown class '1998'"):
+        asked_data(found, "another_year.npz")
+
+
+def test_data_that_moved_are_found_again_and_data_that_changed_are_not(years, work, tmp_path, capsys):
+    with np.load("years.npz") as arrays:
+        x, labels = arrays["x"], arrays["labels"]
+    moved = tmp_path / "moved.npz"
+    np.savez(moved, x=x, labels=labels)
+    flags = TrainedFlags(device="cpu", workdir="runs/years")
+    train, _ = own_data(Trained.of(flags, [f"--config.data.path={moved}"]))
+    assert torch.equal(train.values, own_data(trained("years"))[0].values)
+    goes_on = [*TOY, "--workdir=runs/years", "--config.training.num_steps=5"]
+    assert main([*goes_on, f"--config.data.path={moved}"]) == 0
+    np.savez(moved, x=x[::-1], labels=labels[::-1])
+    with pytest.raises(UsageError, match="its data have changed since it was trained"):
+        own_data(Trained.of(flags, [f"--config.data.path={moved}"]))
+    capsys.readouterr()
+    assert main([*goes_on, "--config.training.num_steps=6", f"--config.data.path={moved}"]) == 2
+    assert "was trained on other data" in capsys.readouterr().err
+    with pytest.raises(UsageError, match=r"gone\.npz.*if the data moved, give their place with --config\.data\.path"):
+        own_data(Trained.of(flags, ["--config.data.path=gone.npz"]))
+
+
 def test_labels_mean_nothing_to_a_model_without_classes(work, tmp_path):
     np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).normal(size=(30, 2)), labels=np.arange(30) % 5)
     data, _ = asked_data(trained("points"), str(tmp_path / "x.npz"))

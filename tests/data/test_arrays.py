@@ -41,16 +41,33 @@ def test_deviation_over_blocks_is_that_of_all(monkeypatch, offset):
 @pytest.mark.parametrize("held_out", [0.0, 0.1, 0.5, 0.999])
 def test_split_is_disjoint_complete_and_repeatable(held_out):
     values = torch.arange(101.0)[:, None]
-    data = ArrayData(values, torch.arange(101), Scaling(1.0, 2.0))
+    data = ArrayData(values, 2 * values, Scaling(1.0, 2.0))
     train, held = data.split(held_out)
     parts = [train] if held is None else [train, held]
     assert torch.equal(torch.cat([p.values for p in parts]).sort(0).values, values)  # each once, none lost
-    assert all(torch.equal(part.values[:, 0].long(), part.labels) for part in parts)  # labels stay with their sample
+    assert all(torch.equal(2 * part.values, part.cond) for part in parts)  # conditions stay with their sample
     assert all(part.codec == data.codec for part in parts)
     assert len(train) == max(1, 101 - round(held_out * 101))
     assert torch.equal(data.split(held_out)[0].values, train.values)
     torch.manual_seed(5)  # whatever the state of the world
     assert torch.equal(data.split(held_out)[0].values, train.values)
+
+
+@pytest.mark.parametrize("held_out", [0.1, 0.5, 0.9])
+def test_every_class_is_trained_on(held_out):
+    labels = torch.cat([torch.zeros(90, dtype=torch.long), torch.arange(1, 11)])  # ten classes of one sample
+    values = torch.arange(100.0)[:, None]
+    train, held = ArrayData(values, labels).split(held_out)
+    assert train.labels.unique().tolist() == list(range(11))
+    assert torch.equal(torch.cat([train.values, held.values]).sort(0).values, values)
+    plain, _ = ArrayData(values, 0 * labels).split(held_out)
+    assert torch.equal(train.values[: len(plain)], plain.values)  # otherwise the split is that without labels
+
+
+def test_rms_is_about_zero_and_in_the_models_units():
+    values = torch.randn(500, 3, generator=torch.Generator().manual_seed(0)) * 3 + 5
+    data = ArrayData(values, codec=Scaling(4.0, 2.0))
+    assert data.rms() == pytest.approx(((values.double() - 4) / 2).square().mean().sqrt().item(), rel=1e-6)
 
 
 def test_split_shuffles_sorted_data():

@@ -8,7 +8,7 @@ import torch
 
 from scoresde import UsageError
 from scoresde.data import ArrayData
-from scoresde.data.info import DataInfo
+from scoresde.data.info import DataInfo, fingerprint
 
 INFO = DataInfo(-1.5, 2, 3, ("cat", "dog", "eel"), True, "abc")
 
@@ -22,9 +22,43 @@ def test_an_info_is_that_of_its_data():
     labels = torch.tensor([0, 2, 1])
     names = ("cat", "dog", "eel", "fox")
     data = ArrayData(torch.tensor([[0], [255], [3]], dtype=torch.uint8), labels, class_names=names)
-    assert DataInfo.of(data, "abc") == DataInfo(0, 255, 4, names, True, "abc")
+    assert DataInfo.of(data) == DataInfo(0, 255, 4, names, True, fingerprint(data))
     floats = ArrayData(torch.tensor([[0.5, -1.5], [0.0, 2.0]]))
-    assert DataInfo.of(floats) == DataInfo(-1.5, 2.0, 0, (), False, "")
+    assert DataInfo.of(floats) == DataInfo(-1.5, 2.0, 0, (), False, fingerprint(floats))
+    held_out = ArrayData(torch.tensor([[0.5, -3.0], [7.0, 2.0]]))
+    assert DataInfo.of(floats, held_out) == DataInfo(-3.0, 7.0, 0, (), False, fingerprint(floats))
+
+
+@pytest.mark.parametrize(("largest", "expected"), [(16, (3, 16)), (127, (3, 127)), (128, (0, 255)), (240, (0, 255))])
+def test_pixels_have_the_range_of_a_byte(largest, expected):
+    info = DataInfo.of(ArrayData(torch.tensor([[3], [largest]], dtype=torch.uint8)))
+    assert (info.low, info.high) == expected
+    wide = DataInfo.of(ArrayData(torch.tensor([[3], [largest]], dtype=torch.int16)))
+    assert (wide.low, wide.high) == (3, largest)
+
+
+def test_a_fingerprint_is_of_values_order_and_conditions():
+    values = torch.arange(6.0).view(3, 2)
+    labels = torch.tensor([0, 1, 0])
+    known = fingerprint(ArrayData(values, labels))
+    assert fingerprint(ArrayData(values.clone(), labels.clone())) == known
+    for other in (ArrayData(values.flip(0), labels), ArrayData(values, 1 - labels), ArrayData(values)):
+        assert fingerprint(other) != known
+
+
+def test_a_class_has_a_name_or_a_number():
+    info = DataInfo(0, 1, 3, ("ant", "bee", "cow"))
+    assert [info.class_number(name) for name in ("bee", "2", "ant")] == [1, 2, 0]
+    with pytest.raises(UsageError, match=r"unknown class 'bea': did you mean 'bee'"):
+        info.class_number("bea")
+    years = DataInfo(0, 1, 2, ("1999", "2005"))
+    assert years.class_number("2005") == 1
+    with pytest.raises(UsageError, match=r"unknown class '1'.*1999, 2005"):
+        years.class_number("1")
+    plain = DataInfo(0, 1, 2)
+    assert plain.class_number("1") == 1
+    with pytest.raises(UsageError, match=r"class 'one': need a whole number below 2"):
+        plain.class_number("one")
 
 
 WRONG = {

@@ -46,7 +46,7 @@ def test_edm_is_karras_et_als_written_out(device):
     sde, churn, scale = EDMSDE(), 8.0, 1.003
     model, noise = ExactScoreModel(mixture(device), sde), noise_for(8, device)
     sigmas = inner_grid(sde, 6, "log_snr").tolist()
-    gamma = min(churn / 6, math.sqrt(2) - 1)
+    gamma = min(churn / 7, math.sqrt(2) - 1)  # of 7 levels
     x = x_T = sigmas[0] * noise.normal(0, (2,), torch.float64)
     for k, (sigma, after) in enumerate(itertools.pairwise(sigmas)):
         above = sigma

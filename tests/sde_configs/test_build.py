@@ -16,6 +16,7 @@ from scoresde import (
     NetworkScoreModel,
     NoiseParametrization,
     Objective,
+    Scaling,
     TimeInput,
     UsageError,
     VariationalObjective,
@@ -117,7 +118,7 @@ def test_sigma_data_is_measured_unless_it_is_given():
     config = tiny(load_config("edm", "toy"))
     data, _ = build.build_data(config)
     model = build.build_model(config, data)
-    assert model.parametrization.sigma_data == pytest.approx(data.std(), rel=1e-6)
+    assert model.parametrization.sigma_data == pytest.approx(data.rms(), rel=1e-6)
     assert model.sigma_data == model.parametrization.sigma_data
     config.parametrization.sigma_data = 0.25
     assert build.build_model(config, data).sigma_data == 0.25
@@ -132,15 +133,29 @@ def test_what_a_network_sees_can_be_described_in_a_recipe(tmp_path):
     assert model.parametrization == NoiseParametrization(model.sigma_data, TimeInput(10.0))
 
 
-def test_a_class_that_only_held_out_data_would_have_is_named(tmp_path):
-    order = torch.randperm(20, generator=torch.Generator().manual_seed(0))  # that of ArrayData.split
-    labels = np.zeros(20, dtype=np.int64)
-    labels[order[-1]] = 1
-    np.savez(tmp_path / "rare.npz", x=np.random.default_rng(0).normal(size=(20, 2)), labels=labels)
+def test_the_scaling_can_be_given():
     config = load_config(None, "toy")
-    config.data.path = str(tmp_path / "rare.npz")
-    with pytest.raises(UsageError, match=r"data\.held_out=0\.25: leaves none of class 1"):
-        build.build_data(config)
+    override(config, ["--config.data.center=(0.5,)", "--config.data.scale=(2.0, 4.0)"])
+    train, held_out = build.build_data(config)
+    assert train.codec == held_out.codec == Scaling(0.5, (2.0, 4.0))
+    for arguments, message in {
+        ("--config.data.center=(0.5,)",): r"data\.center=\(0\.5,\), data\.scale=\(\): give both or none",
+        ("--config.data.center=(0.5,)", "--config.data.scale=(1., 2., 3.)"): r"scale of Scaling: has 3 numbers",
+    }.items():
+        config = load_config(None, "toy")
+        override(config, arguments)
+        with pytest.raises(UsageError, match=message):
+            build.build_data(config)
+
+
+def test_volumes_are_not_sent_from_one_network_to_the_other(tmp_path):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(8, 2, 3, 4, 5)))
+    for recipe in ("toy", None):
+        config = load_config("vp", recipe)
+        config.data.path = str(tmp_path / "x.npy")
+        data, _ = build.build_data(config)
+        with pytest.raises(UsageError, match=r"shape \(2, 3, 4, 5\); no built-in network takes it"):
+            build.build_model(config, data)
 
 
 def test_the_objective_is_chosen_by_name():

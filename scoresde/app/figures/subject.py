@@ -138,17 +138,18 @@ def subject_of_run(trained: Trained, labels: str | None) -> Subject:
     truth = _truth(trained.config, train)
     config = trained.config
     subject = Subject(trained.model, True, truth, config, train, held_out, trained.data, trained=trained)
-    label = _label(labels, trained.data.num_classes)
+    label = _label(labels, trained.data)
     return subject if label is None else subject.of_class(label)
 
 
 def subject_of_data(config: ConfigDict, labels: str | None, learn: bool, device: torch.device) -> Subject:
     """The exact score of a data set under an SDE, or what a small network learns of it in seconds."""
     train, held_out = build.build_data(config)
-    label = _label(labels, train.num_classes)  # a mistake is named before anything is trained
+    info = DataInfo.of(train, held_out)
+    label = _label(labels, info)  # a mistake is named before anything is trained
     sde = construct(config.sde, SDE, "config.sde")
     exact = ExactScoreModel(_truth(config, train).to(device), sde)
-    subject = Subject(exact, False, exact.target, config, train, held_out, DataInfo.of(train))
+    subject = Subject(exact, False, exact.target, config, train, held_out, info)
     if learn and config.training.num_steps:
         trainer = trainer_of(subject, device)
         with Progress("train", trainer.options.num_steps) as progress:
@@ -178,16 +179,20 @@ def _truth(config: ConfigDict, train: ArrayData) -> Target:
     return EmpiricalDistribution(train.all()[0])
 
 
-def _label(labels: str | None, num_classes: int) -> int | None:
+def _label(labels: str | None, info: DataInfo) -> int | None:
     """The class that is asked for."""
     if labels is None:
         return None
-    require(num_classes > 0, f"labels={labels!r}: there are no classes; leave --labels out")
+    require(info.num_classes > 0, f"labels={labels!r}: there are no classes; leave --labels out")
+    try:
+        label = info.class_number(labels)
+    except UsageError as error:
+        raise UsageError(f"labels={labels!r}: a picture is of one class; {error}") from error
     require(
-        labels.isdigit() and int(labels) < num_classes,
-        f"labels={labels!r}: a picture is of one class, 0 to {num_classes - 1}, as in --labels=3",
+        0 <= label < info.num_classes,
+        f"labels={labels!r}: a picture is of one class, 0 to {info.num_classes - 1}, as in --labels=3",
     )
-    return int(labels)
+    return label
 
 
 def _of_class(data: ArrayData, label: int) -> ArrayData:

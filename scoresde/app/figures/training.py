@@ -9,7 +9,6 @@ A model above this curve is worse than one matrix; below it, it has learned what
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
 from functools import partial
@@ -129,12 +128,7 @@ def _records(subject: Subject) -> dict[str, list[float | None]]:
         )
     path = run.metrics
     require(path.exists(), f"workdir={str(run.path)!r}: there is no {path.name}; ask for another run")
-    lines = []
-    for line in path.read_text().splitlines():
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            break  # the half line of a run that was killed
+    lines = run.records(path)
     require(bool(lines), f"workdir={str(run.path)!r}: {path.name} is empty; train longer")
     return {name: [line.get(name) for line in lines] for name in FIELDS}
 

@@ -1,0 +1,123 @@
+"""The scaling of a data set to the model's units, chosen by its values alone: x and 10 x give the same batches.
+
+A column is one number of a vector, or one channel of images, series and volumes `(N, C, ...)`.
+
+- Vectors: mean 0 and deviation 1, column by column, as columns may have different units.
+- Anything else: the range of the values to [-1, 1], as the field does for images, if they fill it well; otherwise mean
+  0 and deviation 1 over all entries, if every channel then lies in `MODERATE`; otherwise channel by channel.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scoresde.codec import Scaling
+from scoresde.errors import require
+
+FILLED = 1 / 3  # least deviation of values that fill [-1, 1] well, and 1/2 the largest mean
+MODERATE = (0.2, 2.0)  # deviations in the model's units that networks and noise ranges are made for
+RESOLVED = 1e-6  # of a deviation: what rounding may move a value
+BLOCK = 2**22  # entries converted at a time
+
+
+@final
+@dataclass(frozen=True)
+class Moments:
+    """Means, deviations, smallest and largest values by column, `(C,)`, float64."""
+
+    mean: Tensor
+    std: Tensor
+    low: Tensor
+    high: Tensor
+
+    @property
+    def overall(self) -> tuple[float, float]:
+        """Mean and deviation over all entries, to within a share of one in the number of samples."""
+        mean = self.mean.mean()
+        return mean.item(), (self.std.square() + (self.mean - mean).square()).mean().sqrt().item()
+
+
+def moments(values: Tensor) -> Moments:
+    """The moments of samples `(N, C, ...)`, computed without a float copy of all of them."""
+    columns = values.shape[1]
+    count = values.numel() / columns
+    blocks = values.reshape(len(values), columns, -1).split(max(1, BLOCK * len(values) // values.numel()))
+    mean = torch.zeros(columns, dtype=torch.float64)
+    for block in blocks:
+        mean += block.double().sum((0, 2)) / count
+    variance = torch.zeros(columns, dtype=torch.float64)
+    for block in blocks:  # a second time, because squares of a large mean would hide a small variance
+        variance += (block.double() - mean[:, None]).square().sum((0, 2)) / max(count - 1, 1)
+    low = torch.stack([block.amin((0, 2)) for block in blocks]).amin(0).double()
+    high = torch.stack([block.amax((0, 2)) for block in blocks]).amax(0).double()
+    return Moments(mean, torch.where(low < high, variance.sqrt(), 0.0), low, high)
+
+
+def fit_scaling(values: Tensor, source: str) -> Scaling:
+    """The scaling of samples `(N, C, ...)`; the rules stand at the top of this module.
+
+    Raises:
+        UsageError: for values that are all equal, or too large or small to compute with.
+    """
+    found = moments(values)
+    mean, std = found.overall
+    low = found.low.min().item()
+    high = found.high.max().item()
+    require(low < high, f"{source}: all values are equal; there is nothing to learn")
+    require(0 < std < math.inf, f"{source}: values of deviation {std}; scale them to a moderate range")
+    if values.ndim > 2:
+        half = (high - low) / 2
+        filled = abs(mean - low - half) <= half / 2 and std >= FILLED * half
+        shared = Scaling(low + half, half) if filled else Scaling(mean, std)
+        if _moderate(found, shared):
+            return shared
+    constant = (found.std == 0).nonzero().flatten().tolist()
+    if constant:
+        kind = "columns" if values.ndim == 2 else "channels"
+        warnings.warn(
+            f"{source}: {kind} {', '.join(map(str, constant[:10]))} hold a single value each; a density does not exist "
+            "along them, and log densities mean nothing; leave them out",
+            stacklevel=2,
+        )
+    return Scaling(tuple(found.mean.tolist()), tuple(torch.where(found.std > 0, found.std, 1.0).tolist()))
+
+
+def _moderate(found: Moments, scaling: Scaling) -> bool:
+    """Whether every channel has a moderate deviation, and a mean of at most 1, in the model's units."""
+    assert isinstance(scaling.center, float)
+    assert isinstance(scaling.scale, float)
+    mean = (found.mean - scaling.center).abs() / scaling.scale
+    std = found.std / scaling.scale
+    least, most = MODERATE
+    return bool(((mean <= 1) & (least <= std) & (std <= most)).all())
+
+
+def as_tensor(values: np.ndarray) -> Tensor:
+    """An array as a tensor of the smallest type that keeps its values.
+
+    Whole numbers and truth values stay whole. Floats become float32, unless that would move a value by more than
+    `RESOLVED` of its column's deviation, such as times in seconds since 1970.
+    """
+    if values.dtype.kind in "biu":
+        low, high = (int(values.min()), int(values.max())) if values.size else (0, 0)
+        kinds = (np.uint8, np.int16, np.int32, np.int64)
+        kind = next((kind for kind in kinds if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max), None)
+        require(kind is not None, f"whole numbers up to {high}: need at most {np.iinfo(np.int64).max}")
+        return torch.from_numpy(values.astype(kind, copy=False))
+    with np.errstate(over="ignore"):  # numbers too large for float32 become infinite
+        single = torch.from_numpy(values.astype(np.float32))
+    if values.dtype.itemsize <= 4 or values.size == 0 or values.ndim < 2:
+        return single
+    double = torch.from_numpy(values.astype(np.float64, copy=False))
+    worst = torch.zeros(values.shape[1], dtype=torch.float64)
+    for one, other in zip(single.split(2**16), double.split(2**16), strict=True):
+        error = (one.double() - other).abs().reshape(len(one), values.shape[1], -1)
+        worst = torch.maximum(worst, error.amax((0, 2)))
+    return double if bool((worst > RESOLVED * moments(double).std).any()) else single
