@@ -158,6 +158,14 @@ class TableSampler(Sampler):
     def default_num_steps(self) -> int:
         """The number of steps if the user gives none."""
 
+    @property
+    def fewest_steps(self) -> int:
+        """The fewest steps of the default grid that are of use, the one to clean data included.
+
+        A grid of one's own may have a single step, which is the denoiser.
+        """
+        return 1 if self.min_steps == 1 else self.min_steps + 1
+
     @abstractmethod
     def default_grid(self, model: ScoreModel, num_steps: int) -> Tensor:
         """The grid that is used if the user gives none (see `samplers.grids`)."""
@@ -168,7 +176,12 @@ class TableSampler(Sampler):
 
     @final
     def grid(self, model: ScoreModel, num_steps: int | None = None) -> Tensor:
-        return self.default_grid(model, self.default_num_steps if num_steps is None else num_steps)
+        count = self.default_num_steps if num_steps is None else num_steps
+        require(
+            count >= self.fewest_steps or count < 1,  # the grid names a number that is none
+            f"num_steps={count}: {self} needs at least {self.fewest_steps}; Trigonometric() is of use with any number",
+        )
+        return self.default_grid(model, count)
 
     @final
     def num_evaluations(self, model: ScoreModel, grid: Tensor) -> int:

@@ -12,6 +12,7 @@ it is not a table, and a sample depends on the others of its batch: `NormPredict
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from typing import final
 
@@ -94,6 +95,9 @@ class PredictorCorrector(StepSampler):
         return concatenate(tables)
 
 
+FEWEST_NUMBERS = 32  # in a batch: the mean norm of fewer is now and then near 0, and a step then far too large
+
+
 @final
 @dataclass(frozen=True)
 class NormPredictorCorrector(Sampler):
@@ -154,6 +158,12 @@ class _PreparedByNorm(Prepared):
         callback: Callback | None = None,
         project: Projection | None = None,
     ) -> Samples:
+        if x_T.numel() < FEWEST_NUMBERS:
+            warnings.warn(
+                f"NormPredictorCorrector: {x_T.numel()} numbers in a batch are too few to size steps by their norms; "
+                "samples may be far too wide; draw larger batches, or take PredictorCorrector",
+                stacklevel=2,
+            )
         model = self.model
         sampler = self.sampler
         levels = model.sde.level(self.grid[self.grid > 0])

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from samplers import grids
+from samplers.adaptive import BoundedEvaluations, dormand_prince
 from samplers.base import Prepared, Sampler, Samples
 from samplers.table import Callback, Projection
 from scoresde.condition import Condition
@@ -53,7 +54,7 @@ class ProbabilityFlow(Sampler):
     noise = "none"
 
     def __post_init__(self) -> None:
-        require(self.rtol > 0 and self.atol > 0, f"rtol={self.rtol}, atol={self.atol}: both must be positive")
+        BoundedEvaluations("ProbabilityFlow", self.rtol, self.atol, torch.float64)
 
     def grid(self, model: ScoreModel, num_steps: int | None = None) -> Tensor:
         require(
@@ -86,8 +87,6 @@ class _PreparedFlow(Prepared):
         callback: Callback | None = None,
         project: Projection | None = None,
     ) -> Samples:
-        from torchdiffeq import odeint
-
         require(
             project is None,
             "project: ProbabilityFlow chooses its steps and has no rows to project after; take Heun(), with a number",
@@ -97,17 +96,18 @@ class _PreparedFlow(Prepared):
         to_clean = bool(grid[-1] == 0)
         first_last = sde.level(grid[:-1][[0, -1]] if to_clean else grid[[0, -1]])
         phi = torch.atan(first_last.noise_level)
-        evaluations = 0
+        first_phi, last_phi = phi.tolist()
+        evaluations = BoundedEvaluations("ProbabilityFlow", self.sampler.rtol, self.sampler.atol, x_T.dtype)
 
         def denoise(x_t: Tensor, level: Level) -> Tensor:
-            nonlocal evaluations
             x0_hat = self.model.denoise_at(x_t, level, cond)
             if callback is not None:
-                callback(evaluations, level, x_t, x0_hat)
-            evaluations += 1
+                callback(evaluations.count, level, x_t, x0_hat)
+            evaluations.add(x0_hat, level.noise_level)
             return x0_hat
 
         def velocity(phi: Tensor, y: Tensor) -> Tensor:
+            phi = phi.clamp(last_phi, first_phi)  # torchdiffeq's guess of a first step may go beyond the ends
             level = sde.at_noise_level(torch.tan(phi.double())).to(y.device, y.dtype)
             x0_hat = denoise(y * torch.sqrt(level.alpha**2 + level.sigma**2), level)
             cos = torch.cos(phi).to(y.dtype)
@@ -118,10 +118,8 @@ class _PreparedFlow(Prepared):
         y = x_T / scale[0]
         if phi[0] > phi[1]:
             phi = phi.to(y.device)
-            options = {"norm": _worst_sample, "step_t": phi[1:], "dtype": torch.float64}
-            tolerances = {"rtol": self.sampler.rtol, "atol": self.sampler.atol}
-            y = odeint(velocity, y, phi, method="dopri5", options=options, **tolerances)[-1]
+            y = dormand_prince(velocity, y, phi, _worst_sample, self.sampler.rtol, self.sampler.atol)
         x = y * scale[1]
         if to_clean:
             x = denoise(x, first_last[1].to(x.device, x.dtype))
-        return Samples(x, evaluations * self.model.calls_per_evaluation)
+        return Samples(x, evaluations.count * self.model.calls_per_evaluation)

@@ -81,6 +81,11 @@ class Heun(StepSampler):
     def __post_init__(self) -> None:
         integrand_of(self.integrand)
 
+    @property
+    def fewest_steps(self) -> int:
+        """With the noise integrand 5: two steps from VP's largest noise end a hundred times too wide."""
+        return 5 if self.integrand == "noise" else 1
+
     def default_grid(self, model: ScoreModel, num_steps: int) -> Tensor:
         return grids.karras(model.sde, num_steps)
 
@@ -210,6 +215,11 @@ class EDM(StepSampler):
     @property
     def one_step(self) -> bool:
         return self.churn == 0  # the churn of a step depends on the number of steps, and the first has none
+
+    @property
+    def fewest_steps(self) -> int:
+        """As of Heun's method with the noise integrand."""
+        return 5
 
     def default_grid(self, model: ScoreModel, num_steps: int) -> Tensor:
         return grids.karras(model.sde, num_steps)

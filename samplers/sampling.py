@@ -2,6 +2,7 @@ r"""From a model and a sampler to samples."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, final
 
@@ -16,7 +17,7 @@ from scoresde import condition
 from scoresde._batches import batches
 from scoresde.errors import UsageError, require
 from scoresde.noise import Noise
-from scoresde.score_model import ScoreModel
+from scoresde.score_model import ScoreModel, warn_of_scale
 from scoresde.sde import Level
 
 
@@ -139,6 +140,7 @@ def sample(
     )
     cond = condition.from_values(cond, num_samples)
     model.check_cond(cond)
+    warn_of_scale(model)
     prepared = prepare(model, sampler, grid, num_steps, cuda_graph)
     drawn: list[Samples] = []
     with model.eval_mode():
@@ -147,7 +149,11 @@ def sample(
             noise = Noise(seed, first_index + indices)
             given = condition.to(condition.take(cond, part), model.device)
             drawn.append(prepared.draw(noise, given, callback, project))
-    return joined(drawn)
+    samples = joined(drawn)
+    bad = int((~samples.x.isfinite()).flatten(1).any(1).sum())
+    if bad:
+        warnings.warn(f"{bad} of {num_samples} samples hold NaN or infinity; has the model diverged?", stacklevel=2)
+    return samples
 
 
 def joined(drawn: Sequence[Samples]) -> Samples:

@@ -16,6 +16,7 @@ CIFAR-10 by the quality of samples, and 0.25 with 99.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -95,6 +96,10 @@ def choose_snr(
         return known[i]
 
     best = len(candidates) // 2
+    require(
+        math.isfinite(value(best)),
+        f"model: samples with snr={candidates[best]} are not finite; has training diverged?",
+    )
     while better := [i for i in (best - 1, best + 1) if 0 <= i < len(candidates) and value(i) < value(best)]:
         best = min(better, key=value)
     return candidates[best]

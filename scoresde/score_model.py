@@ -19,6 +19,7 @@ import contextlib
 import copy
 import logging
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -48,6 +49,9 @@ class GridModel:
     c_skip: Tensor
     c_out: Tensor
     network: Callable[[int, Tensor, Condition], Tensor]
+
+
+SPANNED = 4  # how far beyond the deviation of the data noise levels reach at either end
 
 
 class ScoreModel(ABC):
@@ -304,6 +308,18 @@ def check_data(model: ScoreModel, x_0: Tensor, cond: Condition) -> None:
     require(bad == 0, f"x_0: {bad} of {len(x_0)} samples hold NaN or infinity; remove or repair them")
     check_count(cond, len(x_0))
     model.check_cond(cond)
+
+
+def warn_of_scale(model: ScoreModel) -> None:
+    """Warns if the SDE's noise levels do not span the scale of the data: it starts too narrow, or ends too noisy."""
+    largest, smallest = model.sde.span().noise_level.tolist()
+    sigma_data = model.sigma_data
+    if largest < SPANNED * sigma_data or smallest * SPANNED > sigma_data:
+        warnings.warn(
+            f"sigma_data={sigma_data:.3g}: the noise levels of {type(model.sde).__name__}, {smallest:.3g} to "
+            f"{largest:.3g}, do not span it; scale the data to a deviation near 1, or choose other noise levels",
+            stacklevel=3,
+        )
 
 
 @contextlib.contextmanager

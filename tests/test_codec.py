@@ -156,7 +156,7 @@ def images(num=64):
 def test_a_model_is_trained_in_the_codec_s_units_and_its_samples_are_decoded(registered, tmp_path, device):
     torch.manual_seed(0)
     codec = Sums()
-    model = NetworkScoreModel(MLP(4, 16, 1), VPSDE(), NoiseParametrization(64.0), (4,), codec).to(device)
+    model = NetworkScoreModel(MLP(4, 16, 1), VPSDE(beta_max=40.0), NoiseParametrization(64.0), (4,), codec).to(device)
     trained = fit(model, images(), options=TrainingOptions(num_steps=5, batch_size=32), progress=False)
     save_model(trained, tmp_path / "m.safetensors")
     loaded = load_model(tmp_path / "m.safetensors", device)

@@ -34,15 +34,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from samplers.adaptive import BoundedEvaluations, dormand_prince
 from samplers.integrands import VelocityIntegrand
 from samplers.likelihood.divergence import Divergence, Exact, Probes
 from samplers.likelihood.inversion import Inversion, inversion, inversion_at
 from scoresde import condition
 from scoresde._batches import batches
 from scoresde.condition import Condition
-from scoresde.errors import require
 from scoresde.noise import Noise
-from scoresde.score_model import ScoreModel, check_data
+from scoresde.score_model import ScoreModel, check_data, warn_of_scale
 from scoresde.sde import Level
 from scoresde.targets import Target
 
@@ -98,6 +98,7 @@ def log_prob(
         UsageError: for data of another shape, or that are not finite.
     """
     check_data(model, x_0, cond)
+    warn_of_scale(model)
     flow = inversion(model.sde, num_evaluations, model.sigma_data)
     divergence = divergence or _default_divergence(x_0)
     indices = torch.arange(len(x_0), device=x_0.device)
@@ -131,8 +132,9 @@ def adaptive_log_prob(
     steps, as error control needs. A standard error, from their differences, is known from two probes on, and is NaN for
     one. Arguments as in `log_prob`; `nfe` is that of the batch with most.
     """
-    require(rtol > 0 and atol > 0, f"rtol={rtol}, atol={atol}: both must be positive")
     check_data(model, x_0, cond)
+    warn_of_scale(model)
+    BoundedEvaluations("adaptive_log_prob", rtol, atol, x_0.dtype)
     largest, smallest = model.sde.span().noise_level
     first = smallest * torch.linspace(1, 1.5, 4, dtype=torch.float64)
     below = inversion_at(model.sde.at_noise_level(first), model.sigma_data)
@@ -309,20 +311,22 @@ class _Variance:
 
 def _odeint(denoiser: _Denoiser, x: Tensor, ends: Tensor, rtol: float, atol: float) -> tuple[Tensor, Tensor]:
     """From x at the first noise level of `ends` to the last: x_T, and the changes `(B, P)` of each probe."""
-    from torchdiffeq import odeint
-
     sde = denoiser.model.sde
     dim = x[0].numel()
     velocity_integrand = VelocityIntegrand(denoiser.model.sigma_data)
     phi = velocity_integrand.measure(ends).to(x.device)
+    bounds = phi.tolist()
+    evaluations = BoundedEvaluations("adaptive_log_prob", rtol, atol, x.dtype)
     scale = velocity_integrand.scale(sde.at_noise_level(ends)).tolist()
 
     def velocity(at: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        level = sde.at_noise_level(velocity_integrand.noise_level(at.double().cpu()))
+        at = at.double().cpu().clamp(*bounds)  # torchdiffeq's guess of a first step may go beyond the ends
+        level = sde.at_noise_level(velocity_integrand.noise_level(at))
         wide = velocity_integrand.scale(level).item()
         p, q = (part.item() for part in velocity_integrand.factors(level))
         x_t = wide * state[0]
         x0_hat, diagonals = denoiser.with_diagonals(x_t, level, 0)
+        evaluations.add(x0_hat, level.noise_level)
         return p * x0_hat + q * x_t, wide * (p * diagonals.sum(2).T / dim + q)
 
     def norm(error: tuple[Tensor, Tensor]) -> Tensor:
@@ -331,6 +335,5 @@ def _odeint(denoiser: _Denoiser, x: Tensor, ends: Tensor, rtol: float, atol: flo
 
     probes = denoiser.divergence.diagonals(lambda v: v.flatten(2).double(), x, denoiser.noise, 0)
     changes = torch.zeros(len(x), len(probes), dtype=torch.float64, device=x.device)
-    options = {"norm": norm, "step_t": phi[1:], "dtype": torch.float64}
-    y, changes = odeint(velocity, (x / scale[0], changes), phi, rtol=rtol, atol=atol, method="dopri5", options=options)
-    return scale[1] * y[-1], dim * (changes[-1] + math.log(scale[1] / scale[0]))
+    y, changes = dormand_prince(velocity, (x / scale[0], changes), phi, norm, rtol, atol)
+    return scale[1] * y, dim * (changes + math.log(scale[1] / scale[0]))

@@ -32,6 +32,13 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def fast_bfloat16(device: torch.device) -> bool:
+    """Whether a device has instructions for bfloat16, as far as torch says so."""
+    checks = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
+    known = [check() for check in checks if check is not None]
+    return device.type != "cpu" or not known or any(known)
+
+
 def choose_threads(batch_values: int) -> None:
     """One thread for batches of few values, where more threads mostly wait for each other.
 

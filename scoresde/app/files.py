@@ -1,7 +1,11 @@
-"""Where commands write, and how they name the fields of a configuration."""
+"""Where commands write, alone, and how they name the fields of a configuration."""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +28,24 @@ def make_folder(folder: Path, argument: str, value: Path) -> None:
         raise UsageError(
             f"{argument}={str(value)!r}: cannot be written ({error.strerror}); choose another with --{argument}"
         ) from error
+
+
+@contextlib.contextmanager
+def held(folder: Path, said: str) -> Iterator[None]:
+    """Holds a folder against other processes; the system frees it when this process ends, however it ends.
+
+    Raises:
+        UsageError: with the message `said`, if another process holds it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(said) from error
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def output_path(given: str | None, default: Path, beside: str = "") -> Path:

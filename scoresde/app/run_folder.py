@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,13 +12,12 @@ from typing import Any, final
 from scoresde import checkpoint
 from scoresde._files import write_text
 from scoresde._json import parse_json
-from scoresde.app.files import flat, make_folder
+from scoresde.app.files import flat, held, make_folder
 from scoresde.app.pilot_cache import calibrated_path, pilots_path
 from scoresde.errors import UsageError, naming, require
 from sde_configs import default
 
 HOW_TO_TRAIN = "train first: python main.py --mode train --sde vp"
-
 CHECKPOINT = re.compile(r"step-\d{9,}\.safetensors")
 
 
@@ -54,19 +51,12 @@ class RunFolder:
         Raises:
             UsageError: if another run holds it.
         """
-        folder = os.open(self.path, os.O_RDONLY)
-        try:
-            try:
-                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UsageError(
-                    f"workdir={str(self.path)!r}: another run is writing there; wait, or choose another --workdir"
-                ) from error
+        with held(
+            self.path, f"workdir={str(self.path)!r}: another run is writing there; wait, or choose another --workdir"
+        ):
             for partial in (*self.path.glob(".*.partial"), *self.checkpoints.glob(".*.partial")):
                 partial.unlink()  # of a run that was killed while writing
             yield
-        finally:
-            os.close(folder)
 
     def claim(self, config: dict[str, Any]) -> None:
         """Writes the configuration; if the folder holds a run already, it must have the same one.

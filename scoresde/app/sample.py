@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -78,17 +79,20 @@ def sample(flags: SampleFlags, overrides: Sequence[str]) -> int:
     size = min(batch_size, -(-flags.num_samples // world.size))
     plan = Plan(sampler, grid, cond, flags.num_samples, size)
     shards = SampleShards(output, trained.sampling_key() | plan.as_json() | {"seed": trained.seed})
-    _draw(trained, plan, shards, world)
-    world.wait(device)
-    if world.leader:
-        x, nfe = joined([shards.read(part.start) for part in batches(plan.num_samples, size)])
-        raw = trained.decode(x)
-        labels = cond if isinstance(cond, Tensor) else None
-        save_picture(output, raw, trained.data, labels)
-        save_numbers(numbers, samples=raw, labels=labels_array(labels, len(raw)), seeds=_seeds(trained.seed, len(raw)))
-        shards.remove()
-        print(f"{len(raw)} samples by {flags.sampler}, {nfe} network evaluations each")
-        print(f"picture: {output}\nnumbers: {numbers}")
+    with shards.locked() if world.leader else contextlib.nullcontext():
+        _draw(trained, plan, shards, world)
+        world.wait(device)
+        if world.leader:
+            x, nfe = joined([shards.read(part.start) for part in batches(plan.num_samples, size)])
+            raw = trained.decode(x)
+            labels = cond if isinstance(cond, Tensor) else None
+            save_picture(output, raw, trained.data, labels)
+            save_numbers(
+                numbers, samples=raw, labels=labels_array(labels, len(raw)), seeds=_seeds(trained.seed, len(raw))
+            )
+            shards.remove()
+            print(f"{len(raw)} samples by {flags.sampler}, {nfe} network evaluations each")
+            print(f"picture: {output}\nnumbers: {numbers}")
     leave_world()
     return 0
 

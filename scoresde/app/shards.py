@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -15,6 +16,7 @@ import torch
 
 from samplers import Samples
 from scoresde._files import write_bytes
+from scoresde.app.files import held
 
 
 @final
@@ -30,6 +32,12 @@ class SampleShards:
         digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=6).hexdigest()
         self.folder = output.with_name(f".{output.stem}.{digest}.shards")
         self.folder.mkdir(exist_ok=True)
+
+    def locked(self) -> contextlib.AbstractContextManager[None]:
+        """Holds the folder against another command of the same samples."""
+        return held(
+            self.folder, f"{str(self.folder)!r}: another command is drawing these samples; wait until it is done"
+        )
 
     def _path(self, first: int) -> Path:
         return self.folder / f"{first:012d}.npz"

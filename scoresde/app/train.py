@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from samplers import Heun, sample
 from scoresde import checkpoint
 from scoresde.app.config import load_config, override
-from scoresde.app.device import choose_device, choose_threads
+from scoresde.app.device import choose_device, choose_threads, fast_bfloat16
 from scoresde.app.flags import TrainFlags
 from scoresde.app.interrupt import Interruption
 from scoresde.app.pictures import save_picture
@@ -130,6 +130,11 @@ def announce(run: Run, data: ArrayData) -> None:
         classes += f" ({shown}{', ...' if len(data.class_names) > MAX_NAMES else ''})"
     size = f"{num_parameters:,} parameters on {len(data):,} samples ({shape}){classes}"
     print(f"training {size}, {where}, in {run.folder.path}{since}", flush=True)
+    if run.config.training.precision == "bfloat16" and not fast_bfloat16(trainer.device):
+        print(
+            "training.precision=bfloat16: this CPU has no instructions for it; float32 is many times faster",
+            flush=True,
+        )
 
 
 def resume(run: Run) -> bool:

@@ -15,7 +15,7 @@ from scoresde.errors import UsageError, require
 from scoresde.models.network import NetworkScoreModel
 from scoresde.objective import DenoisingObjective, Objective
 from scoresde.training.options import TrainingOptions
-from scoresde.training.trainer import Trainer
+from scoresde.training.trainer import DivergedError, Trainer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,12 +68,15 @@ def fit(
         options or TrainingOptions(),
         seed,
     )
+    loss = None
     bar = trange(trainer.options.num_steps, disable=not progress, desc="train", unit="step")
     for step in bar:
         trainer.step()
         if (step + 1) % 100 == 0 or step + 1 == trainer.options.num_steps:
             loss = trainer.pop_metrics()["loss"]
             bar.set_postfix(loss="not finite" if loss is None else f"{loss:.4f}")
+    if loss is None:
+        raise DivergedError(f"the last steps before step {trainer.step_number} had no finite loss: lower training.lr")
     with trainer.average.applied(model):
         return copy.deepcopy(model).eval().requires_grad_(False)
 

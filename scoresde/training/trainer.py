@@ -23,6 +23,7 @@ from scoresde.errors import UsageError, require
 from scoresde.models.network import NetworkScoreModel
 from scoresde.noise import BatchNoise
 from scoresde.objective import Batch, Objective
+from scoresde.score_model import warn_of_scale
 from scoresde.training.average import Average
 from scoresde.training.batches import ArrayBatches, Batches
 from scoresde.training.options import TrainingOptions
@@ -77,6 +78,7 @@ class Trainer:
             not options.flip or len(source.raw_shape) == 3,
             f"training.flip=True: mirrors images, and the data have shape {source.raw_shape}; set it to False",
         )
+        warn_of_scale(model)
         if not any(p.requires_grad for p in model.parameters()):  # such as a model that `fit` returned
             model.requires_grad_(True)
         model.train()

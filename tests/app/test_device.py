@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from scoresde import UsageError
-from scoresde.app.device import SMALL_BATCH, choose_device, choose_threads
+from scoresde.app.device import SMALL_BATCH, choose_device, choose_threads, fast_bfloat16
 
 
 @pytest.fixture
@@ -58,3 +58,11 @@ def test_small_batches_take_one_thread_unless_the_user_says_how_many(monkeypatch
     assert not chosen
     choose_threads(SMALL_BATCH)
     assert chosen == [1]
+
+
+def test_a_cpu_without_bfloat16_is_known(monkeypatch):
+    for names, fast in ((), False), (("avx512_bf16",), True), (("amx_tile",), True):
+        for name in ("avx512_bf16", "amx_tile"):
+            monkeypatch.setattr(torch.cpu, f"_is_{name}_supported", lambda own=name, names=names: own in names)
+        assert fast_bfloat16(torch.device("cpu")) == fast
+        assert fast_bfloat16(torch.device("cuda"))

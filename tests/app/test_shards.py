@@ -129,3 +129,23 @@ def test_two_processes_draw_what_one_does(work, tmp_path, monkeypatch, log, caps
         assert ("picture: " in capsys.readouterr().out) == (rank == 0)
         assert (tmp_path / "two.npz").exists() == (rank == 0)
     assert_same_numbers(tmp_path / "one.npz", tmp_path / "two.npz")
+
+
+def test_two_commands_of_the_same_samples_do_not_meet(work, tmp_path, monkeypatch, capsys):
+    """The second is told to wait; the first ends as if alone."""
+    command = [*MANY, f"--output={tmp_path / 'a.png'}"]
+    draw = sample_module._draw
+    said = []
+
+    def meanwhile(*arguments):
+        draw(*arguments)
+        monkeypatch.setattr(sample_module, "_draw", draw)
+        capsys.readouterr()
+        said.append(main(command))
+        said.append(capsys.readouterr().err)
+
+    monkeypatch.setattr(sample_module, "_draw", meanwhile)
+    assert main(command) == 0
+    assert said[0] == 2
+    assert "another command is drawing these samples; wait until it is done" in said[1]
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["a.npz", "a.png"]

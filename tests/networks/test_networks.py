@@ -207,3 +207,17 @@ def test_mistakes_about_labels_are_named(arguments, message):
     for kind in (MLP, UNet):
         with pytest.raises(UsageError, match=message):
             kind(1, **arguments)
+
+
+def test_attention_suits_fused_kernels(monkeypatch, device):
+    """Queries, keys and values lie with their features side by side; otherwise the whole matrix would be made."""
+    seen = []
+    attend = torch.nn.functional.scaled_dot_product_attention
+
+    def watch(*parts):
+        seen.extend(part.stride(-1) for part in parts)
+        return attend(*parts)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watch)
+    UNet(1, channels=8).to(device)(torch.zeros(2, 1, 8, 8, device=device), torch.zeros(2, device=device))
+    assert seen == [1, 1, 1]
