@@ -15,27 +15,26 @@ REMEDY = "raise rtol and atol, or take a number of steps, as Heun() does: the de
 LEAST_TOLERANCE = 20  # in units of the rounding of the state's type
 
 
+def check_tolerances(rtol: float, atol: float, dtype: torch.dtype = torch.float64) -> None:
+    """Raises `UsageError` for tolerances that are not positive, or that a state of this type cannot resolve."""
+    require(rtol > 0 and atol > 0, f"rtol={rtol}, atol={atol}: both must be positive")
+    least = LEAST_TOLERANCE * torch.finfo(dtype).eps
+    require(
+        max(rtol, atol) >= least,
+        f"rtol={rtol:g}, atol={atol:g}: rounding in {str(dtype).removeprefix('torch.')} is larger; need at least "
+        f"{least:.0e} for one of them, or a float64 model",
+    )
+
+
 @final
 class BoundedEvaluations:
     """Counts the evaluations of an adaptive solver, and ends one that would never end by itself.
 
     Args:
         name: the caller, for messages.
-        rtol, atol: its tolerances.
-        dtype: the type of its state.
-
-    Raises:
-        UsageError: for tolerances that are not positive, or that the type cannot resolve.
     """
 
-    def __init__(self, name: str, rtol: float, atol: float, dtype: torch.dtype) -> None:
-        require(rtol > 0 and atol > 0, f"rtol={rtol}, atol={atol}: both must be positive")
-        least = LEAST_TOLERANCE * torch.finfo(dtype).eps
-        require(
-            max(rtol, atol) >= least,
-            f"rtol={rtol:g}, atol={atol:g}: rounding in {str(dtype).removeprefix('torch.')} is larger; need at least "
-            f"{least:.0e} for one of them, or a float64 model",
-        )
+    def __init__(self, name: str) -> None:
         self.name = name
         self.count = 0
 

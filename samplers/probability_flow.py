@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from samplers import grids
-from samplers.adaptive import BoundedEvaluations, dormand_prince
+from samplers.adaptive import BoundedEvaluations, check_tolerances, dormand_prince
 from samplers.base import Prepared, Sampler, Samples
 from samplers.table import Callback, Projection
 from scoresde.condition import Condition
@@ -54,7 +54,7 @@ class ProbabilityFlow(Sampler):
     noise = "none"
 
     def __post_init__(self) -> None:
-        BoundedEvaluations("ProbabilityFlow", self.rtol, self.atol, torch.float64)
+        check_tolerances(self.rtol, self.atol)
 
     def grid(self, model: ScoreModel, num_steps: int | None = None) -> Tensor:
         require(
@@ -91,13 +91,14 @@ class _PreparedFlow(Prepared):
             project is None,
             "project: ProbabilityFlow chooses its steps and has no rows to project after; take Heun(), with a number",
         )
+        check_tolerances(self.sampler.rtol, self.sampler.atol, x_T.dtype)
         sde = self.model.sde
         grid = self.grid
         to_clean = bool(grid[-1] == 0)
         first_last = sde.level(grid[:-1][[0, -1]] if to_clean else grid[[0, -1]])
         phi = torch.atan(first_last.noise_level)
         first_phi, last_phi = phi.tolist()
-        evaluations = BoundedEvaluations("ProbabilityFlow", self.sampler.rtol, self.sampler.atol, x_T.dtype)
+        evaluations = BoundedEvaluations("ProbabilityFlow")
 
         def denoise(x_t: Tensor, level: Level) -> Tensor:
             x0_hat = self.model.denoise_at(x_t, level, cond)

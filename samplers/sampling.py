@@ -145,17 +145,16 @@ def sample(
     drawn: list[Samples] = []
     with model.eval_mode():
         for part in batches(num_samples, batch_size):
-            indices = torch.arange(part.start, part.stop, device=model.device)
-            noise = Noise(seed, first_index + indices)
+            noise = Noise(seed, first_index + torch.arange(part.start, part.stop, device=model.device))
             given = condition.to(condition.take(cond, part), model.device)
             drawn.append(prepared.draw(noise, given, callback, project))
-    samples = joined(drawn)
-    bad = int((~samples.x.isfinite()).flatten(1).any(1).sum())
-    if bad:
-        warnings.warn(f"{bad} of {num_samples} samples hold NaN or infinity; has the model diverged?", stacklevel=2)
-    return samples
+    return joined(drawn)
 
 
 def joined(drawn: Sequence[Samples]) -> Samples:
-    """Batches of samples as one."""
-    return Samples(torch.cat([part.x for part in drawn]), max(part.nfe for part in drawn))
+    """Batches of samples as one. Warns of samples that are not finite."""
+    x = torch.cat([part.x for part in drawn])
+    bad = int((~x.isfinite()).flatten(1).any(1).sum())
+    if bad:
+        warnings.warn(f"{bad} of {len(x)} samples hold NaN or infinity; has the model diverged?", stacklevel=3)
+    return Samples(x, max(part.nfe for part in drawn))

@@ -34,6 +34,8 @@ from scoresde.errors import UsageError, require
 from scoresde.sde import SDE, Level
 from scoresde.targets import Target
 
+SPANNED = 4  # how far beyond the deviation of the data noise levels reach at either end
+
 logger = logging.getLogger(__name__)
 
 
@@ -49,9 +51,6 @@ class GridModel:
     c_skip: Tensor
     c_out: Tensor
     network: Callable[[int, Tensor, Condition], Tensor]
-
-
-SPANNED = 4  # how far beyond the deviation of the data noise levels reach at either end
 
 
 class ScoreModel(ABC):

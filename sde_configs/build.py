@@ -80,17 +80,19 @@ def build_data(config: ConfigDict) -> tuple[ArrayData, ArrayData | None]:
     """Training and held-out data."""
     options = {field.name: config.data[field.name] for field in fields(ReadOptions) if field.name in config.data}
     loaded = load(config.data.name, config.data.path, ReadOptions(**options))
-    center = tuple(config.data.center)
-    scale = tuple(config.data.scale)
-    require(
-        bool(center) == bool(scale),
-        f"data.center={center}, data.scale={scale}: give both or none",
-    )
-    if scale:
-        codec = Scaling(*(part[0] if len(part) == 1 else part for part in (center, scale)))
+    codec = _given_scaling(config)
+    if codec is not None:
         codec.encoded_shape(loaded.shape)
         loaded = replace(loaded, codec=codec)
     return loaded.split(config.data.held_out)
+
+
+def _given_scaling(config: ConfigDict) -> Scaling | None:
+    """The scaling of `config.data`, None if it is left to the data."""
+    center = tuple(config.data.center)
+    scale = tuple(config.data.scale)
+    require(bool(center) == bool(scale), f"data.center={center}, data.scale={scale}: give both or none")
+    return Scaling(*(part[0] if len(part) == 1 else part for part in (center, scale))) if scale else None
 
 
 def build_model(config: ConfigDict, train: ArrayData) -> NetworkScoreModel:

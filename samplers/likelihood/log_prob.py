@@ -34,7 +34,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from samplers.adaptive import BoundedEvaluations, dormand_prince
+from samplers.adaptive import BoundedEvaluations, check_tolerances, dormand_prince
 from samplers.integrands import VelocityIntegrand
 from samplers.likelihood.divergence import Divergence, Exact, Probes
 from samplers.likelihood.inversion import Inversion, inversion, inversion_at
@@ -134,7 +134,7 @@ def adaptive_log_prob(
     """
     check_data(model, x_0, cond)
     warn_of_scale(model)
-    BoundedEvaluations("adaptive_log_prob", rtol, atol, x_0.dtype)
+    check_tolerances(rtol, atol, x_0.dtype)
     largest, smallest = model.sde.span().noise_level
     first = smallest * torch.linspace(1, 1.5, 4, dtype=torch.float64)
     below = inversion_at(model.sde.at_noise_level(first), model.sigma_data)
@@ -316,7 +316,7 @@ def _odeint(denoiser: _Denoiser, x: Tensor, ends: Tensor, rtol: float, atol: flo
     velocity_integrand = VelocityIntegrand(denoiser.model.sigma_data)
     phi = velocity_integrand.measure(ends).to(x.device)
     bounds = phi.tolist()
-    evaluations = BoundedEvaluations("adaptive_log_prob", rtol, atol, x.dtype)
+    evaluations = BoundedEvaluations("adaptive_log_prob")
     scale = velocity_integrand.scale(sde.at_noise_level(ends)).tolist()
 
     def velocity(at: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

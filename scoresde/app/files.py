@@ -1,4 +1,4 @@
-"""Where commands write, alone, and how they name the fields of a configuration."""
+"""Where commands write, locks on folders, and the names of a configuration's fields."""
 
 from __future__ import annotations
 

@@ -7,7 +7,6 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-from PIL import PngImagePlugin
 from torch import Tensor
 
 from scoresde import plots
@@ -36,11 +35,7 @@ def save_picture(path: Path, raw: Tensor, info: DataInfo, labels: Tensor | None 
         picture = plots.image_grid(info.to_unit(shown), columns)
     else:
         picture = plots.image_of(plots.scatter(raw.flatten(1), labels), dpi=120)
-    info_text = PngImagePlugin.PngInfo()
-    info_text.add_text("Comment", MARK)
-    content = io.BytesIO()
-    picture.save(content, "PNG", pnginfo=info_text)
-    write_bytes(path, content.getvalue())
+    write_bytes(path, plots.png_bytes(picture))
 
 
 def save_numbers(path: Path, **arrays: Tensor | np.ndarray) -> None:

@@ -21,7 +21,8 @@ from torch import Tensor
 from scoresde.codec import Scaling
 from scoresde.errors import require
 
-FILLED = 1 / 3  # least deviation of values that fill [-1, 1] well, and 1/2 the largest mean
+SMALLEST_STD = 1 / 3  # of values that fill [-1, 1] well
+LARGEST_MEAN = 1 / 2  # of the same, either way
 MODERATE = (0.2, 2.0)  # deviations in the model's units that networks and noise ranges are made for
 RESOLVED = 1e-6  # of a deviation: what rounding may move a value
 BLOCK = 2**22  # entries converted at a time
@@ -74,7 +75,7 @@ def fit_scaling(values: Tensor, source: str) -> Scaling:
     require(0 < std < math.inf, f"{source}: values of deviation {std}; scale them to a moderate range")
     if values.ndim > 2:
         half = (high - low) / 2
-        filled = abs(mean - low - half) <= half / 2 and std >= FILLED * half
+        filled = abs(mean - low - half) <= LARGEST_MEAN * half and std >= SMALLEST_STD * half
         shared = Scaling(low + half, half) if filled else Scaling(mean, std)
         if _moderate(found, shared):
             return shared

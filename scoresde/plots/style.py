@@ -66,7 +66,7 @@ def save(picture: Figure | Image, path: Path, dpi: int = 90) -> None:
 
     require(path.suffix in (".png", ".svg"), f"output={str(path)!r}: need the name of a .png or .svg file")
     if path.suffix == ".png":
-        content = _png(image_of(picture, dpi))
+        content = _small_png(image_of(picture, dpi))
     else:
         require(isinstance(picture, Figure), f"output={str(path)!r}: this picture is made of pixels; need .png")
         assert isinstance(picture, Figure)
@@ -150,19 +150,27 @@ def image_of(picture: Figure | Image, dpi: int = 100) -> Image:
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
 
 
-def _png(image: Image) -> bytes:
-    """The bytes of a PNG; one above 150 kB in 256 colours, or else in 96."""
-    from PIL import Image, PngImagePlugin
+def png_bytes(image: Image, optimize: bool = False) -> bytes:
+    """The bytes of a PNG that says who wrote it."""
+    from PIL import PngImagePlugin
 
     info = PngImagePlugin.PngInfo()
     info.add_text("Comment", MARK)
+    file = io.BytesIO()
+    image.save(file, "PNG", optimize=optimize, pnginfo=info)
+    return file.getvalue()
+
+
+def _small_png(image: Image) -> bytes:
+    """The bytes of a PNG; one above 150 kB in 256 colours, or else in 96."""
+    from PIL import Image
+
     kinds = [image] if image.mode == "L" else [image, *(image.quantize(n, dither=Image.Dither.NONE) for n in (256, 96))]
     for kind in kinds:
-        file = io.BytesIO()
-        kind.save(file, "PNG", optimize=True, pnginfo=info)
-        if len(file.getvalue()) <= LARGE:
+        content = png_bytes(kind, optimize=True)
+        if len(content) <= LARGE:
             break
-    return file.getvalue()
+    return content
 
 
 def _write(path: Path, content: bytes) -> None:
