@@ -2,6 +2,7 @@
 
     python -m benchmarks.likelihood exact       RMSE in nats per dimension by number of evaluations, under every SDE
     python -m benchmarks.likelihood probes      probes in 64 dimensions: RMSE, error bars, coverage of 1,000 intervals
+    python -m benchmarks.likelihood scales      RMSE with all defaults, for data at 1e-3 to 1e3 times the usual scale
     python -m benchmarks.likelihood digits      bits per dimension of held-out digits, [--folder runs/likelihood]
     python -m benchmarks.likelihood time        beside adaptive RK45 with two evaluations a step and one fixed probe
 
@@ -13,6 +14,7 @@ whose number of components and regularisation are chosen by the held-out density
 from __future__ import annotations
 
 import argparse
+import copy
 import math
 import time
 import warnings
@@ -46,8 +48,10 @@ from scoresde.app.run_folder import RunFolder
 from scoresde.bounds import elbo
 from scoresde.checkpoint import Checkpoint
 from scoresde.data import ArrayData, load
+from scoresde.data.scaling import fit_scaling
 from scoresde.metrics import UniformDequantization, bits_per_dim, dequantize
 
+SCALES = (1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0, 1e3)
 SDES = (VPSDE(), SubVPSDE(), VESDE(), EDMSDE(), CosineSDE(), RectifiedFlowSDE(), DiscreteVPSDE())
 COUNTS = (32, 64, 128, 256)
 PROBES = (Probes(1), Probes(4), Probes(4, orthogonal=True))
@@ -110,21 +114,56 @@ def exact() -> None:
             print(f"{name:6}{type(sde).__name__:20}{errors}{adaptive_error:>12.1e}{adaptive.nfe:>13}", flush=True)
 
 
+def narrower(target: GaussianMixture, factor: float) -> GaussianMixture:
+    """The same modes with a share of their deviations."""
+    narrow = copy.copy(target)
+    narrow.variances = factor**2 * target.variances
+    return narrow
+
+
 def probes() -> None:
-    """Errors by probes, beside the standard errors that are estimated from the probes themselves."""
-    target = targets()["64-D"]
-    x, truth, prior = drawn(target, 1000)
-    dim = x.shape[1]
-    columns = f"{'RMSE':>10}{'their error bar':>17}{'within 95 %':>13}"
+    """Errors by probes, beside the standard errors that the probes themselves give, and what these omit."""
+    columns = f"{'RMSE':>10}{'their error bar':>17}{'within 95 %':>13}{'step error':>12}{'truncation':>12}  warned"
     print(f"{'':38}{columns}   (nats per dimension, 64 evaluations)")
-    for sde in SDES:
-        for divergence in PROBES:
-            found = log_prob(ExactScoreModel(target, sde), x, divergence=divergence, prior=prior)
-            error = found.log_prob - truth
-            inside = (error.abs() < 1.96 * found.standard_error).double().mean().item()
-            name = f"{divergence.num_probes} {'orthogonal' if divergence.orthogonal else 'plain'}"
-            numbers = f"{rms(error) / dim:>10.4f}{rms(found.standard_error) / dim:>17.4f}{inside:>13.3f}"
-            print(f"{type(sde).__name__:20}{name:18}{numbers}", flush=True)
+    for factor in (1.0, 0.1):
+        target = narrower(targets()["64-D"], factor)
+        x, truth, prior = drawn(target, 1000)
+        dim = x.shape[1]
+        print(f"modes of {factor:g} of the usual deviation")
+        for sde in SDES:
+            for divergence in PROBES:
+                with warnings.catch_warnings(record=True) as shown:
+                    warnings.simplefilter("always")
+                    found = log_prob(ExactScoreModel(target, sde), x, divergence=divergence, prior=prior)
+                error = found.log_prob - truth
+                inside = (error.abs() < 1.96 * found.standard_error).double().mean().item()
+                name = f"{divergence.num_probes} {'orthogonal' if divergence.orthogonal else 'plain'}"
+                numbers = f"{rms(error) / dim:>10.4f}{rms(found.standard_error) / dim:>17.4f}{inside:>13.3f}"
+                omitted = f"{rms(found.step_error) / dim:>12.1e}{rms(found.truncation) / dim:>12.1e}"
+                print(f"{type(sde).__name__:20}{name:18}{numbers}{omitted}  {'yes' if shown else 'no'}", flush=True)
+
+
+def scales() -> None:
+    """Errors with all defaults, of data that are scaled when they are loaded, and of exact scores in raw units."""
+    plane = targets()["2-D"]
+    one = torch.ones((), dtype=torch.float64)
+    columns = f"{'loaded':>12}{'raw, VP':>12}  warned{'raw, EDM':>12}  warned"
+    print(f"{'scale':>8}{columns}   (RMSE, nats per dimension, 64 evaluations)")
+    for scale in SCALES:
+        target = GaussianMixture(plane.weights, scale * plane.means, (scale**2) * plane.variances[:, 0])
+        x = target.sample(300, torch.Generator().manual_seed(1))
+        truth = target.log_prob(x, one, 0 * one)
+        codec = fit_scaling(target.sample(20_000, torch.Generator().manual_seed(2)), "x")
+        variances = codec.encode_change(target.variances.sqrt()).square()
+        of_model = GaussianMixture(target.weights, codec.encode(target.means, torch.float64), variances)
+        inside = log_prob(ExactScoreModel(of_model, VPSDE()), codec.encode(x, torch.float64)).log_prob
+        line = f"{scale:>8g}{rms(inside - codec.log_volume((2,)) - truth) / 2:>12.1e}"
+        for sde in (VPSDE(), EDMSDE()):
+            with warnings.catch_warnings(record=True) as shown:
+                warnings.simplefilter("always")
+                found = log_prob(ExactScoreModel(target, sde), x).log_prob
+            line += f"{rms(found - truth) / 2:>12.1e}  {'yes' if shown else 'no':6}"
+        print(line, flush=True)
 
 
 def dequantized(data: ArrayData, seed: int) -> tuple[Tensor, Tensor]:
@@ -264,7 +303,7 @@ def timed(folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("exact", "probes", "digits", "time"))
+    parser.add_argument("what", choices=("exact", "probes", "scales", "digits", "time"))
     parser.add_argument("--folder", type=Path, default=Path("runs/likelihood"), help="where the models of digits lie")
     parser.add_argument("--recipes", default=";".join(RECIPES), help="recipes for `digits`, separated by semicolons")
     options = parser.parse_args()
@@ -272,6 +311,8 @@ def main() -> None:
         exact()
     elif options.what == "probes":
         probes()
+    elif options.what == "scales":
+        scales()
     elif options.what == "digits":
         digits(options.folder, options.recipes.split(";"))
     else:

@@ -17,9 +17,9 @@ A chain of finitely many steps, such as DDPM's (Ho et al. 2020, equation 5), has
 for each step: `ddpm_bound`. Its decoder gives each level of integer data the mass of a bin, so that it bounds a
 probability.
 
-The prior is N(0, sigma_T^2 I), the one that samplers draw from, and q(x_T | x_0) = N(alpha_T x_0, sigma_T^2 I). Their
-divergence is |alpha_T x_0|^2 / (2 sigma_T^2). The decoder of continuous data is N(x_t / alpha, (sigma / alpha)^2 I) at
-t_min. The mean of its -log p(x_0 | x_{t_min}) is its entropy.
+q(x_T | x_0) is N(alpha_T x_0, sigma_T^2 I). Its divergence from the prior that samplers draw from, N(0, sigma_T^2 I),
+is |alpha_T x_0|^2 / (2 sigma_T^2). A prior that knows the scale of the data is closer. The decoder of continuous data
+is N(x_t / alpha, (sigma / alpha)^2 I) at t_min. The mean of its -log p(x_0 | x_{t_min}) is its entropy.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from torch import Tensor
 from scoresde._shape import match_rank
 from scoresde.condition import Condition
 from scoresde.errors import require
-from scoresde.score_model import ScoreModel, check_data
+from scoresde.score_model import ScoreModel, check_data, warn_of_repeats
 from scoresde.sde import SDE, Level, bridge, transition
 from scoresde.targets import Target
 
@@ -70,9 +70,17 @@ class DDPMBound(NamedTuple):
     decoder: Tensor
 
 
-def prior_cost(x_0: Tensor, last: Level) -> Tensor:
-    """KL(N(alpha x_0, sigma^2 I) | N(0, sigma^2 I)) at the last level, `()`: `(B, *)` to `(B,)`, nats."""
-    return 0.5 * torch.exp(last.log_snr) * x_0.flatten(1).square().sum(1)
+def prior_cost(x_0: Tensor, last: Level, sigma_data: float = 0.0) -> Tensor:
+    """KL(N(alpha x_0, sigma^2 I) | N(0, (alpha^2 sigma_data^2 + sigma^2) I)) at the last level, `()`.
+
+    `(B, *)` to `(B,)`, nats. With sigma_data = 0 it is alpha^2 |x_0|^2 / (2 sigma^2).
+    """
+    snr = torch.exp(last.log_snr)
+    growth = snr * sigma_data**2  # of the variance, by the data
+    return 0.5 * (
+        (snr * x_0.flatten(1).square().sum(1) - x_0[0].numel() * growth) / (1 + growth)
+        + x_0[0].numel() * torch.log1p(growth)
+    )
 
 
 def reconstruction_cost(dim: int, first: Level) -> Tensor:
@@ -105,11 +113,12 @@ def elbo(
         x_0: clean data in the model's units, `(B, *shape)`.
         cond: what the model is conditioned on, or None.
         num_evaluations: number of cells.
-        prior: a distribution whose noisy marginal at t_max serves as p(x_T); None for N(0, sigma_T^2 I). For a
+        prior: a distribution whose noisy marginal at t_max serves as p(x_T); None for N(0, sigma_data^2 I). For a
             distribution the divergence E log q(x_T | x_0) - log p(x_T) is estimated, too.
         generator: source of levels and noise, on the device of x_0; the global one if None.
     """
     check_data(model, x_0, cond)
+    warn_of_repeats(x_0)
     require(num_evaluations >= 3, f"num_evaluations={num_evaluations}: need at least 3")
     first = _level(model, model.sde.t_min, x_0)
     last = _level(model, model.sde.t_max, x_0)
@@ -131,7 +140,7 @@ def elbo(
     diffusion = torch.stack(cells)
     variance = diffusion.diff(n=2, dim=0).square().mean(0) / 6 * num_evaluations
     if prior is None:
-        of_prior = prior_cost(x_0.double(), last)
+        of_prior = prior_cost(x_0.double(), last, model.sigma_data)
     else:
         draws = _prior_draws(prior, x_0, last, num_evaluations, generator)
         of_prior = draws.mean(0)

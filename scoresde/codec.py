@@ -71,6 +71,11 @@ class Scaling(Codec):
         """A difference of raw values in the model's units: change / scale."""
         return change / _factor(self.scale, change)
 
+    def log_volume(self, shape: tuple[int, ...]) -> float:
+        """Log of the raw volume of a unit cell of samples of this shape: log p(raw) = log p(x) - log_volume."""
+        unit = torch.ones(1, *shape, dtype=torch.float64)
+        return (unit * _factor(self.scale, unit)).abs().log().sum().item()
+
     def decode(self, x: Tensor) -> Tensor:
         """The raw data; in float64 if their center is too far from 0 for the type of x to resolve their scale."""
         if self._far:

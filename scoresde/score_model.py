@@ -35,6 +35,9 @@ from scoresde.sde import SDE, Level
 from scoresde.targets import Target
 
 SPANNED = 4  # how far beyond the deviation of the data noise levels reach at either end
+REPEATED = 0.1  # share of samples with one value, at which a column has no density
+REPEATS_AMONG = 1000  # samples that are looked at
+FEWEST_SAMPLES = 20  # to tell repeated values from chance
 
 logger = logging.getLogger(__name__)
 
@@ -317,6 +320,24 @@ def warn_of_scale(model: ScoreModel) -> None:
         warnings.warn(
             f"sigma_data={sigma_data:.3g}: the noise levels of {type(model.sde).__name__}, {smallest:.3g} to "
             f"{largest:.3g}, do not span it; scale the data to a deviation near 1, or choose other noise levels",
+            stacklevel=3,
+        )
+
+
+def warn_of_repeats(x_0: Tensor) -> None:
+    """Warns of columns in which many samples share one value: no density exists along them."""
+    columns = x_0.detach()[:REPEATS_AMONG].flatten(1).unique(dim=0).sort(dim=0).values
+    count = len(columns)
+    if count < FEWEST_SAMPLES:
+        return
+    span = max(2, round(REPEATED * count))  # a run of equal values this long
+    repeats = (columns[span - 1 :] == columns[: count - span + 1]).any(0).nonzero().flatten().tolist()
+    if repeats:
+        named = ", ".join(map(str, repeats[:10])) + (", ..." if len(repeats) > 10 else "")
+        warnings.warn(
+            f"x_0: {len(repeats)} of {columns.shape[1]} columns ({named}) hold one value in {REPEATED:.0%} of the "
+            "samples or more; a density does not exist along them, and log densities depend on the smallest noise; "
+            "dequantise whole numbers, and leave constant columns out",
             stacklevel=3,
         )
 

@@ -195,9 +195,15 @@ class SDE(ABC):
         return self.span().sigma[0].item()
 
     @final
-    def prior_log_prob(self, x_T: Tensor) -> Tensor:
-        """log N(x_T; 0, sigma(t_max)^2 I) in nats, one number per sample: `(B, *)` to `(B,)`."""
-        std = self.prior_std()
+    def prior_log_prob(self, x_T: Tensor, sigma_data: float = 0.0) -> Tensor:
+        """log N(x_T; 0, (alpha^2 sigma_data^2 + sigma^2) I) at t_max in nats: `(B, *)` to `(B,)`.
+
+        Args:
+            x_T: `(B, *)`.
+            sigma_data: deviation of the data that are left at t_max; 0 for the prior that samplers draw from.
+        """
+        last = self.span()[0]
+        std = math.hypot(last.alpha.item() * sigma_data, last.sigma.item())
         squares = (x_T / std).flatten(1).square().sum(1)
         return -0.5 * squares - x_T[0].numel() * (math.log(std) + 0.5 * math.log(2 * math.pi))
 

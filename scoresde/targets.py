@@ -95,7 +95,7 @@ class GaussianMixture(Target):
         dim = math.prod(self.shape)
         require(weights.shape == (components,), f"weights of shape {tuple(weights.shape)}: need ({components},)")
         require(bool((weights > 0).all()), "weights: all must be positive; leave out components of weight 0")
-        self.weights = weights / weights.sum()
+        self.weights = (weights / weights.sum()).to(means)
         self.means = means.reshape(components, dim)
         self.rotations: Tensor | None = None  # rows are eigenvectors; None if the axes are the eigenvectors
         if covariances.shape == (components, dim, dim):

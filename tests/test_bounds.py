@@ -80,7 +80,10 @@ def test_the_bound_of_a_gaussian_is_the_closed_form(sde, device):
     error = bound.diffusion.std() / len(x_0) ** 0.5
     assert (bound.diffusion.mean() - exact).abs() < 4 * error
     assert bound.standard_error.square().mean().sqrt() == pytest.approx(bound.bound.std().item(), rel=0.15)
-    prior = 0.5 * (last.alpha / last.sigma) ** 2 * x_0[0].square().sum()
+    sigma_data = ExactScoreModel(target, sde).sigma_data
+    of_data = Normal(last.alpha * x_0[0], last.sigma)
+    of_model = Normal(torch.zeros_like(x_0[0]), torch.hypot(last.alpha * sigma_data, last.sigma))
+    prior = kl_divergence(of_data, of_model).sum()
     reconstruction = 1.5 * torch.log(2 * math.pi * math.e * (first.sigma / first.alpha) ** 2)
     torch.testing.assert_close(bound.prior, prior.to(device).expand(2000), rtol=1e-9, atol=0)
     torch.testing.assert_close(bound.reconstruction, reconstruction.to(device).expand(2000), rtol=1e-9, atol=1e-9)
@@ -119,7 +122,7 @@ def test_only_the_ends_of_the_schedule_matter(device):
 
 
 def test_a_wrong_model_has_a_smaller_bound_and_a_better_prior_a_larger_one(device):
-    target, sde = mixture(device), VPSDE(beta_max=2.0)  # where much of the data is left at t_max
+    target, sde = mixture(device), VPSDE(beta_max=1.0)  # where much of the data is left at t_max
     x_0 = target.sample(500, torch.Generator(device).manual_seed(0))
 
     def mean(model, **options):
@@ -190,6 +193,9 @@ def test_the_costs_at_the_ends(device):
     x_0 = torch.randn(4, 2, 3, dtype=torch.float64, device=device)
     q, p = Normal(last.alpha * x_0, last.sigma), Normal(torch.zeros_like(x_0), last.sigma)
     torch.testing.assert_close(prior_cost(x_0, last), kl_divergence(q, p).flatten(1).sum(1), rtol=1e-9, atol=0)
+    wider = Normal(torch.zeros_like(x_0), torch.hypot(1.7 * last.alpha, last.sigma))
+    expected = kl_divergence(q, wider).flatten(1).sum(1)
+    torch.testing.assert_close(prior_cost(x_0, last, 1.7), expected, rtol=1e-9, atol=0)
     torch.testing.assert_close(reconstruction_cost(6, first), 6 * Normal(0.0, first.noise_level).entropy())
 
 

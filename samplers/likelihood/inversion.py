@@ -58,12 +58,15 @@ class Inversion:
         scale: `(n + 1,)` x / y at the level of each row, and where the last arrives.
         totals: `(n,)` weights of the h of all rows in y(t_max) - x_0.
         truncation: `(n,)` weights of the h of all rows in the part from phi = 0 to the first node.
+        coarse: `(n,)` as `totals`, through the values of every second node alone. What it gives differs from `totals`
+            by several times the error of those.
     """
 
     table: Table
     scale: Tensor
     totals: Tensor
     truncation: Tensor
+    coarse: Tensor
 
 
 def nodes(sde: SDE, num_nodes: int, sigma_data: float) -> Level:
@@ -77,6 +80,8 @@ def nodes(sde: SDE, num_nodes: int, sigma_data: float) -> Level:
         return level
     phi = VelocityIntegrand(sigma_data).measure(level.noise_level)
     first = torch.maximum(phi[:NUM_VALUES], phi[0] * MIN_RATIO ** torch.arange(NUM_VALUES))
+    if first[-1] >= phi[-1]:  # all noise levels lie far above the scale of the data
+        return level
     root = torch.linspace(first[-1].sqrt().item(), phi[-1].sqrt().item(), num_nodes - NUM_VALUES + 1, dtype=phi.dtype)
     return sde.at_noise_level(sigma_data * torch.tan(torch.cat([first[:-1], root**2])))
 
@@ -111,7 +116,17 @@ def inversion_at(level: Level, sigma_data: float) -> Inversion:
     table = sum_table(integrand, start, end, _newest_first(steps))
     few = min(NUM_VALUES, count)
     below = quadrature.integral(range(-few, few + 1), 0, 1)
-    return Inversion(table, torch.cat([integrand.scale(start), integrand.scale(end)[-1:]]), totals[-1], below)
+    scale = torch.cat([integrand.scale(start), integrand.scale(end)[-1:]])
+    return Inversion(table, scale, totals[-1], below, _coarse(quadrature, count))
+
+
+def _coarse(quadrature: _Quadrature, count: int) -> Tensor:
+    """Weights of all rows in y - x_0 at the last of `count` nodes, through every second node from the last back."""
+    rising = list(range(count, 0, -2))[::-1]
+    known = [-node for node in reversed(rising)] + [0, *rising]
+    ends = range(len(rising) + 1, len(known))
+    parts = [quadrature.integral(known[max(k - NUM_VALUES, 0) : k + 1], known[k - 1], known[k]) for k in ends]
+    return torch.stack(parts).sum(0)
 
 
 class _Quadrature:

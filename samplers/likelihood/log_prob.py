@@ -11,12 +11,15 @@ from phi = 0, the data themselves, on. One evaluation of the model gives D and w
 is integrated with the weights that h has in the whole integral. As the steps are fixed, fresh probes in every one of
 them leave the log density unbiased, and its standard error follows from the probes themselves.
 
-Three errors do not depend on the steps, and are reported apart:
+The standard error is that of the probes alone. Four more errors are not in it:
 
+- The steps have an error. `step_error` is the difference from the same integral through every second node, which is
+  several times larger if the steps are small enough.
 - The model knows no noise level below that of t_min. There h is continued as the odd function through its first values;
-  what this adds to the log density is `truncation`.
+  what this adds to the log density is `truncation`. If it is more than `TRUNCATED`, it is a guess.
 - p_T is only close to a Gaussian. A prior that has the data's mean and covariance (`prior=Gaussian(mean, covariance)`,
-  seen at t_max) is closer than N(0, sigma_T^2 I): `benchmarks/divergence.py` measures both.
+  seen at t_max) is closer than the model's, which has mean 0 and deviation sigma_data: `benchmarks/divergence.py`
+  measures both.
 - The density is that of the model's flow. The reverse SDE of a learned score has another one, which is bounded by
   `scoresde.bounds`.
 
@@ -28,6 +31,7 @@ trace's, for a symmetric J. With several probes, each step gives its own varianc
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -42,11 +46,13 @@ from scoresde import condition
 from scoresde._batches import batches
 from scoresde.condition import Condition
 from scoresde.noise import Noise
-from scoresde.score_model import ScoreModel, check_data, warn_of_scale
+from scoresde.score_model import ScoreModel, check_data, warn_of_repeats, warn_of_scale
 from scoresde.sde import Level
 from scoresde.targets import Target
 
 EXACT_UP_TO = 32  # entries of a sample, if the user does not choose
+TRUNCATED = 0.1  # nats per dimension of noise below the model's smallest, beyond which they are a guess
+COARSE = 0.05  # nats per dimension of step error, beyond which the steps are too few
 
 
 class Likelihood(NamedTuple):
@@ -54,9 +60,11 @@ class Likelihood(NamedTuple):
 
     Attributes:
         log_prob: `(B,)` nats, of densities in the units of x_0.
-        standard_error: `(B,)` of the random probes; 0 for an exact divergence.
+        standard_error: `(B,)` of the random probes alone; 0 for an exact divergence.
         latent: `(B, *shape)` x_T.
         truncation: `(B,)` the part of log_prob that comes from noise levels below the model's smallest.
+        step_error: `(B,)` the size of the error that the fixed steps make, estimated from above; with random probes it
+            is at least about their standard error.
         nfe: network evaluations of a sample.
     """
 
@@ -64,6 +72,7 @@ class Likelihood(NamedTuple):
     standard_error: Tensor
     latent: Tensor
     truncation: Tensor
+    step_error: Tensor
     nfe: int
 
 
@@ -88,7 +97,7 @@ def log_prob(
         num_evaluations: of each sample; the divergence comes with them.
         divergence: `Exact()` or `Probes(...)`; None for the former up to 32 entries, and one probe a step above.
         prior: the data's distribution as it is seen at t_max, such as a `Gaussian` of their mean and covariance; None
-            for N(0, sigma(t_max)^2 I).
+            for N(0, sigma_data^2 I).
         seed: of the probes; a sample's are the same in every batch.
         batch_size: samples at a time.
         differentiable: keep the graph, for gradients with respect to x_0 and the model's parameters.
@@ -96,9 +105,14 @@ def log_prob(
 
     Raises:
         UsageError: for data of another shape, or that are not finite.
+
+    Warns:
+        of noise levels that do not fit the data, of columns that repeat a value and so have no density, and of errors
+        beyond `TRUNCATED` and `COARSE`.
     """
     check_data(model, x_0, cond)
     warn_of_scale(model)
+    warn_of_repeats(x_0)
     flow = inversion(model.sde, num_evaluations, model.sigma_data)
     divergence = divergence or _default_divergence(x_0)
     indices = torch.arange(len(x_0), device=x_0.device)
@@ -109,8 +123,9 @@ def log_prob(
             denoiser = _Denoiser(model, condition.take(cond, part), divergence, noise, differentiable, on_evaluation)
             followed = _follow(denoiser, flow, x_0[part])
             density = _prior_log_prob(model, prior, followed.x_T) + followed.change
-            parts.append(Likelihood(density, followed.variance.sqrt(), followed.x_T, followed.truncation, denoiser.nfe))
-    return _joined(parts)
+            errors = (followed.truncation, followed.step_error)
+            parts.append(Likelihood(density, followed.variance.sqrt(), followed.x_T, *errors, denoiser.nfe))
+    return _joined(parts, model)
 
 
 def adaptive_log_prob(
@@ -130,10 +145,11 @@ def adaptive_log_prob(
 
     The noise levels up to 1.5 times the model's smallest are crossed in fixed steps. Probes are drawn once for all
     steps, as error control needs. A standard error, from their differences, is known from two probes on, and is NaN for
-    one. Arguments as in `log_prob`; `nfe` is that of the batch with most.
+    one. Arguments and warnings as in `log_prob`; `nfe` is that of the batch with most.
     """
     check_data(model, x_0, cond)
     warn_of_scale(model)
+    warn_of_repeats(x_0)
     check_tolerances(rtol, atol, x_0.dtype)
     largest, smallest = model.sde.span().noise_level
     first = smallest * torch.linspace(1, 1.5, 4, dtype=torch.float64)
@@ -151,8 +167,8 @@ def adaptive_log_prob(
             density = _prior_log_prob(model, prior, x_T) + followed.change + changes.mean(1)
             exact = divergence.variance_left(x_0[0].numel()) == 0
             error = torch.zeros_like(density) if exact else _standard_error(changes)
-            parts.append(Likelihood(density, error, x_T, followed.truncation, denoiser.nfe))
-    return _joined(parts)
+            parts.append(Likelihood(density, error, x_T, followed.truncation, followed.step_error, denoiser.nfe))
+    return _joined(parts, model)
 
 
 def _default_divergence(x_0: Tensor) -> Divergence:
@@ -165,16 +181,36 @@ def _standard_error(changes: Tensor) -> Tensor:
     return changes.std(1) / count**0.5 if count > 1 else torch.full_like(changes[:, 0], math.nan)
 
 
-def _joined(parts: list[Likelihood]) -> Likelihood:
-    """Batches as one."""
-    density, error, latent, truncation, nfe = zip(*parts, strict=True)
-    return Likelihood(torch.cat(density), torch.cat(error), torch.cat(latent), torch.cat(truncation), max(nfe))
+def _joined(parts: list[Likelihood], model: ScoreModel) -> Likelihood:
+    """Batches as one, with warnings of large errors."""
+    density, error, latent, truncation, step_error, nfe = zip(*parts, strict=True)
+    errors = (torch.cat(truncation), torch.cat(step_error))
+    found = Likelihood(torch.cat(density), torch.cat(error), torch.cat(latent), *errors, max(nfe))
+    dim = math.prod(model.shape)
+    below = found.truncation.detach().abs().mean().item() / dim
+    steps = found.step_error.square().mean().sqrt().item() / dim
+    by_probes = found.standard_error.detach().square().mean().sqrt().item() / dim
+    if below > TRUNCATED:
+        smallest = model.sde.span().noise_level[1].item()
+        warnings.warn(
+            f"log densities: {below:.2g} nats per dimension come from noise below the model's smallest level, "
+            f"{smallest:.2g}: the data have finer details, and the density there is a guess, which the standard error "
+            "does not hold; train with smaller noise",
+            stacklevel=3,
+        )
+    if steps > COARSE and not steps < 2 * by_probes:  # NaN for one probe in adaptive steps
+        warnings.warn(
+            f"log densities: the steps are too large for an error below {steps:.2g} nats per dimension, which the "
+            "standard error does not hold; raise the number of evaluations",
+            stacklevel=3,
+        )
+    return found
 
 
 def _prior_log_prob(model: ScoreModel, prior: Target | None, x_T: Tensor) -> Tensor:
     """log p_T(x_T) in nats, float64."""
     if prior is None:
-        return model.sde.prior_log_prob(x_T.double())
+        return model.sde.prior_log_prob(x_T.double(), model.sigma_data)
     level = model.sde.level(torch.tensor(model.sde.t_max, dtype=torch.float64, device=x_T.device))
     return prior.to(x_T.device, torch.float64).log_prob(x_T.double(), level.alpha, level.sigma)
 
@@ -228,12 +264,13 @@ class _Denoiser:
 
 
 class _Followed(NamedTuple):
-    """Where an inversion led: x_T, the change of the log density, its variance, and its truncation, each `(B,)`."""
+    """Where an inversion led: x_T, and the change of the log density with its variance and errors, each `(B,)`."""
 
     x_T: Tensor
     change: Tensor
     variance: Tensor
     truncation: Tensor
+    step_error: Tensor
 
 
 def _follow(denoiser: _Denoiser, flow: Inversion, x_0: Tensor) -> _Followed:
@@ -243,12 +280,14 @@ def _follow(denoiser: _Denoiser, flow: Inversion, x_0: Tensor) -> _Followed:
     p, q, a, scale = (part.tolist() for part in (table.p, table.q, table.a, flow.scale))
     totals = flow.totals.tolist()
     below = flow.truncation.tolist()
+    finer = (flow.totals - flow.coarse).tolist()
     b = table.b.tolist()
     x = scale[0] * x_0
     history = list[Tensor]()
     zero = torch.zeros(len(x_0), dtype=torch.float64, device=x_0.device)
     change = zero + dim * math.log(scale[-1])
     truncation = zero
+    difference = zero
     used = [k for k in range(len(table)) if totals[k] != 0 or below[k] != 0]  # rows whose divergence is needed
     variance = _Variance(denoiser.divergence.variance_left(dim), totals, used, zero)
     levels = table.level.to(x_0.device, denoiser.model.dtype)  # on the device before the loop
@@ -259,13 +298,14 @@ def _follow(denoiser: _Denoiser, flow: Inversion, x_0: Tensor) -> _Followed:
             trace = integrand.mean(0).sum(1)
             change = change + totals[k] * trace
             truncation = truncation + below[k] * trace
+            difference = difference + finer[k] * trace.detach()
             variance.add(k, integrand.detach())
         else:
             x0_hat = denoiser(x, levels[k])
         history.insert(0, p[k] * x0_hat + q[k] * x)
         x = a[k] * x + sum(weight * h for weight, h in zip(b[k], history, strict=False) if weight != 0)
         del history[len(b[k]) :]
-    return _Followed(x, change, variance.total, truncation)
+    return _Followed(x, change, variance.total, truncation, difference.abs())
 
 
 class _Variance:

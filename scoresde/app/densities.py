@@ -85,18 +85,21 @@ def densities(evaluation: Evaluation, metrics: Collection[str], num_evaluations:
     x, log_q = _in_model_units(evaluation, dequantization)
     if evaluation.cond is not None:
         evaluation.record["conditional"] = True
+    volume = _log_volume(evaluation)
+    evaluation.record["units of nats"] = "the model's" if volume is None else "the data's"
+    shift = volume or 0.0
     prior = training_gaussian(evaluation.train)
     rows = []
     if {"nll", "bits"} & set(metrics):
         nats, error = _by_flow(evaluation, x, prior, num_evaluations)
         if "nll" in metrics:
-            rows += _in_nats("log density", nats, evaluation.dim)
+            rows += _in_nats("log density", nats - shift, evaluation.dim)
         if "bits" in metrics:
             rows.append(_in_bits("log density", nats, log_q, evaluation.dim))
         _record_error(evaluation, "log density", error)
     if "elbo" in metrics:
         nats, error = _by_bound(evaluation, x, prior, max(3, num_evaluations))
-        rows += _in_nats("ELBO", nats, evaluation.dim)
+        rows += _in_nats("ELBO", nats - shift, evaluation.dim)
         if evaluation.quantized:
             rows.append(_in_bits("ELBO", nats, log_q, evaluation.dim))
         _record_error(evaluation, "ELBO", error)
@@ -122,6 +125,12 @@ def _in_model_units(evaluation: Evaluation, dequantization: str) -> tuple[Tensor
         "levels a model unit": _scaling(codec).scale,
     }
     return x.to(trained.device), log_q
+
+
+def _log_volume(evaluation: Evaluation) -> float | None:
+    """What a log density in the data's units is below that in the model's; None if the codec does not tell."""
+    codec = evaluation.data.codec
+    return codec.log_volume(evaluation.trained.model.shape) if isinstance(codec, Scaling) else None
 
 
 def _scaling(codec: Codec) -> Scaling:
@@ -156,8 +165,10 @@ def _by_flow(evaluation: Evaluation, x: Tensor, prior: Gaussian, num_evaluations
             batch_size=BATCH,
             on_evaluation=progress.advance,
         )
-    below = found.truncation.mean().item() / evaluation.dim
-    evaluation.record["flow"] = flow | {"part of noise below t_min, nats per dimension": below}
+    evaluation.record["flow"] = flow | {
+        "part of noise below t_min, nats per dimension": found.truncation.mean().item() / evaluation.dim,
+        "error of the steps, nats per dimension, at most about": found.step_error.mean().item() / evaluation.dim,
+    }
     return found.log_prob.cpu(), found.standard_error.cpu()
 
 

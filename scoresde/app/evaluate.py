@@ -130,6 +130,13 @@ def notes(record: dict[str, Any]) -> list[str]:
     if "flow" in record:
         flow = record["flow"]
         lines.append(f"flow: {flow['evaluations']} evaluations, divergence {flow['divergence']}, {flow['prior']}")
+        below, steps = (abs(value) for name, value in flow.items() if "nats per dimension" in name)
+        lines.append(
+            f"not in the standard error: an error of the steps of at most about {steps:.1g} nats per dimension; "
+            f"{below:.1g} come from noise below the smallest level"
+        )
+    if "units of nats" in record:
+        lines.append(f"nats: of densities in {record['units of nats']} units")
     if "discrete bound" in record:
         chain = record["discrete bound"]
         lines.append(

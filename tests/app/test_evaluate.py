@@ -73,7 +73,7 @@ def test_images_are_evaluated_whole_in_nats_bits_and_distances(work, tmp_path, m
         nats = results[f"{name}, nats per dimension"]
         bits = results[f"{name}, bits per dimension"]
         assert results[f"{name}, nats"]["value"] == pytest.approx(64 * nats["value"], rel=1e-6)
-        assert bits["value"] == pytest.approx(-nats["value"] / math.log(2) + 3, rel=1e-4)  # 8 levels a unit
+        assert bits["value"] == pytest.approx(-nats["value"] / math.log(2), rel=1e-4)  # in the data's units
         assert 0 < nats["standard error"] < 1
     parts = [results[f"  {name}, bits per dimension"]["value"] for name in ("L_T", "L_1 .. L_{T-1}", "L_0")]
     assert results["discrete bound, bits per dimension"]["value"] == pytest.approx(sum(parts), rel=1e-6)
@@ -88,6 +88,22 @@ def test_vectors_are_evaluated_in_nats_and_distance(work, tmp_path, capsys):
     assert record["flow"]["divergence"] == "exact"
     assert record["standard error by probes and noise, nats per dimension"]["log density"] == 0
     assert {"log density, nats", "ELBO, nats", "sliced Wasserstein-2 distance"} <= set(record["results"])
+
+
+def test_a_log_density_is_that_of_the_data_in_their_own_units(work, tmp_path, capsys):
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(300, 2)) * [1.0, 3.0]
+    found = []
+    for name, factors in (("a", [1, 1]), ("b", [50, 0.25])):
+        np.savez(tmp_path / f"{name}.npz", x=x * factors)
+        run = str(tmp_path / name)
+        assert main([*TOY, f"--config.data.path={tmp_path / name}.npz", f"--workdir={run}"]) == 0
+        how = [f"--workdir={run}", "--metric=nll,elbo", "--num_steps=40"]
+        found.append(evaluated(tmp_path / "e.json", *how)["results"])
+        assert "nats: of densities in the data's units" in capsys.readouterr().out
+    for name in ("log density", "ELBO"):
+        one, other = (each[f"{name}, nats"]["value"] for each in found)
+        assert other == pytest.approx(one - math.log(50 * 0.25), abs=1e-3)
 
 
 def test_one_metric_alone_and_a_file_of_ones_own(work, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 
 import pytest
 import torch
@@ -28,6 +29,7 @@ from scoresde import (
     SubVPSDE,
     UNet,
     UsageError,
+    elbo,
 )
 from tests.analytic import gaussian, mixture, points
 from tests.densities import exact_log_prob, rmse
@@ -163,12 +165,85 @@ def test_images_of_a_network_in_both_types_and_in_every_mode(device):
     torch.testing.assert_close(found.log_prob, double.log_prob, rtol=1e-3, atol=1e-2)
 
 
-@pytest.mark.parametrize("target", [mixture, points, gaussian], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("target", [mixture, gaussian], ids=lambda make: make.__name__)
 def test_every_kind_of_target_can_be_asked(target, device):
     exact = target(device)
     model = ExactScoreModel(exact, EDMSDE(t_min=0.05))
     x = torch.randn(3, *exact.shape, dtype=torch.float64, device=device)
     assert log_prob(model, x, num_evaluations=20).log_prob.isfinite().all()
+
+
+def test_a_guess_below_the_smallest_noise_level_is_called_one(device):
+    exact = points(device)  # has no density
+    model = ExactScoreModel(exact, EDMSDE(t_min=0.05))
+    x = torch.randn(3, *exact.shape, dtype=torch.float64, device=device)
+    for ask in (log_prob, adaptive_log_prob):
+        with warnings.catch_warnings(record=True) as shown:
+            warnings.simplefilter("always")
+            assert ask(model, x).log_prob.isfinite().all()
+        assert any("below the model's smallest level, 0.05" in str(each.message) for each in shown)
+
+
+@pytest.mark.parametrize("width", [0.03, 0.012])
+def test_the_error_of_the_steps_is_told_from_above(width, device):
+    target = GaussianMixture(*(narrow_modes().weights, narrow_modes().means, torch.full((9,), width**2).double()))
+    target = target.to(device)
+    x = target.sample(200, torch.Generator(device).manual_seed(1))
+    model, prior = ExactScoreModel(target, VPSDE()), matched(target)
+    told = []
+    for count in (40, 80, 160):
+        with warnings.catch_warnings(record=True) as shown:
+            warnings.simplefilter("always")
+            found = log_prob(model, x, num_evaluations=count, prior=prior)
+        error = (found.step_error / 2).square().mean().sqrt().item()
+        told.append(error)
+        assert error > 0.5 * rmse(found, target, x)
+        assert bool(shown) == (found.step_error.square().mean().sqrt().item() / 2 > 0.05)
+        assert all("the steps are too large" in str(each.message) for each in shown)
+    assert told[0] > 8 * told[1] > 64 * told[2]
+
+
+@pytest.mark.parametrize("deviation", [0.02, 6.0, 30.0])
+def test_data_of_any_scale_within_the_noise_levels_have_the_density_of_their_scale(deviation, device):
+    """Also where the data are a fifth of what is left at t_max: the default prior knows them."""
+    target = Gaussian(
+        torch.zeros(3, dtype=torch.float64, device=device), torch.full((3,), deviation**2, device=device).double()
+    )
+    x = target.sample(50, torch.Generator(device).manual_seed(1))
+    model = ExactScoreModel(target, VPSDE())
+    assert rmse(log_prob(model, x), target, x) < 1e-4
+    bound = elbo(model, x, generator=torch.Generator(device).manual_seed(0))
+    error = bound.standard_error.square().mean().sqrt() / len(x) ** 0.5
+    assert (bound.bound - exact_log_prob(target, x)).mean().abs() < 4 * error + 0.01
+
+
+def test_data_far_below_the_smallest_noise_have_a_finite_density_and_warnings(device):
+    target = Gaussian(
+        torch.zeros(2, dtype=torch.float64, device=device), torch.full((2,), 3e-8, device=device).double()
+    )
+    x = target.sample(10, torch.Generator(device).manual_seed(1))
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        assert log_prob(ExactScoreModel(target, EDMSDE()), x).log_prob.isfinite().all()
+    assert any("do not span it" in str(each.message) for each in shown)
+
+
+def test_columns_that_repeat_a_value_are_named(device):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(60, 5, dtype=torch.float64, generator=generator)
+    x[:, 1] = torch.randint(2, (60,), generator=generator)
+    x[:9, 4] = 0.25
+    model = ExactScoreModel(gaussian(device, (5,)), VPSDE())
+    for ask in (log_prob, adaptive_log_prob):
+        with pytest.warns(UserWarning, match=r"x_0: 2 of 5 columns \(1, 4\) hold one value in 10%"):
+            ask(model, x.to(device))
+    with pytest.warns(UserWarning, match=r"2 of 5 columns"):
+        elbo(model, x.to(device))
+
+
+def test_copies_of_one_sample_repeat_no_value(device):
+    x = torch.randn(1, 5, dtype=torch.float64, device=device).expand(40, 5)
+    assert log_prob(ExactScoreModel(gaussian(device, (5,)), VPSDE()), x).log_prob.std() < 1e-9
 
 
 def test_a_function_of_x_and_t_can_be_asked(device):
