@@ -184,6 +184,23 @@ class TableSampler(Sampler):
         return self.default_grid(model, count)
 
     @final
+    def noisy_levels(self, model: ScoreModel, grid: Tensor) -> tuple[Level, bool]:
+        """The levels of a grid above noise level 0, parts `(n,)`, and whether the grid ends with clean data.
+
+        Raises:
+            UsageError: for a grid that does not fit the SDE, or with fewer than `min_steps` steps between noisy levels.
+        """
+        grid = grids.check_grid(model.sde, grid)
+        to_clean = bool(grid[-1] == 0)
+        level = model.sde.level(grid[:-1] if to_clean else grid)
+        num_steps = len(level) - 1
+        require(
+            num_steps >= self.min_steps or num_steps == 0,
+            f"num_steps={len(grid) - 1}: {self} needs at least {self.min_steps + to_clean}",
+        )
+        return level, to_clean
+
+    @final
     def num_evaluations(self, model: ScoreModel, grid: Tensor) -> int:
         return len(self.table(model, grid)) * model.calls_per_evaluation
 
@@ -266,16 +283,9 @@ class StepSampler(TableSampler):
     @final
     def table(self, model: ScoreModel, grid: Tensor) -> Table:
         """If the grid ends with 0, the table's last row is the denoiser: y' = D."""
-        grid = grids.check_grid(model.sde, grid)
-        to_clean = bool(grid[-1] == 0)
-        level = model.sde.level(grid[:-1] if to_clean else grid)
-        num_steps = len(level) - 1
-        require(
-            num_steps >= self.min_steps or num_steps == 0,
-            f"num_steps={len(grid) - 1}: {self} needs at least {self.min_steps + to_clean}",
-        )
+        level, to_clean = self.noisy_levels(model, grid)
         tables = []
-        if num_steps:
+        if len(level) > 1:
             tables.append(self.steps(model, level[:-1], level[1:]))
         if to_clean:
             tables.append(clean_table(level[-1:]))

@@ -25,9 +25,9 @@ import torch
 from torch import Tensor
 
 from samplers import grids
-from samplers.base import NoiseKind, StepSampler
+from samplers.base import NoiseKind, StepSampler, TableSampler
 from samplers.integrands import Integrand, IntegrandName, NoiseIntegrand, ReverseIntegrand, integrand_of, stage_table
-from samplers.table import Table
+from samplers.table import Table, clean_table, concatenate
 from scoresde.errors import require
 from scoresde.score_model import ScoreModel
 from scoresde.sde import SDE, Level
@@ -172,11 +172,12 @@ class StochasticHeun(StepSampler):
 
 @final
 @dataclass(frozen=True)
-class EDM(StepSampler):
+class EDM(TableSampler):
     """Karras et al. 2022, algorithm 2: noise up to (1 + gamma) r, then a step of Heun's method.
 
     gamma is the smaller of churn / N and sqrt(2) - 1, N the number of noise levels above 0. No noise is added at the
-    first level, the top of the SDE's range, nor at the last, from which the denoiser leads to clean data.
+    first level, the top of the SDE's range. The churn of a step depends on their number and on its place: this is not a
+    `StepSampler`, and not a predictor.
 
     Strong order 2 without churn, weak order 2 with it (0 if churn_scale is not 1: then it converges to something else);
     two evaluations a step; independent noise.
@@ -213,10 +214,6 @@ class EDM(StepSampler):
         return "independent" if self.churn else "none"
 
     @property
-    def one_step(self) -> bool:
-        return self.churn == 0  # the churn of a step depends on the number of steps, and the first has none
-
-    @property
     def fewest_steps(self) -> int:
         """As of Heun's method with the noise integrand."""
         return 5
@@ -224,20 +221,30 @@ class EDM(StepSampler):
     def default_grid(self, model: ScoreModel, num_steps: int) -> Tensor:
         return grids.karras(model.sde, num_steps)
 
-    def steps(self, model: ScoreModel, start: Level, end: Level) -> Table:
-        r = start.noise_level
-        gamma = min(self.churn / (len(r) + 1), math.sqrt(2) - 1)
+    def table(self, model: ScoreModel, grid: Tensor) -> Table:
+        level, to_clean = self.noisy_levels(model, grid)
+        r = level.noise_level
+        gamma = min(self.churn / len(r), math.sqrt(2) - 1)
         churned = torch.where((r >= self.churn_min) & (r <= self.churn_max), (1 + gamma) * r, r)
         churned[0] = r[0]
+        if not to_clean:
+            churned[-1] = r[-1]  # no step follows
         churned = torch.minimum(churned, model.sde.span().noise_level[0])
         moved = churned > r
         above = Level.join(
-            lambda both: torch.where(moved, both[0], both[1]), [model.sde.at_noise_level(churned), start]
+            lambda both: torch.where(moved, both[0], both[1]), [model.sde.at_noise_level(churned), level]
         )
-        # a step arrives above the next start, with what noise it takes to be there
-        arrival = Level.join(torch.cat, [above[1:], end[-1:]])
+        tables = []
+        if len(r) > 1:
+            tables.append(self._steps(above[:-1], level[1:], above[1:]))
+        if to_clean:
+            tables.append(clean_table(above[-1:]))
+        return concatenate(tables)
+
+    def _steps(self, start: Level, end: Level, arrival: Level) -> Table:
+        """Heun's steps from `start` to `end`, which arrive with what noise it takes to be at `arrival`."""
         added = torch.sqrt((arrival.noise_level**2 - end.noise_level**2).clamp(min=0))
-        noise = self.churn_scale * arrival.alpha * torch.where(torch.cat([moved[1:], moved.new_zeros(1)]), added, 0)
-        rise = (end.noise_level - above.noise_level)[:, None]
-        totals = [rise, rise * torch.tensor(HEUN[1], dtype=r.dtype)]
-        return stage_table(NoiseIntegrand(), [above, end], arrival, totals, [None, noise])
+        noise = self.churn_scale * arrival.alpha * torch.where(arrival.noise_level > end.noise_level, added, 0)
+        rise = (end.noise_level - start.noise_level)[:, None]
+        totals = [rise, rise * torch.tensor(HEUN[1], dtype=rise.dtype)]
+        return stage_table(NoiseIntegrand(), [start, end], arrival, totals, [None, noise])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 
+import pytest
 import torch
 
 from samplers import EDM, Heun, Midpoint
@@ -41,23 +42,29 @@ def test_midpoint_rows_are_the_midpoint_method_written_out(device):
     torch.testing.assert_close(Midpoint("noise").run(model, x_T, grid, noise), x, rtol=0, atol=1e-12)
 
 
-def test_edm_is_karras_et_als_written_out(device):
-    """Karras et al. 2022, algorithm 2, under their SDE: churned steps, here all but the first, whose start is exact."""
+@pytest.mark.parametrize("to_clean", [False, True])
+@pytest.mark.parametrize("smallest", [0.2, 0.0])
+def test_edm_is_karras_et_als_written_out(device, smallest, to_clean):
+    """Karras et al. 2022, algorithm 2, under their SDE: churned steps, here all but the first, whose start is exact.
+
+    The last is Euler's, to clean data.
+    """
     sde, churn, scale = EDMSDE(), 8.0, 1.003
     model, noise = ExactScoreModel(mixture(device), sde), noise_for(8, device)
     sigmas = inner_grid(sde, 6, "log_snr").tolist()
     gamma = min(churn / 7, math.sqrt(2) - 1)  # of 7 levels
     x = x_T = sigmas[0] * noise.normal(0, (2,), torch.float64)
-    for k, (sigma, after) in enumerate(itertools.pairwise(sigmas)):
+    for k, (sigma, after) in enumerate(itertools.pairwise([*sigmas, 0.0] if to_clean else sigmas)):
         above = sigma
-        if k and 0.2 <= sigma <= 3.0:
+        if k and smallest <= sigma <= 3.0:
             above = (1 + gamma) * sigma
             x = x + scale * math.sqrt(above**2 - sigma**2) * noise.normal(2 * k, (2,), torch.float64)
         slope = (x - model.denoise(x, above)) / above
         stage = x + (after - above) * slope
-        x = x + (after - above) * (slope + (stage - model.denoise(stage, after)) / after) / 2
-    grid = torch.tensor(sigmas, dtype=torch.float64)
-    ours = EDM(churn, churn_min=0.2, churn_max=3.0, churn_scale=scale).run(model, x_T, grid, noise)
+        last = slope if after == 0 else (stage - model.denoise(stage, after)) / after
+        x = x + (after - above) * (slope + last) / 2
+    grid = torch.tensor([*sigmas, 0.0] if to_clean else sigmas, dtype=torch.float64)
+    ours = EDM(churn, churn_min=smallest, churn_max=3.0, churn_scale=scale).run(model, x_T, grid, noise)
     torch.testing.assert_close(ours, x, rtol=1e-11, atol=1e-11)
 
 
