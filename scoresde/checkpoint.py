@@ -84,10 +84,7 @@ class Checkpoint:
 
     def _build(self, description: Any, path: str, network: nn.Module | None) -> NetworkScoreModel:
         """Builds a described model, with fresh weights or around a given network."""
-        kinds = {"network": Mapping, "sde": Mapping, "parametrization": Mapping, "codec": Mapping, "shape": Sequence}
-        for part, kind in kinds.items():
-            value = description.get(part) if isinstance(description, Mapping) else None
-            require(isinstance(value, kind), f"{path}.{part}={value!r}: this description of a model is damaged")
+        check_described(description, path)
         if network is None:
             name = description["network"].get("name")
             require(
@@ -147,9 +144,28 @@ def load(path: Path | str) -> Checkpoint:
         UsageError: for a file that is missing, truncated, of an earlier format, or not a checkpoint of this library.
         OSError: for a file that cannot be opened, for example without permission; the file itself may be intact.
     """
+    path = Path(path)
+    header, tensors = _read(path)
+    require(
+        header["digest"] == digest(tensors, header),
+        f"checkpoint={str(path)!r}: damaged, its checksum does not fit; use an earlier one",
+    )
+    return Checkpoint(header["step"], header["digest"], header, tensors, path)
+
+
+def read_header(path: Path | str) -> dict[str, Any]:
+    """What a checkpoint says of itself: step, digest, models, and what belongs to its run. The tensors are not read.
+
+    Raises:
+        UsageError: as `load` does, but tensors that are damaged go unnoticed.
+    """
+    return _read(Path(path), with_tensors=False)[0]
+
+
+def _read(path: Path, with_tensors: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The header and the tensors of a file, whose checksum is not checked."""
     from safetensors import SafetensorError, safe_open
 
-    path = Path(path)
     source = f"checkpoint={str(path)!r}"
     require(path.is_file(), f"{source}: no such file; give a file of a run's checkpoints/ folder")
     with open(path, "rb"):  # safetensors reports a file without read permission as missing
@@ -157,7 +173,8 @@ def load(path: Path | str) -> Checkpoint:
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get("scoresde")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            names = file.keys() if with_tensors else ()
+            tensors = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
         raise UsageError(f"{source}: damaged or not a safetensors file ({error})") from error
     foreign = UsageError(f"{source}: not a checkpoint of this library; its header lacks {FORMAT!r}")
@@ -176,11 +193,7 @@ def load(path: Path | str) -> Checkpoint:
     for field, kind in {"step": int, "models": dict, "data": dict, "config": dict}.items():
         value = header.get(field, {})
         require(isinstance(value, kind), f"{source}: {field}={value!r} in its header is damaged")
-    require(
-        header["digest"] == digest(tensors, header),
-        f"{source}: damaged, its checksum does not fit; use an earlier one",
-    )
-    return Checkpoint(header["step"], header["digest"], header, tensors, path)
+    return header, tensors
 
 
 def save_model(model: NetworkScoreModel, path: Path | str) -> None:
@@ -229,6 +242,14 @@ def load_model(
         UsageError: for a file that cannot be read, or a network that does not fit it.
     """
     return load(path).model("ema", name, network).to(device)
+
+
+def check_described(description: Any, path: str) -> None:
+    """Raises `UsageError` for a description of a model that lacks a part; the message begins with `path`."""
+    kinds = {"network": Mapping, "sde": Mapping, "parametrization": Mapping, "codec": Mapping, "shape": Sequence}
+    for part, kind in kinds.items():
+        value = description.get(part) if isinstance(description, Mapping) else None
+        require(isinstance(value, kind), f"{path}.{part}={value!r}: this description of a model is damaged")
 
 
 def describe_model(model: NetworkScoreModel) -> dict[str, Any]:

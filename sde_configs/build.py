@@ -69,6 +69,8 @@ SAMPLERS: dict[str, type[Sampler]] = {
     "stochastic_heun": StochasticHeun,
 }
 
+FROM_DATA = {"UNet": "channels_in", "MLP": "dim"}  # the size that the data give to a built-in network
+
 
 def sampler_options(cls: type[Sampler]) -> dict[str, Any]:
     """What of a sampler can be configured, with its defaults."""
@@ -109,7 +111,7 @@ def build_model(config: ConfigDict, train: ArrayData) -> NetworkScoreModel:
             f"network.name={network['name']!r}: needs {kind}, and the data has shape {shape}; "
             f"{fits.get(len(shape), own)}",
         )
-        network["channels_in" if axes == 3 else "dim"] = shape[0]
+        network[FROM_DATA[network["name"]]] = shape[0]
     require(0 <= config.seed < 2**64, f"seed={config.seed}: need 0 <= seed < 2**64")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)

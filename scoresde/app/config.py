@@ -87,6 +87,15 @@ def of_checkpoint(values: Any) -> ConfigDict:
     return from_json(values, "checkpoint's config", ("seed", "sampling.", "sde.name"))
 
 
+def of_run(values: dict[str, Any], source: str) -> ConfigDict:
+    """The configuration of a run, to train with; settings that an older version did not have get their defaults."""
+    whole = dict(values)
+    for section in ("data", "training", "logging", "sampling"):
+        if isinstance(values.get(section), dict):
+            whole[section] = default.get_config()[section].to_dict() | values[section]
+    return from_json(whole, source)
+
+
 def from_json(values: Any, source: str, checked: tuple[str, ...] = ("",)) -> ConfigDict:
     """A configuration of plain values; lists become tuples, as the defaults have them.
 
@@ -97,17 +106,19 @@ def from_json(values: Any, source: str, checked: tuple[str, ...] = ("",)) -> Con
     """
     require(isinstance(values, dict), f"{source}: not a configuration in JSON; need an object of fields")
 
-    def tuples(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {k: tuples(v) for k, v in value.items()}
-        return tuple(value) if isinstance(value, list) else value
-
     try:
         config = ConfigDict(tuples(values))
     except (ValueError, TypeError) as error:  # of names with dots, or that are no words
         raise UsageError(f"{source}: {error}") from error
     _check_fields(config, source, checked)
     return config
+
+
+def tuples(value: Any) -> Any:
+    """A value of JSON with tuples in place of lists."""
+    if isinstance(value, dict):
+        return {k: tuples(v) for k, v in value.items()}
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _check_fields(config: ConfigDict, source: str, checked: tuple[str, ...] = ("",)) -> None:

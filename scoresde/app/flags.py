@@ -43,11 +43,13 @@ class TrainFlags(Flags):
     instead: ClassVar[Mapping[str, str]] = {
         "num_steps": "--config.training.num_steps",
         "input": "--config.data.path",
+        "checkpoint": "--init_from",
     }
 
     sde: str | None = flag(None, "{sdes} (vp)")
     config: str | None = flag(None, "a recipe, or a .py or .json file; --config.FIELD=VALUE changes a field")
     workdir: str | None = flag(None, "folder of the run (runs/<sde>)")
+    init_from: str | None = flag(None, "a checkpoint, or a run's folder: begin a new run with its weights and settings")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -20,14 +20,18 @@ from scoresde import checkpoint
 from scoresde.app.config import load_config, override
 from scoresde.app.device import choose_device, choose_threads, fast_bfloat16
 from scoresde.app.flags import TrainFlags
+from scoresde.app.init_from import RECORD, Origin
 from scoresde.app.interrupt import Interruption
 from scoresde.app.pictures import save_picture
 from scoresde.app.progress import Progress
 from scoresde.app.run_folder import RunFolder
 from scoresde.app.tracking import Tracker
+from scoresde.codec import Codec
 from scoresde.data.arrays import ArrayData
 from scoresde.data.info import DataInfo
+from scoresde.data.scaling import same_scaling
 from scoresde.errors import require
+from scoresde.registry import construct
 from scoresde.training import DivergedError, Trainer, join_world, leave_world
 from sde_configs import build
 
@@ -38,14 +42,19 @@ LOWEST_LR_SCALE = 1 / 8  # after three divergences
 
 def train(flags: TrainFlags, overrides: Sequence[str]) -> int:
     """Trains what flags and overrides ask for; returns the exit status."""
-    config = load_config(flags.sde, flags.config)
-    override(config, overrides)
-    if flags.seed is not None:
-        config.seed = flags.seed
     name = flags.sde or Path(flags.config or "vp").stem
     if flags.sde and flags.config:
         name = f"{Path(flags.config).stem}-{flags.sde}"
-    status = train_in(RunFolder(Path(flags.workdir or f"runs/{name}")), config, choose_device(flags.device))
+    folder = RunFolder(Path(flags.workdir or f"runs/{name}"))
+    origin = None
+    if flags.init_from is not None:
+        require(flags.workdir is not None, f"init_from={flags.init_from!r}: name the new run's folder with --workdir")
+        origin = Origin.of(flags.init_from, folder)
+    config = load_config(flags.sde, flags.config) if origin is None else origin.base(flags.sde, flags.config)
+    override(config, overrides)
+    if flags.seed is not None:
+        config.seed = flags.seed
+    status = train_in(folder, config, choose_device(flags.device), origin)
     leave_world()
     return status
 
@@ -60,7 +69,9 @@ class Run:
     config: ConfigDict
     description: dict[str, Any]
     info: DataInfo
+    data: ArrayData
     held_out: ArrayData | None
+    origin: Origin | None
 
     @property
     def leader(self) -> bool:
@@ -68,25 +79,21 @@ class Run:
         return self.trainer.world.leader
 
 
-def train_in(folder: RunFolder, config: ConfigDict, device: torch.device) -> int:
-    """Trains, or continues, the run in a folder; returns the exit status."""
+def train_in(folder: RunFolder, config: ConfigDict, device: torch.device, origin: Origin | None = None) -> int:
+    """Trains, or continues, the run in a folder; returns the exit status.
+
+    Args:
+        folder: of the run.
+        config: all that the run depends on, beside its origin.
+        device: where to compute.
+        origin: the checkpoint with whose weights a new run begins; fresh weights by default.
+    """
     for name in ("every", "checkpoint_every", "keep"):
         require(config.logging[name] >= 1, f"config.logging.{name}={config.logging[name]}: need at least 1")
-    world, device = join_world(device)
-    plain_config = json.loads(config.to_json_best_effort())
-    data, held_out = build.build_data(config)
-    choose_threads(config.training.batch_size // world.size * math.prod(data.shape))
-    model = build.build_model(config, data).to(device)
-    info = DataInfo.of(data, held_out)
-    description = {
-        "models": {checkpoint.SCORE: checkpoint.describe_model(model)},
-        "data": info.to_json(),
-        "config": plain_config,
-    }
-    trainer = Trainer(model, data, build.build_objective(config), build.build_options(config), config.seed, world)
-    run = Run(folder, trainer, config, description, info, held_out)
-    with _claimed(run, plain_config):
-        resume(run)
+    run = build_run(folder, config, device, origin)
+    trainer = run.trainer
+    with _claimed(run, run.description["config"]):
+        newest = resume(run)
         if trainer.step_number >= trainer.options.num_steps:
             if run.leader:
                 print(
@@ -95,7 +102,9 @@ def train_in(folder: RunFolder, config: ConfigDict, device: torch.device) -> int
             return 0
         if run.leader:
             folder.cut_logs(trainer.step_number)
-            announce(run, data)
+            announce(run)
+            if newest is not None:
+                announce_learning_rate(run, newest)
         received = loop(run)
     if run.leader and received is None:
         print(f"trained; the checkpoint is {folder.checkpoint_path(trainer.step_number)}")
@@ -103,6 +112,31 @@ def train_in(folder: RunFolder, config: ConfigDict, device: torch.device) -> int
     elif run.leader:
         print(f"stopped at step {trainer.step_number}, saved in {folder.path}; the same command goes on from there")
     return 0 if received is None else 128 + received
+
+
+def build_run(folder: RunFolder, config: ConfigDict, device: torch.device, origin: Origin | None) -> Run:
+    """The run as it begins: with fresh weights, or with those of its origin if the folder has no checkpoints yet."""
+    world, device = join_world(device)
+    plain_config = json.loads(config.to_json_best_effort())
+    data, held_out = build.build_data(config)
+    if origin is not None and not config.data.center:
+        codec = origin.scaling(data)
+        data = replace(data, codec=codec)
+        held_out = None if held_out is None else replace(held_out, codec=codec)
+    choose_threads(config.training.batch_size // world.size * math.prod(data.shape))
+    model = build.build_model(config, data).to(device)
+    info = DataInfo.of(data, held_out)
+    description = {
+        "models": {checkpoint.SCORE: checkpoint.describe_model(model)},
+        "data": info.to_json(),
+        "config": plain_config,
+    }
+    if origin is not None:
+        description[RECORD] = origin.to_json()
+        if not folder.all_checkpoints():
+            origin.load_into(model, data.class_names)
+    trainer = Trainer(model, data, build.build_objective(config), build.build_options(config), config.seed, world)
+    return Run(folder, trainer, config, description, info, data, held_out, origin)
 
 
 @contextlib.contextmanager
@@ -117,9 +151,10 @@ def _claimed(run: Run, plain_config: dict[str, Any]) -> Iterator[None]:
         yield
 
 
-def announce(run: Run, data: ArrayData) -> None:
-    """Says what is about to be trained, on what, and where."""
+def announce(run: Run) -> None:
+    """Says what is about to be trained, on what, where, and from what beginning."""
     trainer = run.trainer
+    data = run.data
     num_parameters = sum(p.numel() for p in trainer.model.parameters())
     where = f"{trainer.device}" + (f" in {trainer.world.size} processes" if trainer.world.size > 1 else "")
     since = f", from step {trainer.step_number}" if trainer.step_number else ""
@@ -130,6 +165,8 @@ def announce(run: Run, data: ArrayData) -> None:
         classes += f" ({shown}{', ...' if len(data.class_names) > MAX_NAMES else ''})"
     size = f"{num_parameters:,} parameters on {len(data):,} samples ({shape}){classes}"
     print(f"training {size}, {where}, in {run.folder.path}{since}", flush=True)
+    if run.origin is not None:
+        print(run.origin.announcement(trainer.model), flush=True)
     if run.config.training.precision == "bfloat16" and not fast_bfloat16(trainer.device):
         print(
             "training.precision=bfloat16: this CPU has no instructions for it; float32 is many times faster",
@@ -137,8 +174,27 @@ def announce(run: Run, data: ArrayData) -> None:
         )
 
 
-def resume(run: Run) -> bool:
-    """Goes on from the newest whole checkpoint, if there is one, which must be of the same data.
+def announce_learning_rate(run: Run, newest: checkpoint.Checkpoint) -> None:
+    """Says what the learning rate does where a run goes on with another number of steps, or had diverged before."""
+    trainer = run.trainer
+    options = trainer.options
+    step = trainer.step_number
+    planned = newest.description.get("config", {}).get("training", {}).get("num_steps", options.num_steps)
+    before = replace(options, num_steps=planned)
+    was, now = (f"{trainer.lr_scale * lr:.3g}" for lr in (before.lr_at(step - 1), options.lr_at(step)))
+    if step > 0 and not math.isclose(before.lr_at(step), options.lr_at(step), rel_tol=1e-6):
+        print(
+            f"the learning rate goes from {was} to {now}, as its cosine now ends at step {options.num_steps}, not "
+            f"{planned}; to go on at {was} instead, begin a new run: --init_from {run.folder.path} --workdir NEW "
+            f"--config.training.lr={was} --config.training.lr_final=1",
+            flush=True,
+        )
+    if trainer.lr_scale != 1:
+        print(f"the learning rate is {trainer.lr_scale:g} of the schedule's, since the run diverged", flush=True)
+
+
+def resume(run: Run) -> checkpoint.Checkpoint | None:
+    """Goes on from the newest whole checkpoint, if there is one, which must be of the same data; returns it.
 
     Raises:
         UsageError: if there are checkpoints and none is whole: to begin anew would write over what is left of a run.
@@ -152,20 +208,35 @@ def resume(run: Run) -> bool:
             f"workdir={str(folder.path)!r}: none of its {found} checkpoints can be read; choose another --workdir, or "
             f"delete {folder.checkpoints} to begin anew",
         )
-        return False
+        return None
     require(
         newest.description.get("data", {}).get("digest") == run.info.digest,
         f"workdir={str(folder.path)!r}: its run was trained on other data; choose another --workdir",
     )
+    known = newest.description.get("data", {}).get("held_out_digest")
+    require(
+        known in (None, "", run.info.held_out_digest),
+        f"workdir={str(folder.path)!r}: the held-out samples of its run have changed; put them back as they were, or "
+        "choose another --workdir",
+    )
+    described = newest.description["models"].get(checkpoint.SCORE)
+    checkpoint.check_described(described, f"checkpoint={str(newest.path)!r}: models.{checkpoint.SCORE}")
+    was = construct(described["codec"], Codec, "codec")
+    now = run.data.codec
+    require(
+        same_scaling(was, now),
+        f"workdir={str(folder.path)!r}: its run scales the data by {was}, which would now be {now}; choose "
+        f"another --workdir, with --init_from {folder.path} to keep what was learned",
+    )
     run.trainer.load_state(newest.step, newest.tensors)
-    return True
+    return newest
 
 
 def roll_back(run: Run, error: DivergedError) -> None:
     """Goes back to the last checkpoint with half the learning rate, three times at most; otherwise raises the error."""
     trainer = run.trainer
     scale = trainer.lr_scale / 2
-    if trainer.options.on_divergence == "stop" or scale < LOWEST_LR_SCALE or not resume(run):
+    if trainer.options.on_divergence == "stop" or scale < LOWEST_LR_SCALE or resume(run) is None:
         raise error
     trainer.lr_scale = scale
     if run.leader:
@@ -190,6 +261,8 @@ def loop(run: Run) -> int | None:
         Tracker(logging.wandb if run.leader else "disabled", run.folder.path, run.description["config"]) as tracker,
         Progress("train", num_steps, trainer.step_number, shown=run.leader) as progress,
     ):
+        if run.origin is not None and trainer.step_number == 0:
+            save_origin(run, tracker)
         while trainer.step_number < num_steps and received is None:
             trainer.step()
             step = trainer.step_number
@@ -217,6 +290,15 @@ def loop(run: Run) -> int | None:
         if received is not None:
             save(run)
     return received
+
+
+def save_origin(run: Run, tracker: Tracker) -> None:
+    """Writes the checkpoint of step 0, with which the run no longer needs its origin, and the held-out loss there."""
+    if run.leader:
+        run.folder.cut_logs(-1)
+    if run.held_out is not None:
+        log(run, {"step": 0, "held_out_loss": run.trainer.held_out_loss(run.held_out)}, 0.0, tracker)
+    save(run)
 
 
 def log(run: Run, metrics: dict[str, float | None], seconds: float, tracker: Tracker) -> None:

@@ -32,6 +32,8 @@ def own_data(trained: Trained) -> tuple[ArrayData, ArrayData | None]:
     known = trained.checkpoint.tensors.get("held_out")
     same = known is None or (held_out is not None and held_out.index is not None and torch.equal(known, held_out.index))
     require(same, changed)
+    held_out_digest = "" if held_out is None else fingerprint(held_out)
+    require(trained.data.held_out_digest in ("", held_out_digest), changed)
     codec = trained.network_model.codec
     return replace(train, codec=codec), None if held_out is None else replace(held_out, codec=codec)
 

@@ -28,6 +28,7 @@ class DataInfo:
         class_names: names of the classes, if they are known.
         quantized: whether the raw values are whole numbers.
         digest: the `fingerprint` of the samples that are trained on; empty if it is not known.
+        held_out_digest: that of the samples that are held out; empty if there are none, or it is not known.
     """
 
     low: float
@@ -36,6 +37,7 @@ class DataInfo:
     class_names: tuple[str, ...] = ()
     quantized: bool = False
     digest: str = ""
+    held_out_digest: str = ""
 
     @classmethod
     def of(cls, train: ArrayData, held_out: ArrayData | None = None) -> DataInfo:
@@ -49,7 +51,8 @@ class DataInfo:
         if train.values.dtype == torch.uint8 and high > 127:
             low, high = 0, 255
         quantized = not train.values.is_floating_point()
-        return cls(low, high, train.num_classes, train.class_names, quantized, fingerprint(train))
+        digests = [fingerprint(part) for part in parts]
+        return cls(low, high, train.num_classes, train.class_names, quantized, *digests)
 
     def class_number(self, name: str) -> int:
         """The number of a class, by its name or, unless names are numbers, by its number.
@@ -88,7 +91,9 @@ class DataInfo:
             "class_names": lambda v: isinstance(v, list) and all(isinstance(name, str) for name in v),
             "quantized": lambda v: isinstance(v, bool),
             "digest": lambda v: isinstance(v, str),
+            "held_out_digest": lambda v: isinstance(v, str),
         }
+        found = {"held_out_digest": "", **found}  # earlier versions did not write it
         for name, check in checks.items():
             require(check(found.get(name)), f"{source}: data.{name}={found.get(name)!r} in its header is damaged")
         require(found["low"] <= found["high"], f"{source}: data.low={found['low']!r} in its header is damaged")

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from scoresde.codec import Scaling
+from scoresde.codec import Codec, Scaling
 from scoresde.errors import require
 
 SMALLEST_STD = 1 / 3  # of values that fill [-1, 1] well
@@ -90,12 +90,34 @@ def fit_scaling(values: Tensor, source: str) -> Scaling:
     return Scaling(tuple(found.mean.tolist()), tuple(torch.where(found.std > 0, found.std, 1.0).tolist()))
 
 
+def suits(values: Tensor, scaling: Scaling) -> bool:
+    """Whether samples `(N, C, ...)` are moderate in a scaling, column by column; constant ones have any deviation."""
+    numbers = [part if isinstance(part, tuple) else (part,) for part in (scaling.center, scaling.scale)]
+    if any(len(part) not in (1, values.shape[1]) for part in numbers):
+        return False
+    found = moments(values)
+    unit = torch.tensor(numbers[1], dtype=torch.float64).abs().expand_as(found.std)
+    return _moderate(replace(found, std=torch.where(found.std > 0, found.std, unit)), scaling)
+
+
+def same_scaling(one: Codec, other: Codec) -> bool:
+    """Whether two codecs are equal, scalings but for rounding, which differs between machines."""
+    if not (isinstance(one, Scaling) and isinstance(other, Scaling)):
+        return one == other
+    centers, scales = (
+        [torch.tensor(codec_part, dtype=torch.float64) for codec_part in parts]
+        for parts in ((one.center, other.center), (one.scale, other.scale))
+    )
+    return centers[0].shape == centers[1].shape and all(
+        bool(((a - b).abs() <= RESOLVED * scales[0].abs()).all()) for a, b in (centers, scales)
+    )
+
+
 def _moderate(found: Moments, scaling: Scaling) -> bool:
     """Whether every channel has a moderate deviation, and a mean of at most 1, in the model's units."""
-    assert isinstance(scaling.center, float)
-    assert isinstance(scaling.scale, float)
-    mean = (found.mean - scaling.center).abs() / scaling.scale
-    std = found.std / scaling.scale
+    center, scale = (torch.tensor(part, dtype=torch.float64) for part in (scaling.center, scaling.scale))
+    mean = ((found.mean - center) / scale).abs()
+    std = (found.std / scale).abs()
     least, most = MODERATE
     return bool(((mean <= 1) & (least <= std) & (std <= most)).all())
 

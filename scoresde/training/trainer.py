@@ -247,7 +247,7 @@ class Trainer:
 
     @torch.no_grad()
     def load_state(self, step_number: int, tensors: Mapping[str, Tensor]) -> None:
-        """Restores the tensors that `state` gave after `step_number` steps.
+        """Restores the tensors that `state` gave after `step_number` steps; before the first there are no moments.
 
         Raises:
             UsageError: for tensors of another model.
@@ -259,8 +259,9 @@ class Trainer:
         moments = {key: _part(tensors, f"optimizer.{key}.{SCORE}.", None) for key in MOMENTS}
         trained = moments[MOMENTS[0]].keys()  # a frozen parameter has no moments
         for key, moment in moments.items():
+            known = moment.keys() == trained and moment.keys() <= parameters.keys()
             require(
-                len(moment) > 0 and moment.keys() == trained and moment.keys() <= parameters.keys(),
+                known and (len(moment) > 0) == (step_number > 0),
                 f"checkpoint: its {key} of the optimiser does not fit the model in training",
             )
         for name, value in here.items():
@@ -268,6 +269,7 @@ class Trainer:
         averages = self.average.tensors
         for name, value in average.items():
             averages[name].copy_(self.parallel.distribute(value.to(self.device), averages[name]))
+        self.optimizer.state.clear()
         for name in trained:
             parameter = parameters[name]
             state = {"step": moments["step"][name].to(self.device, torch.float32, copy=True)}

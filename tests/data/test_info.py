@@ -1,5 +1,6 @@
 """What a checkpoint says of its data: it comes back, and a header that lacks a part is named."""
 
+import dataclasses
 import json
 import math
 
@@ -10,7 +11,7 @@ from scoresde import UsageError
 from scoresde.data import ArrayData
 from scoresde.data.info import DataInfo, fingerprint
 
-INFO = DataInfo(-1.5, 2, 3, ("cat", "dog", "eel"), True, "abc")
+INFO = DataInfo(-1.5, 2, 3, ("cat", "dog", "eel"), True, "abc", "def")
 
 
 def test_an_info_comes_back_through_json():
@@ -26,7 +27,15 @@ def test_an_info_is_that_of_its_data():
     floats = ArrayData(torch.tensor([[0.5, -1.5], [0.0, 2.0]]))
     assert DataInfo.of(floats) == DataInfo(-1.5, 2.0, 0, (), False, fingerprint(floats))
     held_out = ArrayData(torch.tensor([[0.5, -3.0], [7.0, 2.0]]))
-    assert DataInfo.of(floats, held_out) == DataInfo(-3.0, 7.0, 0, (), False, fingerprint(floats))
+    assert DataInfo.of(floats, held_out) == DataInfo(
+        -3.0, 7.0, 0, (), False, fingerprint(floats), fingerprint(held_out)
+    )
+
+
+def test_an_info_of_a_version_that_knew_no_checksum_of_held_out_data_is_read():
+    written = INFO.to_json()
+    del written["held_out_digest"]
+    assert DataInfo.from_json(written, "file") == dataclasses.replace(INFO, held_out_digest="")
 
 
 @pytest.mark.parametrize(("largest", "expected"), [(16, (3, 16)), (127, (3, 127)), (128, (0, 255)), (240, (0, 255))])
