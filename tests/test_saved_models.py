@@ -318,3 +318,68 @@ def test_tied_weights_are_trained_averaged_and_resumed(tmp_path):
     assert torch.equal(expected["ema.score.network.first.weight"], expected["ema.score.network.last.weight"])
     for name, value in rest.state().items():
         assert torch.equal(value, expected[name]), name
+
+
+# types
+
+
+class Mixed(nn.Module):
+    """A network with parameters and buffers of many types."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(3, 8)
+        self.middle = nn.ModuleList(nn.Linear(8, 8, dtype=dtype) for dtype in (torch.bfloat16, torch.float16))
+        self.last = nn.Linear(8, 2, dtype=torch.float64)
+        self.register_buffer("third", torch.tensor(1 / 3, dtype=torch.float64))
+        self.register_buffer("large", torch.tensor(2**40 + 1))
+        self.register_buffer("mask", torch.tensor([True, False]))
+
+    def forward(self, x, c_noise, cond=None):
+        h = self.first(torch.cat([x, c_noise[:, None]], 1).to(self.first.weight.dtype))
+        for layer in self.middle:
+            h = torch.tanh(layer(h.to(layer.weight.dtype)))
+        return (self.last(h.to(self.last.weight.dtype)) * self.third).to(x.dtype)
+
+
+def assert_equal_in_type(one, other):
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert value.dtype == other[name].dtype, name
+        assert torch.equal(value, other[name]), name
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float64, torch.bfloat16, torch.float16])
+def test_a_model_comes_back_in_its_types(tmp_path, dtype):
+    model = plain_model(network=Mixed())
+    model = model if dtype is None else model.to(dtype)
+    save_model(model, tmp_path / "m.safetensors")
+    assert_equal_in_type(load_model(tmp_path / "m.safetensors", network=Mixed()).state_dict(), model.state_dict())
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float64, torch.bfloat16, torch.float16])
+def test_a_run_goes_on_in_its_types(tmp_path, dtype):
+    """Weights, averages and moments, to the last bit."""
+    data = ArrayData(torch.randn(40, 2, generator=torch.Generator().manual_seed(2)))
+
+    def trainer():
+        torch.manual_seed(1)
+        model = plain_model(network=Mixed())
+        model = model if dtype is None else model.to(dtype)
+        return Trainer(model, data, DenoisingObjective(), TrainingOptions(num_steps=5, batch_size=8, lr=0.03))
+
+    whole, half, rest = trainer(), trainer(), trainer()
+    for _ in range(5):
+        whole.step()
+    for _ in range(3):
+        half.step()
+    description = {"models": {"score": checkpoint.describe_model(half.model)}}
+    checkpoint.save(tmp_path / "half.safetensors", 3, description, half.state())
+    loaded = checkpoint.load(tmp_path / "half.safetensors")
+    assert_equal_in_type(loaded.tensors, half.state())
+    average = loaded.model(network=Mixed()).state_dict()
+    assert_equal_in_type(average, half.average.tensors)
+    rest.load_state(3, loaded.tensors)
+    for _ in range(2):
+        rest.step()
+    assert_equal_in_type(rest.state(), whole.state())

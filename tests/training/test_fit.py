@@ -6,9 +6,20 @@ import numpy as np
 import pytest
 import torch
 
-from scoresde import VPSDE, EDMParametrization, NetworkScoreModel, TrainingOptions, UsageError, fit
+from scoresde import (
+    VPSDE,
+    EDMParametrization,
+    NetworkScoreModel,
+    TrainingOptions,
+    UsageError,
+    fit,
+    load_model,
+    save_model,
+)
+from scoresde.objective import DenoisingObjective
+from scoresde.training import Trainer
 from tests.exercises.latent_text import TextNetwork
-from tests.training.trainers import assert_same_state, gaussian_data, make_model
+from tests.training.trainers import advance, assert_same_state, gaussian_data, make_model
 
 
 def quick_fit(model, data, cond=None, **options):
@@ -77,6 +88,38 @@ def test_what_fit_returns_can_be_trained_again(device):
     before = {name: p.clone() for name, p in first.named_parameters()}
     second = quick_fit(first, data)
     assert any(not torch.equal(p, before[name]) for name, p in second.named_parameters())
+
+
+def test_a_model_that_was_loaded_is_trained_on_from_where_it_was(device, tmp_path):
+    data = gaussian_data(64)
+    trained = quick_fit(make_model(device), data.values, num_steps=150, lr=0.01)
+    save_model(trained, tmp_path / "m.safetensors")
+    loaded = load_model(tmp_path / "m.safetensors", device)
+    new, old, trainer = (
+        Trainer(model, data, DenoisingObjective(), TrainingOptions(num_steps=5, batch_size=8, lr=1e-3))
+        for model in (make_model(device), trained, loaded)
+    )
+    assert trainer.held_out_loss(data) == old.held_out_loss(data) < 0.7 * new.held_out_loss(data)
+    assert loaded.training
+    start = {name: value.clone() for name, value in trainer.average.tensors.items()}
+    advance(trainer, 5)
+    for name, p in loaded.named_parameters():
+        assert not torch.equal(p, start[name])
+        assert not torch.equal(trainer.average.tensors[name], start[name])
+    again = quick_fit(load_model(tmp_path / "m.safetensors", device), data.values, num_steps=20)
+    assert Trainer(again, data, DenoisingObjective(), trainer.options).held_out_loss(data) < 0.7 * new.held_out_loss(
+        data
+    )
+
+
+def test_a_part_of_a_loaded_model_can_be_trained_alone(device, tmp_path):
+    save_model(make_model(device), tmp_path / "m.safetensors")
+    loaded = load_model(tmp_path / "m.safetensors", device)
+    loaded.network.last.requires_grad_(True)
+    tuned = quick_fit(loaded, gaussian_data(32).values)
+    before = load_model(tmp_path / "m.safetensors", device).state_dict()
+    moved = {name for name, value in tuned.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == {"network.last.weight", "network.last.bias"}
 
 
 def test_labels_that_the_network_does_not_know_are_refused_before_the_first_step(device):

@@ -166,6 +166,21 @@ def test_two_processes_of_the_program_train_as_one(trained, name, option):
     assert samples == {path.name for path in (trained / "one" / "samples").iterdir()}
 
 
+def test_two_processes_begin_from_a_checkpoint_as_one(trained):
+    """With sharded weights; and they go on from their own checkpoints."""
+    arguments = ["--mode=train", "--device=cpu", "--config.logging.checkpoint_every=3", "--config.training.shard=True"]
+    for steps in (5, 8):
+        length = f"--config.training.num_steps={steps}"
+        assert main([*arguments, length, f"--init_from={trained}/one", f"--workdir={trained}/from-1"]) == 0
+        run(2, trained, *arguments, length, "--init_from=one", "--workdir=from-2")
+    one, two = (records(trained / folder) for folder in ("from-1", "from-2"))
+    assert [r["step"] for r in two] == [r["step"] for r in one] == list(range(9))
+    assert one[0]["held_out_loss"] == records(trained / "one")[-1]["held_out_loss"]
+    for name in ("loss", "held_out_loss"):
+        pairs = [(a[name], b[name]) for a, b in zip(one, two, strict=True) if name in a]
+        np.testing.assert_allclose(*zip(*pairs, strict=True), rtol=0, atol=1e-5)
+
+
 def test_samples_do_not_depend_on_the_number_of_processes(trained):
     arguments = ["--mode=sample", "--sampler=ancestral", "--num_steps=20", "--num_samples=31", "--device=cpu"]
     assert main([*arguments, f"--workdir={trained}/one", f"--output={trained}/1.png"]) == 0
