@@ -83,7 +83,7 @@ def _objective(config: ConfigDict) -> None:
 def _training(config: ConfigDict) -> None:
     """How it is trained."""
     config.training = ConfigDict()
-    config.training.num_steps = 3000  # optimiser steps
+    config.training.num_steps = 3000  # optimiser steps; the learning rate's cosine ends with them
     config.training.batch_size = 64  # samples a step
     config.training.lr = 2e-3  # largest learning rate
     config.training.lr_final = 0.02  # last learning rate, as a share of lr (half a cosine)

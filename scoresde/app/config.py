@@ -106,19 +106,17 @@ def from_json(values: Any, source: str, checked: tuple[str, ...] = ("",)) -> Con
     """
     require(isinstance(values, dict), f"{source}: not a configuration in JSON; need an object of fields")
 
+    def tuples(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: tuples(v) for k, v in value.items()}
+        return tuple(value) if isinstance(value, list) else value
+
     try:
         config = ConfigDict(tuples(values))
     except (ValueError, TypeError) as error:  # of names with dots, or that are no words
         raise UsageError(f"{source}: {error}") from error
     _check_fields(config, source, checked)
     return config
-
-
-def tuples(value: Any) -> Any:
-    """A value of JSON with tuples in place of lists."""
-    if isinstance(value, dict):
-        return {k: tuples(v) for k, v in value.items()}
-    return tuple(value) if isinstance(value, list) else value
 
 
 def _check_fields(config: ConfigDict, source: str, checked: tuple[str, ...] = ("",)) -> None:
@@ -141,8 +139,9 @@ def _check_fields(config: ConfigDict, source: str, checked: tuple[str, ...] = ("
         kind = (int, float) if isinstance(value, float) else type(value)
         fits = isinstance(fields[field], kind) and isinstance(fields[field], bool) == isinstance(value, bool)
         require(fits, f"{source}: {field}={fields[field]!r}; need a value like {value!r}")
-    for field in fields:
-        if field not in known and not field.startswith(free):
+    sections = flat(default.get_config().to_dict(), empty=True).keys() | {name.rpartition(".")[0] for name in known}
+    for field in flat(config.to_dict(), empty=True):
+        if field not in sections and field.startswith(checked) and not field.startswith(free):
             raise unknown_name(f"field in {source}:", field, known)
 
 

@@ -77,9 +77,10 @@ def check_free(path: Path) -> None:
     )
 
 
-def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} to {"a.b": 1}."""
+def flat(config: dict[str, Any], prefix: str = "", empty: bool = False) -> dict[str, Any]:
+    """{"a": {"b": 1}, "c": {}} to {"a.b": 1}, or, with `empty`, to {"a.b": 1, "c": {}}."""
     fields: dict[str, Any] = {}
     for key, value in config.items():
-        fields |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        is_section = isinstance(value, dict) and (len(value) > 0 or not empty)
+        fields |= flat(value, f"{prefix}{key}.", empty) if is_section else {f"{prefix}{key}": value}
     return fields

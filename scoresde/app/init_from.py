@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 from torch import nn
 
 from scoresde import checkpoint
-from scoresde.app.config import load_config, of_run, tuples
+from scoresde.app.config import from_json, load_config, of_run
 from scoresde.app.files import flat
 from scoresde.app.run_folder import RunFolder
 from scoresde.codec import Codec, Scaling
@@ -48,7 +48,7 @@ class Origin:
     """Where a run begins.
 
     Attributes:
-        path: what `--init_from` named, absolute.
+        path: what `--init_from` named.
         file: the name of the checkpoint.
         step: steps that it was trained.
         digest: its checksum.
@@ -69,6 +69,11 @@ class Origin:
         source = f"init_from={self.path!r}"
         checkpoint.check_described(self.model, f"{source}: models.{checkpoint.SCORE}")
         require(isinstance(self.config, dict), f"{source}: its configuration is damaged")
+        for part in ("network", "sde", "parametrization", "codec"):
+            name = self.model[part].get("name")
+            require(isinstance(name, str), f"{source}: the name {name!r} of its {part} is damaged")
+        sigma_data = self.model["parametrization"].get("sigma_data")
+        require(isinstance(sigma_data, float), f"{source}: sigma_data={sigma_data!r} of its model is damaged")
 
     @classmethod
     def of(cls, given: str, folder: RunFolder) -> Origin:
@@ -80,7 +85,7 @@ class Origin:
         own = _newest_header(folder)
         if own is None:
             file = _file(given)
-            return cls._of_header(checkpoint.read_header(file), os.path.abspath(given), file.name)
+            return cls._of_header(checkpoint.read_header(file), given, file.name)
         require(
             RECORD in own,
             f"workdir={str(folder.path)!r}: holds a run that did not begin from a checkpoint; choose another --workdir "
@@ -126,7 +131,7 @@ class Origin:
         except (UsageError, OSError):
             state = "cannot be read any more"
         require(
-            state == "" or os.path.abspath(given) == self.path,
+            state == "" or os.path.abspath(given) == os.path.abspath(self.path),
             f"workdir={str(folder.path)!r}: holds a run that began from {self.path!r}, not from init_from={given!r}; "
             "choose another --workdir",
         )
@@ -143,17 +148,18 @@ class Origin:
         If an SDE is named, the SDE and the objective are its recipe's. Where a recipe leaves `sigma_data` to be
         measured, it is the checkpoint's, because the network was trained with it.
         """
-        described = {part: ConfigDict(tuples(self.model[part])) for part in ("network", "sde", "parametrization")}
+        source = f"init_from={self.path!r}"
+        described = {part: from_json(self.model[part], source, ()) for part in ("network", "sde", "parametrization")}
         if recipe is not None:
             config = load_config(sde, recipe)
             if config.parametrization.sigma_data == 0:
-                config.parametrization.sigma_data = described["parametrization"].get("sigma_data", 0.0)
+                config.parametrization.sigma_data = described["parametrization"].sigma_data
             return config
         if self.config:
-            config = of_run(self.config, f"init_from={self.path!r}: its configuration")
+            config = of_run(self.config, f"{source}: its configuration")
         else:  # a file of `save_model`
             config = default.get_config()
-            filled_in = {"num_classes", FROM_DATA.get(described["network"].get("name"))}
+            filled_in = {"num_classes", FROM_DATA.get(described["network"].name)}
             config.network = ConfigDict({k: v for k, v in described["network"].items() if k not in filled_in})
             config.sde = described["sde"]
         if sde is not None:

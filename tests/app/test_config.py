@@ -89,6 +89,7 @@ def test_a_configuration_comes_back_from_json():
         ({"seed": "one"}, r"seed='one'; need a value like 0"),
         ({"seed": True}, r"seed=True"),
         ({"seeed": 1}, r"'seeed': did you mean 'seed'"),
+        ({"training": as_json(default.get_config())["training"] | {"lrr": {}}}, r"'training\.lrr': did you mean"),
         ({"network": {}}, r"lacks the field network\.name"),
         ({"objective": {"name": "DenoisingObjective"}}, r"lacks the field objective\.(times|weighting)\.name"),
         ({"objective": {"times": {}, "weighting": {}}}, r"lacks the field objective\.name"),

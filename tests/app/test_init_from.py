@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -336,6 +337,42 @@ def test_classes_of_other_names_are_named(tmp_path, capsys):
     assert "its classes have other names here: 10 is now 20, 11 is now 21" in capsys.readouterr().err
 
 
+DAMAGES = [None, 3, [], {}, {"name": {}}, {"name": "MLP", "a.b": 1}, {"name": "VPSDE", "": {}}]
+PARTS = [("models", "score", part) for part in ("network", "sde", "parametrization", "codec")]
+
+
+PLACES = [*PARTS, ("models", "score"), ("config",), ("config", "training"), ("config", "data")]
+
+
+@pytest.mark.parametrize("place", PLACES, ids=".".join)
+def test_a_description_that_was_tampered_with_is_a_mistake(whole, tmp_path, capsys, place):
+    loaded = RunFolder(whole).newest_checkpoint()
+    for damage in DAMAGES:
+        description = json.loads(json.dumps(loaded.description))
+        inner = description
+        for key in place[:-1]:
+            inner = inner[key]
+        inner[place[-1]] = damage
+        checkpoint.save(tmp_path / "m.safetensors", 4, description, loaded.tensors)
+        arguments = [f"--init_from={tmp_path / 'm.safetensors'}", f"--workdir={tmp_path / 'run'}"]
+        if place[0] == "config" and damage == {}:
+            continue  # all of it has its defaults
+        assert_mistake(capsys, ["--mode=train", *arguments], r"init_from=|checkpoint=|models\.score|config\.|data\.")
+
+
+def test_damaged_files_are_mistakes(whole, tmp_path, capsys):
+    content = RunFolder(whole).newest_checkpoint().path.read_bytes()
+    generator = np.random.default_rng(11)
+    header = int.from_bytes(content[:8], "little") + 8
+    for k in range(40):
+        damaged = bytearray(content)
+        for place in generator.integers(0, header if k % 2 else len(content), 3):
+            damaged[place] ^= int(generator.integers(1, 256))
+        (tmp_path / "m.safetensors").write_bytes(damaged)
+        arguments = [f"--init_from={tmp_path / 'm.safetensors'}", f"--workdir={tmp_path / 'run'}"]
+        assert_mistake(capsys, ["--mode=train", *arguments], r"init_from=|checkpoint=|models\.score|config\.|data\.")
+
+
 def test_a_header_that_was_tampered_with_is_a_mistake(tuned, tmp_path, capsys):
     folder = tmp_path / "run"
     for value in (3, {"path": "x"}, {"class_names": 3}):
@@ -347,3 +384,13 @@ def test_a_header_that_was_tampered_with_is_a_mistake(tuned, tmp_path, capsys):
         message = r"init_from in its checkpoints is damaged"
         assert_mistake(capsys, ["--mode=train", "--init_from=x", f"--workdir={folder}"], message)
         shutil.rmtree(folder)
+
+
+def test_images_may_have_another_size(work, tmp_path):
+    images = np.random.default_rng(3).integers(0, 17, size=(60, 1, 12, 16)).astype(np.uint8)
+    np.savez(tmp_path / "images.npz", x=images, labels=np.arange(60) % 10)
+    assert tune("runs/vp", tmp_path / "run", f"--config.data.path={tmp_path / 'images.npz'}") == 0
+    old, new = (RunFolder(folder).newest_checkpoint().model() for folder in (Path("runs/vp"), tmp_path / "run"))
+    assert (old.shape, new.shape) == ((1, 8, 8), (1, 12, 16))
+    assert new.codec == old.codec
+    assert main(["--mode=sample", f"--workdir={tmp_path / 'run'}", "--num_samples=3", "--num_steps=5"]) == 0
