@@ -58,8 +58,8 @@ class RunFolder:
                 partial.unlink()  # of a run that was killed while writing
             yield
 
-    def claim(self, config: dict[str, Any]) -> None:
-        """Writes the configuration; if the folder holds a run already, it must have the same one.
+    def check_config(self, config: dict[str, Any]) -> None:
+        """Raises `UsageError` if the folder holds a run with another configuration.
 
         How long to train, what to log, how to sample and where the data lie may differ; `train` compares the data's
         checksum. A field that the library did not have yet when the run began has its default.
@@ -82,6 +82,9 @@ class RunFolder:
                     f"workdir={str(self.path)!r}: holds a run with config.{field}={was}, not {now}; "
                     "choose another --workdir, or the same configuration to continue that run",
                 )
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Writes the configuration."""
         write_text(self.config, json.dumps(config, indent=2) + "\n")
 
     def all_checkpoints(self) -> list[Path]:

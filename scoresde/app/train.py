@@ -92,7 +92,7 @@ def train_in(folder: RunFolder, config: ConfigDict, device: torch.device, origin
         require(config.logging[name] >= 1, f"config.logging.{name}={config.logging[name]}: need at least 1")
     run = build_run(folder, config, device, origin)
     trainer = run.trainer
-    with _claimed(run, run.description["config"]):
+    with _claimed(run):
         newest = resume(run)
         if trainer.step_number >= trainer.options.num_steps:
             if run.leader:
@@ -101,6 +101,7 @@ def train_in(folder: RunFolder, config: ConfigDict, device: torch.device, origin
                 )
             return 0
         if run.leader:
+            folder.write_config(run.description["config"])
             folder.cut_logs(trainer.step_number)
             announce(run)
             if newest is not None:
@@ -140,14 +141,14 @@ def build_run(folder: RunFolder, config: ConfigDict, device: torch.device, origi
 
 
 @contextlib.contextmanager
-def _claimed(run: Run, plain_config: dict[str, Any]) -> Iterator[None]:
-    """Holds the folder for this run; only the leader writes there."""
+def _claimed(run: Run) -> Iterator[None]:
+    """Holds the folder for this run, of which it may hold the beginning; only the leader writes there."""
     if not run.leader:
         yield
         return
     run.folder.create()
     with run.folder.locked():
-        run.folder.claim(plain_config)
+        run.folder.check_config(run.description["config"])
         yield
 
 
@@ -209,15 +210,27 @@ def resume(run: Run) -> checkpoint.Checkpoint | None:
             f"delete {folder.checkpoints} to begin anew",
         )
         return None
+    _check_continues(run, newest)
+    run.trainer.load_state(newest.step, newest.tensors)
+    return newest
+
+
+def _check_continues(run: Run, newest: checkpoint.Checkpoint) -> None:
+    """Raises `UsageError` if a checkpoint is of other data, in other units, or of a run with another beginning."""
+    source = f"workdir={str(run.folder.path)!r}"
+    data = newest.description.get("data", {})
     require(
-        newest.description.get("data", {}).get("digest") == run.info.digest,
-        f"workdir={str(folder.path)!r}: its run was trained on other data; choose another --workdir",
+        data.get("digest") == run.info.digest,
+        f"{source}: its run was trained on other data; choose another --workdir",
     )
-    known = newest.description.get("data", {}).get("held_out_digest")
     require(
-        known in (None, "", run.info.held_out_digest),
-        f"workdir={str(folder.path)!r}: the held-out samples of its run have changed; put them back as they were, or "
+        data.get("held_out_digest", "") in ("", run.info.held_out_digest),
+        f"{source}: the held-out samples of its run have changed; put them back as they were, or "
         "choose another --workdir",
+    )
+    require(
+        RECORD not in newest.description or run.origin is not None,
+        f"{source}: its run began from a checkpoint; go on by the same command, with --init_from",
     )
     described = newest.description["models"].get(checkpoint.SCORE)
     checkpoint.check_described(described, f"checkpoint={str(newest.path)!r}: models.{checkpoint.SCORE}")
@@ -225,11 +238,9 @@ def resume(run: Run) -> checkpoint.Checkpoint | None:
     now = run.data.codec
     require(
         same_scaling(was, now),
-        f"workdir={str(folder.path)!r}: its run scales the data by {was}, which would now be {now}; choose "
-        f"another --workdir, with --init_from {folder.path} to keep what was learned",
+        f"{source}: its run scales the data by {was}, which would now be {now}; choose "
+        f"another --workdir, with --init_from {run.folder.path} to keep what was learned",
     )
-    run.trainer.load_state(newest.step, newest.tensors)
-    return newest
 
 
 def roll_back(run: Run, error: DivergedError) -> None:

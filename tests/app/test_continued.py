@@ -17,7 +17,7 @@ from scoresde.data.scaling import same_scaling
 from scoresde.training import Trainer, TrainingOptions
 from tests.app.test_train import ROLLBACK, fail_from
 from tests.mistakes import assert_mistake
-from tests.runs import LOGGED, logged_steps, records, train_logged
+from tests.runs import LOGGED, contents, logged_steps, records, train_logged
 
 DECAY = ["--config.training.warmup_steps=4", "--config.training.lr=0.05", "--config.training.lr_final=0.1"]
 SAID = re.compile(r"the learning rate goes from (\S+) to (\S+), as its cosine now ends at step (\d+), not (\d+);.*")
@@ -94,6 +94,14 @@ def test_a_run_that_diverged_before_says_its_share_of_the_learning_rate(tmp_path
     assert train_logged(tmp_path, *ROLLBACK, "--config.training.num_steps=24") == 0
     assert "the learning rate is 0.25 of the schedule's, since the run diverged" in capsys.readouterr().out
     assert logged_steps(RunFolder(tmp_path))[-1] == 24
+
+
+def test_a_finished_run_that_is_asked_for_fewer_steps_stays_as_it_is(tmp_path, capsys):
+    assert train_logged(tmp_path) == 0
+    before = contents(tmp_path)
+    assert train_logged(tmp_path, "--config.training.num_steps=11") == 0
+    assert "is trained: 20 steps" in capsys.readouterr().out
+    assert contents(tmp_path) == before
 
 
 def write(path, values):

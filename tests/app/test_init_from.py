@@ -315,6 +315,11 @@ def test_a_run_that_began_elsewhere_is_not_continued(whole, tuned, tmp_path, cap
     assert_mistake(capsys, ["--mode=train", f"--init_from={tmp_path / 'other'}", f"--workdir={tuned}"], message)
 
 
+def test_a_run_does_not_forget_where_it_began(tuned, capsys):
+    same = [f"--config={tuned / 'config.json'}", f"--workdir={tuned}", "--config.training.num_steps=12"]
+    assert_mistake(capsys, ["--mode=train", *same], r"its run began from a checkpoint; .* with --init_from")
+
+
 def test_weights_that_see_the_time_stay_under_their_sde(tmp_path, capsys):
     time_input = tmp_path / "recipe.py"
     time_input.write_text(

@@ -105,22 +105,23 @@ def test_logs_are_cut_after_a_step_and_of_broken_lines(tmp_path):
 def test_a_damaged_config_is_named(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(UsageError, match=r"its config\.json is damaged"):
-        RunFolder(tmp_path).claim({"seed": 0})
+        RunFolder(tmp_path).check_config({"seed": 0})
 
 
 def test_how_long_to_train_and_how_to_log_and_sample_may_differ(tmp_path):
     run = RunFolder(tmp_path)
     config = {"seed": 0, "training": {"num_steps": 3, "lr": 0.1}, "logging": {"every": 1}, "sampling": {"compile": 0}}
-    run.claim(config)
+    run.check_config(config)
+    run.write_config(config)
     config = json.loads(json.dumps(config))
     config["training"]["num_steps"] = 5
     config["logging"]["every"] = 2
     config["sampling"]["compile"] = 1
-    run.claim(config)
-    assert json.loads(run.config.read_text()) == config
+    run.check_config(config)
+    run.write_config(config)
     config["training"]["lr"] = 0.2
     with pytest.raises(UsageError, match=r"config\.training\.lr=0\.1, not 0\.2; choose another --workdir"):
-        run.claim(config)
+        run.check_config(config)
 
 
 def test_a_run_that_is_older_than_a_field_goes_on(tmp_path, capsys):
