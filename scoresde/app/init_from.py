@@ -115,7 +115,7 @@ class Origin:
         require(
             network.get("registered", True),
             f"{source}: holds weights of {network.get('name')}, a class that was not registered; train on in Python, "
-            "as docs/python.md shows",
+            "as docs/training.md shows",
         )
         return origin
 
@@ -176,7 +176,7 @@ class Origin:
         if not isinstance(codec, Scaling):
             raise UsageError(
                 f"init_from={self.path!r}: its codec is a {type(codec).__name__}, and a run has a Scaling; train on in "
-                "Python, as docs/python.md shows"
+                "Python, as docs/training.md shows"
             )
         return codec if suits(data.values, codec) else data.codec
 
