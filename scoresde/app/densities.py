@@ -47,14 +47,14 @@ class Evaluation:
 
     Attributes:
         trained: the model.
-        train: the data that it was trained on.
+        train: the data that it was trained on, or None if they cannot be had.
         data: the data that are evaluated.
         count: how many of them.
         record: what will be written; whoever computes a number adds what it is of.
     """
 
     trained: Trained
-    train: ArrayData
+    train: ArrayData | None
     data: ArrayData
     count: int
     record: dict[str, Any] = field(default_factory=dict)
@@ -88,7 +88,7 @@ def densities(evaluation: Evaluation, metrics: Collection[str], num_evaluations:
     volume = _log_volume(evaluation)
     evaluation.record["units of nats"] = "the model's" if volume is None else "the data's"
     shift = volume or 0.0
-    prior = training_gaussian(evaluation.train)
+    prior = None if evaluation.train is None else training_gaussian(evaluation.train)
     rows = []
     if {"nll", "bits"} & set(metrics):
         nats, error = _by_flow(evaluation, x, prior, num_evaluations)
@@ -145,14 +145,16 @@ def _dequantization(evaluation: Evaluation, name: str) -> Dequantization:
     if name != VARIATIONAL:
         return DEQUANTIZATIONS[name]
     trained = evaluation.trained
+    assert evaluation.train is not None
     with Progress("dequantisation", TRAINING_STEPS) as progress:
         model = trained.checkpoint.model()
         return train_dequantization(model, evaluation.train, TRAINING_STEPS, trained.seed, progress.advance)
 
 
-def _by_flow(evaluation: Evaluation, x: Tensor, prior: Gaussian, num_evaluations: int) -> tuple[Tensor, Tensor]:
+def _by_flow(evaluation: Evaluation, x: Tensor, prior: Gaussian | None, num_evaluations: int) -> tuple[Tensor, Tensor]:
     """Log densities in nats `(B,)`, and their standard errors by probes, on the host."""
-    flow = {"evaluations": num_evaluations, "prior": "prior of the training data's mean and covariance"}
+    of_data = "prior of the training data's mean and covariance"
+    flow = {"evaluations": num_evaluations, "prior": of_data if prior else "prior of the SDE, N(0, sigma(t_max)^2)"}
     flow["divergence"] = "exact" if evaluation.dim <= EXACT_UP_TO else "by a fresh probe a step"
     with Progress("likelihood", -(-len(x) // BATCH) * num_evaluations, unit="evaluations") as progress:
         found = log_prob(
@@ -172,7 +174,7 @@ def _by_flow(evaluation: Evaluation, x: Tensor, prior: Gaussian, num_evaluations
     return found.log_prob.cpu(), found.standard_error.cpu()
 
 
-def _by_bound(evaluation: Evaluation, x: Tensor, prior: Gaussian, num_evaluations: int) -> tuple[Tensor, Tensor]:
+def _by_bound(evaluation: Evaluation, x: Tensor, prior: Gaussian | None, num_evaluations: int) -> tuple[Tensor, Tensor]:
     """Variational bounds in nats `(B,)`, and their standard errors, on the host."""
     trained = evaluation.trained
     cond = evaluation.cond

@@ -20,7 +20,7 @@ from scoresde.app.progress import Progress
 from scoresde.app.trained import Trained
 from scoresde.app.user_data import asked_data, own_data
 from scoresde.data.arrays import ArrayData
-from scoresde.errors import require, unknown_name
+from scoresde.errors import UsageError, require, unknown_name
 from scoresde.metrics import DEQUANTIZATIONS, frechet_distance, judge, sliced_wasserstein, train_classifier
 from scoresde.metrics.classifier import FEATURES
 from sde_configs import build
@@ -67,6 +67,47 @@ def too_few(drawn: int, given: int) -> str:
     return ""
 
 
+def training_data(trained: Trained, needed: bool) -> tuple[ArrayData | None, str]:
+    """The training data; if they cannot be had and are not needed, None and the reason."""
+    try:
+        return own_data(trained)[0], ""
+    except UsageError as error:
+        if needed:
+            raise
+        return None, str(error)
+
+
+def left_out(flags: EvaluateFlags, metrics: list[str], data: ArrayData, missing: str) -> list[str]:
+    """Removes the metrics that cannot be computed, and says what is left out and why.
+
+    Args:
+        flags: of the command.
+        metrics: those to compute; some may be removed.
+        data: what is evaluated.
+        missing: why the training data cannot be had, or empty.
+
+    Raises:
+        UsageError: for one of them that was asked for by name.
+    """
+    of_data = f"needs the training data; {missing}"
+    dense = bool({"nll", "bits", "elbo"} & set(metrics))
+    learned = dense and flags.dequantization == VARIATIONAL and not data.values.is_floating_point()
+    require(not (missing and learned), f"dequantization={flags.dequantization!r}: {of_data}")
+    few = too_few(_drawn(flags), len(data))
+    reason = (of_data if missing else few) if "frechet" in metrics else ""
+    require(not reason or flags.metric == "all", f"metric='frechet': {reason}")
+    if reason:
+        metrics.remove("frechet")
+    if not missing:
+        return [few] if reason else []
+    parts = {
+        "the Frechet distance": bool(reason),
+        "the distance of training samples": "sw2" in metrics,
+        "the mean and covariance of the prior": dense,
+    }
+    return [f"{', '.join(name for name, lost in parts.items() if lost)}: {of_data}"] if any(parts.values()) else []
+
+
 def evaluate(flags: EvaluateFlags, overrides: Sequence[str]) -> int:
     """Prints a table of metrics of the held-out samples, or of a file, and writes it as JSON."""
     trained = Trained.of(flags, overrides)
@@ -77,18 +118,15 @@ def evaluate(flags: EvaluateFlags, overrides: Sequence[str]) -> int:
     if flags.sampler not in (None, build.AUTO):
         build.build_sampler(trained.config, flags.sampler, flags.num_steps)  # a mistake is named before anything else
     output = output_path(flags.output, trained.folder / "evaluate.json")
-    train = own_data(trained)[0]
     data, source = asked_data(trained, flags.input)
+    train, missing = training_data(trained, needed=flags.input is None)
     metrics = chosen(flags.metric, data)
-    drawn = DRAWN if flags.num_samples is None else flags.num_samples
-    few = too_few(drawn, len(data)) if "frechet" in metrics else ""
-    require(not few or flags.metric == "all", f"metric='frechet': {few}")
+    left = left_out(flags, metrics, data, missing)
     choose_threads(BATCH * math.prod(trained.model.shape))
     count = len(data) if flags.num_samples is None else min(flags.num_samples, len(data))
     evaluation = Evaluation(trained, train, data, count)
-    if few:
-        metrics.remove("frechet")
-        evaluation.record["left out"] = few
+    if left:
+        evaluation.record["left out"] = "; ".join(left)
     evaluation.record.update(
         samples=count, source=source, step=trained.checkpoint.step, seed=trained.seed, shape=list(data.shape)
     )
@@ -106,7 +144,7 @@ def evaluate(flags: EvaluateFlags, overrides: Sequence[str]) -> int:
     if "vlb" in metrics:
         finished(discrete_bound(evaluation))
     if {"frechet", "sw2"} & set(metrics):
-        finished(_distances(evaluation, metrics, drawn, flags))
+        finished(_distances(evaluation, metrics, flags))
     _report(evaluation, rows)
     print(f"numbers: {output}")
     return 0
@@ -169,11 +207,17 @@ def _sampler(trained: Trained, flags: EvaluateFlags) -> tuple[str, Sampler, torc
     return name, sampler, sampler.grid(trained.model, num_steps)
 
 
-def _distances(evaluation: Evaluation, metrics: Collection[str], drawn: int, flags: EvaluateFlags) -> list[Row]:
-    """Distances of samples that are drawn now to the data, beside those of as many training samples."""
+def _drawn(flags: EvaluateFlags) -> int:
+    """How many samples distances are taken of."""
+    return DRAWN if flags.num_samples is None else flags.num_samples
+
+
+def _distances(evaluation: Evaluation, metrics: Collection[str], flags: EvaluateFlags) -> list[Row]:
+    """Distances of samples that are drawn now to the data, beside those of as many training samples, if there are."""
     trained = evaluation.trained
     train = evaluation.train
     data = evaluation.data
+    drawn = _drawn(flags)
     cond = trained.conditions(drawn)
     name, sampler, grid = _sampler(trained, flags)
     evaluations = sampler.num_evaluations(trained.model, grid) or UNKNOWN_EVALUATIONS
@@ -188,6 +232,8 @@ def _distances(evaluation: Evaluation, metrics: Collection[str], drawn: int, fla
     evaluation.record["drawn"] = {"samples": drawn, "sampler": name, "evaluations": nfe}
     x = x.cpu()
     real = data.all()[0]
+    if train is None:
+        return [Row("sliced Wasserstein-2 distance", sliced_wasserstein(x, real))]
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(trained.seed))[:drawn]
     others = train.select(order)
     if "sw2" in metrics:

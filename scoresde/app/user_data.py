@@ -46,7 +46,10 @@ def asked_data(trained: Trained, path: str | None) -> tuple[ArrayData, str]:
     """
     if path is not None:
         return _of_file(trained, path), path
-    held_out = own_data(trained)[1]
+    try:
+        held_out = own_data(trained)[1]
+    except UsageError as error:
+        raise UsageError(f"{error}; or give other samples with --input FILE") from error
     if held_out is None:
         raise UsageError("checkpoint: its run held out no samples (config.data.held_out); give some with --input FILE")
     return held_out, "held out"

@@ -29,7 +29,7 @@ class FigureSpec(NamedTuple):
         flags: which of `OPTIONAL` it takes.
         learn: whether without a run a small network is trained on the way.
         data: what it is of without a run.
-        newest: whether without any name it is of the newest run.
+        of_sde: whether it is of the SDE alone: then it needs no data of a run, and without any name it is of no run.
     """
 
     draw: Callable[[Subject, FigureOptions], Figure]
@@ -37,18 +37,18 @@ class FigureSpec(NamedTuple):
     flags: tuple[str, ...]
     learn: bool = False
     data: str = "modes"
-    newest: bool = True
+    of_sde: bool = False
 
 
 FIGURES = {
     "score_field": FigureSpec(score_field.draw, score_field.frames, ("labels",), learn=True),
     "trajectories": FigureSpec(trajectories.draw, None, ("num_samples", "num_steps", "labels")),
     "density": FigureSpec(density.draw, None, ("num_steps", "labels"), learn=True),
-    "schedule": FigureSpec(schedule.draw, None, ("num_steps", "sampler"), newest=False),
+    "schedule": FigureSpec(schedule.draw, None, ("num_steps", "sampler"), of_sde=True),
     "denoising": FigureSpec(
         denoising.draw, denoising.frames, ("num_samples", "num_steps", "sampler", "labels"), data="digits"
     ),
-    "langevin": FigureSpec(langevin.draw, langevin.frames, ("num_samples", "num_steps"), newest=False),
+    "langevin": FigureSpec(langevin.draw, langevin.frames, ("num_samples", "num_steps"), of_sde=True),
     "training": FigureSpec(training.draw, training.frames, ()),
 }
 OPTIONAL = ("num_samples", "num_steps", "sampler", "labels")
@@ -108,14 +108,14 @@ def _subject(flags: VisualizeFlags, overrides: Sequence[str], figure: FigureSpec
     """
     device = choose_device(flags.device)
     given = flags.sde or flags.config or any(a.startswith("--config.") for a in overrides)
-    newest = figure.newest and not given and any(Path("runs").glob("*/checkpoints/step-*.safetensors"))
+    newest = not (figure.of_sde or given) and any(Path("runs").glob("*/checkpoints/step-*.safetensors"))
     if flags.checkpoint or flags.workdir or newest:
         require(
             flags.config is None,
             f"config={flags.config!r}: a checkpoint holds its own; --config.sampling.FIELD=VALUE changes a field",
         )
         trained = Trained.of(flags, overrides)
-        return subject_of_run(trained, flags.labels), trained.folder
+        return subject_of_run(trained, flags.labels, with_data=not figure.of_sde), trained.folder
     config = load_config(flags.sde, flags.config or "toy")
     if flags.config is None:
         config.data.name = figure.data

@@ -9,14 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from samplers import log_prob
 from scoresde.app import densities, evaluate
 from scoresde.app.cli import main
 from scoresde.app.evaluate import METRICS, chosen
+from scoresde.app.flags import TrainedFlags
+from scoresde.app.trained import Trained
+from scoresde.app.user_data import asked_data
 from scoresde.data import load
 from scoresde.metrics import train_classifier
 from scoresde.metrics.classifier import FEATURES
 from tests.mistakes import assert_mistake, with_defaults
-from tests.runs import TOY
+from tests.runs import DIGITS, TOY
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -146,6 +150,58 @@ def test_a_frechet_distance_of_just_enough_samples_is_taken(work, tmp_path, monk
     assert math.isfinite(record["results"]["Frechet distance (64 features)"]["value"])
 
 
+@pytest.fixture(scope="module")
+def orphans(runs):
+    """Runs on images and on vectors whose training data are gone, and on vectors whose data have changed since."""
+    digits = load("digits")
+    x = np.random.default_rng(5).normal(size=(90, 3))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(runs)
+        np.savez("gone.npz", x=digits.values.numpy()[:300], labels=digits.labels.numpy()[:300])
+        for name in ("gone_points", "changed_points"):
+            np.savez(f"{name}.npz", x=x)
+            assert main([*TOY, f"--config.data.path={name}.npz", f"--workdir=runs/{name}"]) == 0
+        assert main([*DIGITS, "--config.data.path=gone.npz", "--workdir=runs/gone"]) == 0
+        Path("gone.npz").unlink()
+        Path("gone_points.npz").unlink()
+        np.savez("changed_points.npz", x=x[::-1])
+        np.savez("given.npz", x=x[:31])
+
+
+def test_without_the_training_data_a_file_is_evaluated_as_far_as_it_can_be(
+    orphans, work, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(densities, "CHAIN", 20)
+    monkeypatch.setattr(densities, "TERMS", 5)
+    how = ["--num_steps=7", "--sampler=ddim"]
+    for run, file, reason, left in (
+        ("gone", "digits.npz", "no such file", "the Frechet distance, the mean and covariance of the prior"),
+        ("gone_points", "given.npz", "no such file", "the distance of training samples, the mean and covariance of"),
+        ("changed_points", "given.npz", "have changed since", "the distance of training samples, the mean and"),
+    ):
+        record = evaluated(tmp_path / "e.json", f"--workdir=runs/{run}", f"--input={file}", *how)
+        shown = capsys.readouterr().out
+        assert f"left out: {left}" in shown
+        assert reason in record["left out"]
+        assert record["flow"]["prior"] == "prior of the SDE, N(0, sigma(t_max)^2)"
+        found = set(record["results"])
+        assert {"log density, nats", "ELBO, nats"} <= found
+        assert ("discrete bound, bits per dimension" in found) == (run == "gone")
+        assert ("sliced Wasserstein-2 distance" in found) == (run != "gone")
+        assert "  of training samples" not in found
+        assert all(math.isfinite(result["value"]) for result in record["results"].values())
+    bound = evaluated(tmp_path / "e.json", "--workdir=runs/gone", "--input=digits.npz", "--metric=vlb")
+    assert "left out" not in bound  # it needs no training data
+
+
+def test_without_the_training_data_the_density_is_that_under_the_prior_of_the_sde(orphans, work, tmp_path):
+    arguments = ["--workdir=runs/gone_points", "--input=given.npz", "--metric=nll", "--num_steps=9"]
+    value = evaluated(tmp_path / "e.json", *arguments)["results"]["log density, nats"]["value"]
+    trained = Trained.of(TrainedFlags(device="cpu", workdir="runs/gone_points"), ())
+    x = asked_data(trained, "given.npz")[0].all()[0]
+    assert value == pytest.approx(log_prob(trained.model, x, num_evaluations=9).log_prob.mean().item(), rel=1e-5)
+
+
 def test_all_metrics_are_those_that_the_data_allow(work):
     digits, points = load("digits"), load("moons")
     assert chosen("all", digits) == ["nll", "bits", "elbo", "vlb", "frechet"]
@@ -173,6 +229,18 @@ MISTAKES = {
         r"metric='frechet': input: 20 samples; a Frechet distance in 64 features needs more",
     ),
     "nothing held out": ("--workdir=runs/whole", r"held out no samples.*--input FILE"),
+    "frechet of lost data": (
+        "--workdir=runs/gone --metric=frechet --input=digits.npz",
+        r"metric='frechet': needs the training data; data\.path='gone\.npz'.*no such file.*--config\.data\.path",
+    ),
+    "dequantisation by lost data": (
+        "--workdir=runs/gone --dequantization=variational --metric=bits --input=digits.npz",
+        r"dequantization='variational': needs the training data; data\.path='gone\.npz'",
+    ),
+    "held out of lost data": (
+        "--workdir=runs/gone",
+        r"data\.path='gone\.npz': .*give their place with --config\.data\.path; or give other samples with --input",
+    ),
     "output": ("--output=x.png", r"output='x\.png': need the name of a \.json file"),
     "flag of sampling": ("--labels=3", r"labels=3: belongs to --mode sample, --mode visualize"),
     "flag of training": ("--mode=train --metric=nll --workdir=x", r"metric=nll: belongs to --mode evaluate"),
@@ -182,7 +250,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize(("arguments", "message"), MISTAKES.values(), ids=MISTAKES)
-def test_mistakes_are_one_line_before_anything_is_computed(work, monkeypatch, capsys, arguments, message):
+def test_mistakes_are_one_line_before_anything_is_computed(orphans, work, monkeypatch, capsys, arguments, message):
     if "evaluations" not in message:  # that the number of them is too small the density says itself
         monkeypatch.setattr(evaluate, "Evaluation", None)
     given = with_defaults(arguments, "--mode=evaluate", "--workdir=runs/toy", "--device=cpu")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from scoresde.app.flags import TrainedFlags
 from scoresde.app.trained import Trained
 from scoresde.app.user_data import asked_data, own_data
 from scoresde.data import load
+from tests.mistakes import assert_mistake
 from tests.runs import TOY
 
 
@@ -99,6 +102,46 @@ def test_data_that_moved_are_found_again_and_data_that_changed_are_not(years, wo
     assert "was trained on other data" in capsys.readouterr().err
     with pytest.raises(UsageError, match=r"gone\.npz.*if the data moved, give their place with --config\.data\.path"):
         own_data(Trained.of(flags, ["--config.data.path=gone.npz"]))
+
+
+@pytest.fixture(scope="module")
+def orphan(runs):
+    """A run whose training data are gone, and samples like them."""
+    x = np.random.default_rng(3).normal(size=(70, 2))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(runs)
+        np.savez("lost.npz", x=x)
+        assert main([*TOY, "--config.data.path=lost.npz", "--workdir=runs/lost"]) == 0
+        Path("lost.npz").unlink()
+        np.savez("like_lost.npz", x=x[:23])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["sample", "--num_samples=3", "--num_steps=5"],
+        ["compare", "--num_samples=11"],
+        ["invert", "--input=like_lost.npz", "--num_steps=6"],
+        ["interpolate", "--input=like_lost.npz", "--num_samples=2", "--num_steps=6"],
+        ["visualize", "--what=schedule", "--num_steps=5"],
+        ["visualize", "--what=langevin", "--num_steps=5", "--num_samples=20"],
+    ],
+    ids=lambda arguments: " ".join(arguments[:2]),
+)
+@pytest.mark.usefixtures("fits")
+def test_what_needs_no_training_data_does_without(orphan, work, tmp_path, monkeypatch, arguments):
+    for constant, value in (("COUNTS", (5, 6)), ("REFERENCE", 32)):
+        monkeypatch.setattr(f"scoresde.app.compare.{constant}", value)
+    mode, *rest = arguments
+    place = ["--workdir=runs/lost", "--device=cpu", f"--output={tmp_path / 'a.png'}"]
+    assert main([f"--mode={mode}", *rest, *place]) == 0
+    assert (tmp_path / "a.png").exists()
+
+
+@pytest.mark.parametrize("what", ["score_field", "trajectories", "density", "denoising", "training"])
+def test_a_picture_of_lost_data_says_what_to_do(orphan, work, tmp_path, capsys, what):
+    arguments = ["--mode=visualize", f"--what={what}", "--workdir=runs/lost", f"--output={tmp_path / 'a.png'}"]
+    assert_mistake(capsys, arguments, r"data\.path='lost\.npz'.*no such file.*their place with --config\.data\.path")
 
 
 def test_labels_mean_nothing_to_a_model_without_classes(work, tmp_path):

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple, final
 
 import torch
@@ -52,9 +53,8 @@ class Subject:
     Attributes:
         model: what is looked at.
         learned: whether it was trained; otherwise it is the exact one.
-        truth: the distribution that it is to learn, or that of the training samples.
         config: of the run.
-        train, held_out: data.
+        data: training and held-out samples; None for a picture of the SDE alone, which needs none.
         info: of the data.
         label: the class that is looked at, or None.
         trained: where the model comes from, or None.
@@ -62,13 +62,28 @@ class Subject:
 
     model: ScoreModel
     learned: bool
-    truth: Target
     config: ConfigDict
-    train: ArrayData
-    held_out: ArrayData | None
+    data: tuple[ArrayData, ArrayData | None] | None
     info: DataInfo
     label: int | None = None
     trained: Trained | None = None
+
+    @property
+    def train(self) -> ArrayData:
+        """The training samples."""
+        assert self.data is not None
+        return self.data[0]
+
+    @property
+    def held_out(self) -> ArrayData | None:
+        """The held-out samples, if there are any."""
+        assert self.data is not None
+        return self.data[1]
+
+    @cached_property
+    def truth(self) -> Target:
+        """The distribution that is to be learned, or that of the training samples."""
+        return _truth(self.config, self.train, self.label)
 
     @property
     def sde(self) -> SDE:
@@ -117,8 +132,7 @@ class Subject:
 
     def of_class(self, label: int) -> Subject:
         """The same, of one class: the truth is then of its samples alone."""
-        train = _of_class(self.train, label)
-        one = replace(self, label=label, truth=EmpiricalDistribution(train.all()[0]), train=train)
+        one = replace(self, label=label, data=(_of_class(self.train, label), self.held_out))
         return one if self.learned else replace(one, model=one.exact)
 
     def shown(self, x: Tensor) -> Tensor:
@@ -131,13 +145,13 @@ class Subject:
         return self.sde.at_noise_level(noise_levels.double())
 
 
-def subject_of_run(trained: Trained, labels: str | None) -> Subject:
-    """A trained model beside the exact score of what it was trained on."""
-    train, held_out = own_data(trained)
-    train = train if trained.data.num_classes else replace(train, cond=None)
-    truth = _truth(trained.config, train)
-    config = trained.config
-    subject = Subject(trained.model, True, truth, config, train, held_out, trained.data, trained=trained)
+def subject_of_run(trained: Trained, labels: str | None, with_data: bool) -> Subject:
+    """A trained model, and the data that it was trained on if the picture needs them."""
+    data = None
+    if with_data:
+        train, held_out = own_data(trained)
+        data = (train if trained.data.num_classes else replace(train, cond=None), held_out)
+    subject = Subject(trained.model, True, trained.config, data, trained.data, trained=trained)
     label = _label(labels, trained.data)
     return subject if label is None else subject.of_class(label)
 
@@ -149,7 +163,7 @@ def subject_of_data(config: ConfigDict, labels: str | None, learn: bool, device:
     label = _label(labels, info)  # a mistake is named before anything is trained
     sde = construct(config.sde, SDE, "config.sde")
     exact = ExactScoreModel(_truth(config, train).to(device), sde)
-    subject = Subject(exact, False, exact.target, config, train, held_out, info)
+    subject = Subject(exact, False, config, (train, held_out), info)
     if learn and config.training.num_steps:
         trainer = trainer_of(subject, device)
         with Progress("train", trainer.options.num_steps) as progress:
@@ -173,8 +187,8 @@ def trainer_of(subject: Subject, device: torch.device) -> Trainer:
     return Trainer(model, subject.train, build.build_objective(config), build.build_options(config), config.seed)
 
 
-def _truth(config: ConfigDict, train: ArrayData) -> Target:
-    if config.data.name == "modes" and not config.data.path:
+def _truth(config: ConfigDict, train: ArrayData, label: int | None = None) -> Target:
+    if config.data.name == "modes" and not config.data.path and label is None:
         return nine_modes()
     return EmpiricalDistribution(train.all()[0])
 
