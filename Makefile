@@ -49,4 +49,4 @@ endif
 
 active-environment:
 	@python -c "import torch, ml_collections, absl, safetensors, sklearn, torchdiffeq, tqdm" || \
-		{ echo "error: the active environment lacks a dependency; pip install -c constraints.txt -e .[dev]"; exit 2; }
+		{ echo "error: the active environment lacks a dependency; pip install -c constraints.txt -e '.[dev]'"; exit 2; }

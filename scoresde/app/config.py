@@ -6,6 +6,7 @@ import importlib.util
 import inspect
 import pkgutil
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -216,9 +217,9 @@ def attribute_docs(cls: type) -> dict[str, str]:
 
 
 def describe_fields(prefix: str = "") -> str:
-    """The fields as `--help` shows them: those whose names begin with a prefix."""
+    """The fields as `--help` shows them, ready to be typed: those whose names begin with a prefix."""
     return "\n".join(
-        f"  --config.{name}={value!r}".ljust(52) + f"  {text}"
+        f"  --config.{name}={shlex.quote(str(value))}".ljust(52) + f"  {text}"
         for name, value, text in documented_fields()
         if name.startswith(prefix)
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,19 +48,28 @@ def held(folder: Path, said: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def output_path(given: str | None, default: Path, beside: str = "") -> Path:
-    """The file that a command is to write: what `--output` names, or the default; of the default's kind.
+def output_path(given: str | None, default: Path, beside: str = "", kinds: Sequence[str] = ()) -> Path:
+    """The file that a command is to write: what `--output` names, or the default.
 
-    Its folder is made. A file of the same name with the suffix `beside` is to be written as well.
+    A folder that is there, or a name that ends with a slash, is the folder of a file of the default's name. The folder
+    of the file is made.
+
+    Args:
+        given: the value of `--output`.
+        default: the file to write if there is none; a name without a suffix gets the default's.
+        beside: the suffix of a file of the same name that is to be written as well.
+        kinds: suffixes that the file can have; by default that of `default`.
 
     Raises:
-        UsageError: for another kind of file, a folder, a place that cannot be written, or a file that another program
-            wrote, which would be lost.
+        UsageError: for another kind of file, a place that cannot be written, or a file that another program wrote,
+            which would be lost.
     """
-    output = Path(given or default).expanduser()
-    suffix = default.suffix
-    require(output.suffix in ("", suffix), f"output={str(output)!r}: need the name of a {suffix} file")
-    output = output.with_suffix(suffix)
+    kinds = kinds or (default.suffix,)
+    output = Path(os.path.expanduser(given or default))
+    if given is not None and (given.endswith("/") or (output.suffix not in kinds and output.is_dir())):
+        output = output / default.name
+    output = output if output.suffix else output.with_suffix(default.suffix)
+    require(output.suffix in kinds, f"output={str(output)!r}: need the name of a {' or '.join(kinds)} file")
     make_folder(output.parent, "output", output)
     check_free(output)
     if beside:

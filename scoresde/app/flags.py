@@ -58,7 +58,7 @@ class TrainedFlags(Flags):
 
     sde: str | None = flag(None, "the run of an SDE, runs/<sde> (the newest run)")
     workdir: str | None = flag(None, "folder of the run (the newest run)")
-    checkpoint: str | None = flag(None, "a file of a run's checkpoints/ (the newest)")
+    checkpoint: str | None = flag(None, "a file; in no run, samples/ lies beside it (the newest of the run)")
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class SampleFlags(TrainedFlags):
     num_samples: int = flag(100, "how many")
     num_steps: int | None = flag(None, "of the sampler (its default)")
     labels: str | None = flag(None, "classes, as in 3 or 3,1,4 (all in turn)")
-    output: str | None = flag(None, "the picture to write, .png; the numbers lie beside it (in samples/ of the run)")
+    output: str | None = flag(None, "the picture, .png, or a folder; the numbers lie beside it (samples/ of the run)")
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class CompareFlags(TrainedFlags):
     """Of --mode compare."""
 
     num_samples: int = flag(100, "how many")
-    output: str | None = flag(None, "the picture to write, .png (in samples/ of the run)")
+    output: str | None = flag(None, "the picture to write, .png, or a folder (samples/ of the run)")
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class EvaluateFlags(TrainedFlags):
     num_steps: int | None = flag(None, "of the flow of a density (64), or of the sampler if one is named")
     sampler: str | None = flag(None, "of the samples that distances are taken from (auto)")
     dequantization: str = flag("uniform", "of whole numbers: {dequantizations}")
-    output: str | None = flag(None, "the file to write, .json (in samples/ of the run)")
+    output: str | None = flag(None, "the file to write, .json, or a folder (samples/ of the run)")
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class InvertFlags(TrainedFlags):
     input: str | None = flag(None, "a file or folder of samples (the run's held-out ones)")
     num_samples: int | None = flag(None, "how many (all)")
     num_steps: int | None = flag(None, "evaluations each way (64)")
-    output: str | None = flag(None, "the picture to write, .png; the numbers lie beside it (in samples/ of the run)")
+    output: str | None = flag(None, "the picture, .png, or a folder; the numbers lie beside it (samples/ of the run)")
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class InterpolateFlags(TrainedFlags):
     input: str | None = flag(None, "a file or folder of samples (the run's held-out ones)")
     num_samples: int = flag(8, "pairs of samples")
     num_steps: int | None = flag(None, "evaluations each way (64)")
-    output: str | None = flag(None, "the picture to write, .png; the numbers lie beside it (in samples/ of the run)")
+    output: str | None = flag(None, "the picture, .png, or a folder; the numbers lie beside it (samples/ of the run)")
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class VisualizeFlags(TrainedFlags):
     num_samples: int | None = flag(None, "how many samples or paths are shown")
     num_steps: int | None = flag(None, "of the sampler")
     labels: str | None = flag(None, "the class that is shown")
-    output: str | None = flag(None, "the picture to write: .png, .svg or, of pictures that move, .gif")
+    output: str | None = flag(None, "the picture to write: .png, .svg or, of pictures that move, .gif; or a folder")
 
 
 class Mode(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +33,15 @@ class RunFolder:
         self.timings = path / "timings.jsonl"
         self.checkpoints = path / "checkpoints"
         self.samples = path / "samples"
+
+    @classmethod
+    def of_checkpoint(cls, file: Path) -> RunFolder | None:
+        """The run that a file is a checkpoint of; None if it lies in no run's checkpoints/."""
+        folder = file.parent
+        if folder.name in ("", ".."):
+            folder = Path(os.path.abspath(folder))
+        run = cls(folder.parent)
+        return run if folder.name == run.checkpoints.name and run.config.is_file() else None
 
     def create(self) -> None:
         """Makes the folders.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import shlex
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -109,7 +110,7 @@ def train_in(folder: RunFolder, config: ConfigDict, device: torch.device, origin
         received = loop(run)
     if run.leader and received is None:
         print(f"trained; the checkpoint is {folder.checkpoint_path(trainer.step_number)}")
-        print(f"sample: python main.py --mode sample --sampler pc --workdir {folder.path}")
+        print(f"sample: python main.py --mode sample --sampler pc --workdir {shlex.quote(str(folder.path))}")
     elif run.leader:
         print(f"stopped at step {trainer.step_number}, saved in {folder.path}; the same command goes on from there")
     return 0 if received is None else 128 + received

@@ -37,7 +37,7 @@ class Trained:
         config: the run's configuration, with the sampling fields of the command line.
         device: where to compute.
         data: what the model was trained on.
-        folder: where results go.
+        folder: where results go: samples/ of the run, or of the folder that the checkpoint lies in.
         run: the folder of the run, if the checkpoint lies in one.
         seed: of samples and other draws.
     """
@@ -65,8 +65,7 @@ class Trained:
         run: RunFolder | None
         if file is not None:
             loaded = checkpoint_file.load(file)
-            path = Path(file)
-            run = RunFolder(path.parent.parent) if path.parent.name == "checkpoints" else None
+            run = RunFolder.of_checkpoint(loaded.path)
         else:
             run = RunFolder(Path(workdir or f"runs/{sde}")) if workdir or sde else newest_run(Path("runs"))
             newest = run.newest_checkpoint()

@@ -11,7 +11,7 @@ from scoresde.app.config import load_config, override
 from scoresde.app.device import choose_device, choose_threads
 from scoresde.app.figures import denoising, density, langevin, schedule, score_field, training, trajectories
 from scoresde.app.figures.subject import TRAINED_IN_SECONDS, FigureOptions, Subject, subject_of_data, subject_of_run
-from scoresde.app.files import check_free, make_folder
+from scoresde.app.files import output_path
 from scoresde.app.flags import VisualizeFlags
 from scoresde.app.trained import Trained
 from scoresde.errors import UsageError, require, unknown_name
@@ -57,6 +57,9 @@ OPTIONAL = ("num_samples", "num_steps", "sampler", "labels")
 def visualize(flags: VisualizeFlags, overrides: Sequence[str]) -> int:
     """Draws and writes a picture; returns the exit status."""
     name, figure = _figure(flags)
+    kinds = (".png", ".svg", *([".gif"] if figure.frames else []))
+    if flags.output is not None:  # a mistake is named before anything else
+        output_path(flags.output, Path(f"{name}.png"), kinds=kinds)
     for flag in OPTIONAL:
         value = getattr(flags, flag)
         require(
@@ -64,10 +67,7 @@ def visualize(flags: VisualizeFlags, overrides: Sequence[str]) -> int:
             f"{flag}={value}: does nothing in the picture {name}; leave it out",
         )
     subject, folder = _subject(flags, overrides, figure)
-    output = Path(flags.output or folder / f"{name}.png").expanduser()
-    output = output if output.suffix else output.with_suffix(".png")
-    make_folder(output.parent, "output", output)
-    check_free(output)
+    output = output_path(flags.output, folder / f"{name}.png", kinds=kinds)
     seed = subject.config.seed if flags.seed is None else flags.seed
     options = FigureOptions(flags.num_samples, flags.num_steps, flags.sampler, seed)
     if output.suffix == ".gif" and figure.frames is not None:
@@ -79,25 +79,12 @@ def visualize(flags: VisualizeFlags, overrides: Sequence[str]) -> int:
 
 
 def _figure(flags: VisualizeFlags) -> tuple[str, FigureSpec]:
-    """The picture that is asked for, after a look at what is to be written.
-
-    Raises:
-        UsageError: for a name that is unknown or missing, or a kind of file that the picture cannot have.
-    """
+    """The picture that is asked for; raises `UsageError` for a name that is unknown or missing."""
     name = flags.what
     if name is None:
         raise UsageError(f"what: give --what {', --what '.join(FIGURES)}")
     if name not in FIGURES:
         raise unknown_name("what", name, FIGURES)
-    kinds = (".png", ".svg", *([".gif"] if FIGURES[name].frames else []))
-    if flags.output is not None:
-        path = Path(flags.output).expanduser()
-        require(
-            path.suffix in ("", *kinds),
-            f"output={flags.output!r}: the picture {name} is written as {', '.join(kinds[:-1])} or {kinds[-1]}",
-        )
-        make_folder(path.parent, "output", path)
-        check_free(path)
     return name, FIGURES[name]
 
 

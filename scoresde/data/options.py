@@ -106,7 +106,7 @@ def optional_module(name: str, source: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         package = name.partition(".")[0]
-        raise UsageError(f"{source}: reading it needs {package}; pip install scoresde[data]") from error
+        raise UsageError(f"{source}: reading it needs {package}; pip install 'scoresde[data]'") from error
 
 
 def choose_split(known: list[str], options: ReadOptions, source: str) -> str:

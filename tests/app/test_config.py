@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 
 import pytest
 
@@ -59,7 +60,14 @@ def test_every_field_is_listed_with_a_comment():
         match = re.fullmatch(r"  --config\.([\w.]+)=(.*?)\s{2,}(\S.*)", line)
         assert match, f"no documentation: {line}"
         listed[match[1]] = match[2]
-    assert listed == {k: repr(v) for k, v in flat(default.get_config().to_dict()).items()}
+    fields = flat(default.get_config().to_dict())
+    assert listed.keys() == fields.keys()
+    for name, value in fields.items():
+        typed = shlex.split(f"--config.{name}={listed[name]}")  # as a shell takes it
+        assert typed == [f"--config.{name}={value}"]
+        config = default.get_config()
+        override(config, typed)
+        assert config.to_dict() == default.get_config().to_dict(), name
 
 
 def test_the_fields_of_a_sampler_are_documented_by_its_class():

@@ -23,6 +23,56 @@ def test_the_output_is_what_is_named_or_the_default(tmp_path):
     assert not list((tmp_path / "made").iterdir())
 
 
+def test_a_folder_takes_a_file_of_the_default_s_name(tmp_path, monkeypatch):
+    """One that ends with a slash is made; one that is there needs no slash, unless it could be a file's name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "v1.2").mkdir()
+    (tmp_path / "there").mkdir()
+    (tmp_path / "odd.png").mkdir()
+    default = Path("samples/pc.png")
+    for given, path in {
+        "new/": "new/pc.png",
+        "deep/new/": "deep/new/pc.png",
+        "there": "there/pc.png",
+        "there/": "there/pc.png",
+        "v1.2": "v1.2/pc.png",
+        "odd.png/": "odd.png/pc.png",
+        ".": "pc.png",
+        "there/..": "there/../pc.png",
+        "~": f"{tmp_path}/home/pc.png",
+        f"{tmp_path}/there": f"{tmp_path}/there/pc.png",
+    }.items():
+        if given == "~":
+            (tmp_path / "home").mkdir()
+        assert output_path(given, default) == Path(path), given
+        assert Path(path).parent.is_dir(), given
+    assert output_path("there", Path("a.png"), kinds=(".png", ".svg", ".gif")) == Path("there/a.png")
+    assert output_path("b.gif", Path("a.png"), kinds=(".png", ".svg", ".gif")) == Path("b.gif")
+    (tmp_path / "there" / "pc.png").write_bytes(b"a user's own")
+    with pytest.raises(UsageError, match=r"output='there/pc\.png': exists, and was not written by scoresde"):
+        output_path("there", default)
+    with pytest.raises(UsageError, match=r"output='~nobody-of-this-name/pc\.jpg': need the name of a \.png file"):
+        output_path("~nobody-of-this-name/pc.jpg", default)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (["--mode=sample", "--sampler=ddim", "--num_samples=4", "--num_steps=5"], ["ddim-seed0.npz", "ddim-seed0.png"]),
+        (["--mode=invert", "--num_samples=4", "--num_steps=6"], ["invert.npz", "invert.png"]),
+        (["--mode=interpolate", "--num_samples=2", "--num_steps=6"], ["interpolate.npz", "interpolate.png"]),
+        (["--mode=evaluate", "--metric=nll", "--num_samples=4", "--num_steps=6"], ["evaluate.json"]),
+        (["--mode=visualize", "--what=schedule", "--num_steps=5"], ["schedule.png"]),
+    ],
+    ids=lambda part: part[0],
+)
+def test_every_command_writes_into_a_folder_that_is_named(work, tmp_path, arguments, names):
+    for folder in (f"{tmp_path}/new/", f"{tmp_path}/new"):
+        assert main([*arguments, "--workdir=runs/toy", "--device=cpu", f"--output={folder}"]) == 0
+        assert sorted(path.name for path in tmp_path.rglob("*")) == sorted([*names, "new"])
+
+
 def test_a_file_of_another_program_is_not_written_over(work, tmp_path, capsys):
     """Neither the output nor the file beside it; what this program wrote is."""
     commands = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -255,6 +256,16 @@ def test_killed_runs_end_as_an_undisturbed_one():
     assert result.returncode == 0, result.stdout + result.stderr
     assert "3 kills" in result.stdout
     assert "the end is that of an undisturbed run" in result.stdout
+
+
+@pytest.mark.parametrize("name", ["two words", "a 'quoted' \"name\"", "$HOME; echo", "plain"])
+def test_the_command_that_is_printed_can_be_pasted_into_a_shell(tmp_path, capsys, name):
+    assert main([*TOY, f"--workdir={tmp_path / name}"]) == 0
+    command = re.search(r"^sample: (.*)$", capsys.readouterr().out, re.M)[1]
+    python, program, *arguments = shlex.split(command)
+    assert (python, program) == ("python", "main.py")
+    assert main([*arguments, "--device=cpu", "--sampler=ddim", "--num_samples=3", "--num_steps=5"]) == 0
+    assert (tmp_path / name / "samples" / "ddim-seed0.png").exists()
 
 
 def test_more_steps_are_no_conflict_and_go_on(work, tmp_path, capsys):

@@ -77,6 +77,28 @@ def test_a_checkpoint_of_a_run_that_is_named_has_its_folder(work, tmp_path, caps
     assert np.load(tmp_path / "run" / "samples" / "ddim-seed2.npz")["seeds"][0].tolist() == [2, 0]
 
 
+def test_a_checkpoint_is_of_a_run_only_if_a_run_lies_around_it(work, tmp_path, monkeypatch):
+    """A folder of that name alone is none; nor does it matter from where the file is named."""
+    shutil.copytree("runs/toy", tmp_path / "run")
+    inside = RunFolder(tmp_path / "run").all_checkpoints()[-1]
+    kept = tmp_path / "kept" / "checkpoints"
+    kept.mkdir(parents=True)
+    shutil.copy(inside, kept / "model.safetensors")
+
+    def folder_of(place, name):
+        monkeypatch.chdir(place)
+        return Trained.of(TrainedFlags(device="cpu", checkpoint=str(name)), ()).folder.resolve()
+
+    own = tmp_path / "run" / "samples"
+    assert folder_of(inside.parent, inside.name) == own
+    assert folder_of(tmp_path / "run", Path("checkpoints") / inside.name) == own
+    assert folder_of(tmp_path / "run" / "samples", Path("../checkpoints") / inside.name) == own
+    (inside.parent / "deeper").mkdir()
+    assert folder_of(inside.parent / "deeper", Path("..") / inside.name) == own
+    for place in (kept, kept.parent, tmp_path):
+        assert folder_of(place, (kept / "model.safetensors").relative_to(place)) == kept / "samples"
+
+
 SHORT = {
     "sample": ["--num_samples=4", "--num_steps=5"],
     "compare": ["--num_samples=10"],

@@ -155,8 +155,11 @@ MISTAKES = {
     "what of another mode": ("--mode=sample --what=density", r"what=density: belongs to --mode visualize"),
     "density of images": ("--what=density --workdir=runs/vp", r"makes images of 1x8x8.*--what score_field.*denoising"),
     "density of many": ("--what=density --workdir=runs/points5", r"makes samples of 5.*score_field.*evaluate"),
-    "suffix": ("--what=density --output=x.jpg", r"output='x\.jpg': the picture density is written as \.png or \.svg"),
-    "what does not move": ("--what=schedule --output=x.gif", r"output='x\.gif': the picture schedule is written as"),
+    "suffix": ("--what=density --output=x.jpg", r"output='x\.jpg': need the name of a \.png or \.svg file"),
+    "what does not move": (
+        "--what=schedule --output=x.gif",
+        r"output='x\.gif': need the name of a \.png or \.svg file",
+    ),
     "folder": ("--what=schedule --sde=vp --output=runs.png/x.png", r"output='runs\.png/x\.png': cannot be written"),
     "flag of another picture": ("--what=langevin --labels=3", r"labels=3: does nothing in the picture langevin"),
     "flag of another mode": ("--what=langevin --metric=nll", r"metric=nll: belongs to --mode evaluate"),

@@ -166,5 +166,5 @@ def test_without_the_extra_the_remedy_is_named(tmp_path, monkeypatch, name, path
     (tmp_path / "x.parquet").write_bytes(b"PAR1")
     (tmp_path / "saved").mkdir()
     (tmp_path / "saved/state.json").write_text("{}")
-    with pytest.raises(UsageError, match=r"pip install scoresde\[data\]"):
+    with pytest.raises(UsageError, match=r"pip install 'scoresde\[data\]'"):
         load(name, path and str(tmp_path / path))
