@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import sys
 import typing
@@ -13,6 +14,7 @@ from typing import Any
 from absl import flags as absl_flags
 
 from scoresde.app.flags import MODES, Flags, Mode, TrainedFlags, TrainFlags, modes_with
+from scoresde.app.interrupt import noted_interrupts
 from scoresde.errors import UsageError, flag_error, machine_error, require, unknown_name
 
 HELP = {"--help", "-h", "--helpfull", "help"}
@@ -32,22 +34,32 @@ EXAMPLES = """scoresde: score-based generative modelling through SDEs
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status: 0, 2 for a mistake or a fault of the machine, 130 for Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    try:
-        with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
-            return _dispatch(arguments)
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # nobody reads what is printed any more, as after `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:
-        print(f"error: {machine_error(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
+    _print_anything()
+    with noted_interrupts() as interrupts:
+        try:
+            with warnings.catch_warnings():
+                warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+                return _dispatch(arguments)
+        except (Exception, KeyboardInterrupt) as error:
+            return _report(KeyboardInterrupt() if interrupts else error)
+
+
+def _report(error: BaseException) -> int:
+    """Says why a command ended, and returns its exit status; raises what is a fault of the program."""
+    match error:
+        case UsageError():
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        case BrokenPipeError():  # nobody reads what is printed any more, as after `| head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        case OSError():
+            print(f"error: {machine_error(error)}", file=sys.stderr)
+            return 2
+        case KeyboardInterrupt():
+            print("stopped", file=sys.stderr)
+            return 130
+    raise error
 
 
 def picture(what: str, description: str | None, argv: Sequence[str] | None = None) -> int:
@@ -56,10 +68,18 @@ def picture(what: str, description: str | None, argv: Sequence[str] | None = Non
 
     arguments = list(sys.argv[1:] if argv is None else argv)
     if HELP & set(arguments):
+        _print_anything()
         flags_of = ("sde", "config", "workdir", "checkpoint", "seed", "device", "output", *FIGURES[what].flags)
         print(f"{(description or '').strip()}\n\nflags: --{', --'.join(flags_of)}; python main.py --help explains them")
         return 0
     return main(["--mode=visualize", f"--what={what}", *arguments])
+
+
+def _print_anything() -> None:
+    """Lets names of any letters be printed: what the encoding of the output lacks is escaped."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _dispatch(arguments: list[str]) -> int:

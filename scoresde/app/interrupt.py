@@ -1,8 +1,11 @@
-"""Signals to end, between two steps and not within one."""
+"""Signals to end: between two steps and not within one, and without a traceback."""
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import threading
+from collections.abc import Iterator
 from types import FrameType
 from typing import final
 
@@ -42,3 +45,26 @@ class Interruption:
 
     def __exit__(self, *_: object) -> None:
         self._restore()
+
+
+@contextlib.contextmanager
+def noted_interrupts() -> Iterator[list[int]]:
+    """While entered, Ctrl-C raises `KeyboardInterrupt` as usual, and is noted in the list.
+
+    A library that is interrupted while it is imported may turn that into another error.
+    """
+    noted: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        noted.append(number)
+        raise KeyboardInterrupt
+
+    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    takes = usual and threading.current_thread() is threading.main_thread()
+    if takes:
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        if takes:
+            signal.signal(signal.SIGINT, signal.default_int_handler)

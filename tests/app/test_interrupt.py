@@ -7,6 +7,7 @@ import signal
 
 import pytest
 
+from scoresde import UsageError
 from scoresde.app import train as train_module
 from scoresde.app.cli import main
 from scoresde.app.interrupt import Interruption
@@ -23,6 +24,33 @@ def test_the_first_signal_waits_and_the_second_does_not():
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("turned_into", [RecursionError, UsageError, OSError])
+def test_an_interrupt_that_a_library_turns_into_another_error_is_130_too(monkeypatch, capsys, turned_into):
+    def stop(*_):
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except KeyboardInterrupt:
+            raise turned_into("half imported") from None
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        monkeypatch.setattr(train_module, "train", stop)
+        assert main(["--mode", "train"]) == 130
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err == "stopped\n"
+
+
+def test_an_error_without_an_interrupt_keeps_its_traceback(monkeypatch):
+    def fail(*_):
+        raise RecursionError("a bug")
+
+    monkeypatch.setattr(train_module, "train", fail)
+    with pytest.raises(RecursionError, match="a bug"):
+        main(["--mode", "train"])
 
 
 def test_a_keyboard_interrupt_elsewhere_is_130_too(monkeypatch, capsys):
