@@ -5,7 +5,7 @@ from scoresde.plots.fields import densities, score_curves, score_fields
 from scoresde.plots.images import Strip, image_grid, image_strips
 from scoresde.plots.paths import Paths, TimeSpace, trajectories
 from scoresde.plots.points import point_strips, scatter
-from scoresde.plots.style import COLOURS, image_of, png_bytes, save, save_animation
+from scoresde.plots.style import COLOURS, image_of, literal, png_bytes, save, save_animation
 
 __all__ = [
     "COLOURS",
@@ -18,6 +18,7 @@ __all__ = [
     "image_of",
     "image_strips",
     "langevin",
+    "literal",
     "png_bytes",
     "point_strips",
     "save",

@@ -50,6 +50,14 @@ def numbers(name: str, values: Tensor) -> np.ndarray:
     return array
 
 
+def literal(text: str) -> str:
+    """A text, such as the name of a class, that a figure shows letter by letter: it is no formula.
+
+    Bytes of a file's name that are no letters are escaped, because no font can draw them.
+    """
+    return text.encode("utf-8", "backslashreplace").decode().replace("$", r"\$")
+
+
 def reach(low: float, high: float, margin: float = 0.08) -> tuple[float, float]:
     """Limits of an axis around a range or a single value."""
     extent = high - low if high > low else max(1.0, abs(low))

@@ -163,7 +163,7 @@ def _by_class(subject: Subject, options: FigureOptions, x: Tensor) -> tuple[Tens
     columns = min(columns, len(x))
     if classes and not subject.learned:
         x = torch.stack([_way(subject.of_class(k), options, rows)[1] for k in range(columns)], 1).flatten(0, 1)
-    names = [*subject.train.class_names] or [str(k) for k in range(columns)]
+    names = [plots.literal(name) for name in subject.train.class_names] or [str(k) for k in range(columns)]
     return _shown(subject, x[: rows * columns]).unflatten(0, (rows, columns)), names[:columns] if classes else []
 
 
