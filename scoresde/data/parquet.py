@@ -51,16 +51,17 @@ def read_parquet(paths: list[Path], options: ReadOptions, source: str) -> ArrayD
         paths = [path for path in paths if splits[path] == chosen]
     parquet = optional_module("pyarrow.parquet", source)
 
+    def batches(path: Path, column: str) -> Iterator[Any]:
+        with parquet.ParquetFile(path) as file:  # a data set can have more parts than a process may have open
+            yield from file.iter_batches(ROWS, columns=[column], use_threads=False)
+
     def table(path: Path) -> Table:
-        file = parquet.ParquetFile(path)
-        num_bytes = sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups))
+        with parquet.ParquetFile(path) as file:
+            metadata = file.metadata
+            schema = file.schema_arrow
+        num_bytes = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
         options.require_room(num_bytes, source)
-        return Table(
-            path.name,
-            file.schema_arrow,
-            file.metadata.num_rows,
-            lambda column: file.iter_batches(ROWS, columns=[column], use_threads=False),
-        )
+        return Table(path.name, schema, metadata.num_rows, lambda column: batches(path, column))
 
     with reading(source, "parquet"):
         return _read_tables([table(path) for path in paths], options, source)

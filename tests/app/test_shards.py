@@ -12,6 +12,7 @@ from scoresde.app import sample as sample_module
 from scoresde.app.cli import main
 from scoresde.app.shards import SampleShards
 from scoresde.training.parallel import World
+from tests.limits import few_open_files
 from tests.runs import drawn
 
 MANY = [
@@ -110,6 +111,14 @@ def test_two_shards_hold_what_one_would(work, tmp_path):
     _, one = drawn(tmp_path / "one.png", "--sampler=ancestral")
     _, two = drawn(tmp_path / "two.png", "--sampler=ancestral", "--config.sampling.batch_size=3")
     np.testing.assert_allclose(two, one, rtol=1e-5, atol=1e-6)  # matrix products round by batch size
+
+
+def test_there_may_be_more_shards_than_files_can_be_open(work, tmp_path):
+    arguments = ["--config.sampling.batch_size=1", "--num_samples=70", "--sampler=ddim"]
+    drawn(tmp_path / "one.png", *arguments)
+    with few_open_files(12):
+        drawn(tmp_path / "two.png", *arguments)
+    assert_same_numbers(tmp_path / "one.npz", tmp_path / "two.npz")
 
 
 @pytest.mark.parametrize("sampler", ["ancestral", "auto", "pc"])

@@ -14,6 +14,7 @@ from scoresde import UsageError
 from scoresde.data import ReadOptions, load
 from scoresde.data import options as options_module
 from tests.data.samples import images, png
+from tests.limits import few_open_files
 
 
 def table(arrow, seeds, labels=None, bare=False, column="image", names=None):
@@ -50,6 +51,22 @@ def test_a_folder_of_parquet_files_is_read_in_order_and_by_split(arrow, tmp_path
         load(path=str(tmp_path), options=ReadOptions(split="valid"))
 
 
+@pytest.mark.parametrize("kind", ["parquet", "saved"])
+def test_a_data_set_may_have_more_parts_than_files_can_be_open(arrow, tmp_path, kind):
+    count = 40
+    for i in range(count):
+        part = table(arrow, [i], [i % 3])
+        if kind == "parquet":
+            write(part, tmp_path / f"train-{i:05d}-of-{count:05d}.parquet")
+        else:
+            save_to_disk(arrow, tmp_path, part, f"data-{i:05d}-of-{count:05d}.arrow")
+    load(path=str(tmp_path))  # with what is imported on the way
+    with few_open_files(12):
+        data = load(path=str(tmp_path))
+    np.testing.assert_array_equal(data.values.numpy(), images(*range(count)))
+    assert data.labels.tolist() == [i % 3 for i in range(count)]
+
+
 def test_words_become_classes_in_sorted_order(arrow, tmp_path):
     write(table(arrow, [0, 1, 2], ["dog", "ant", "dog"]), tmp_path / "x.parquet")
     data = load(path=str(tmp_path / "x.parquet"))
@@ -81,11 +98,11 @@ def test_a_table_is_refused_for_a_reason(arrow, tmp_path, columns, message):
         load(path=str(tmp_path / "x.parquet"))
 
 
-def save_to_disk(arrow, folder, made):
+def save_to_disk(arrow, folder, made, name="data-00000-of-00001.arrow"):
     """The layout that `datasets` writes, without needing it."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     with (
-        arrow.OSFile(str(folder / "data-00000-of-00001.arrow"), "wb") as sink,
+        arrow.OSFile(str(folder / name), "wb") as sink,
         arrow.ipc.new_stream(sink, made.schema) as stream,
     ):
         stream.write_table(made)
