@@ -49,7 +49,7 @@ class Interruption:
 
 @contextlib.contextmanager
 def noted_interrupts() -> Iterator[list[int]]:
-    """While entered, Ctrl-C raises `KeyboardInterrupt` as usual, and is noted in the list.
+    """While entered, Ctrl-C raises `KeyboardInterrupt`, unless it is ignored, and is noted in the list.
 
     A library that is interrupted while it is imported may turn that into another error.
     """
@@ -59,7 +59,8 @@ def noted_interrupts() -> Iterator[list[int]]:
         noted.append(number)
         raise KeyboardInterrupt
 
-    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    before = signal.getsignal(signal.SIGINT)
+    usual = before in (signal.default_int_handler, signal.SIG_DFL)
     takes = usual and threading.current_thread() is threading.main_thread()
     if takes:
         signal.signal(signal.SIGINT, note)
@@ -67,4 +68,4 @@ def noted_interrupts() -> Iterator[list[int]]:
         yield noted
     finally:
         if takes:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGINT, before)
