@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ def make_folder(folder: Path, argument: str, value: Path) -> None:
 
     Raises:
         UsageError: if it cannot be written.
+        OSError: if too many files are open.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -25,6 +27,8 @@ def make_folder(folder: Path, argument: str, value: Path) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):  # which is not due to the place
+            raise
         raise UsageError(
             f"{argument}={str(value)!r}: cannot be written ({error.strerror}); choose another with --{argument}"
         ) from error

@@ -18,7 +18,7 @@ from scoresde.app.device import choose_threads
 from scoresde.app.pilot_cache import PilotCache, calibrated_path
 from scoresde.app.progress import Progress
 from scoresde.app.trained import Trained
-from scoresde.errors import UsageError, require
+from scoresde.errors import UsageError, machine_error, require
 
 
 def pilot_tables(trained: Trained, leader: bool = True) -> FittedSampler:
@@ -89,5 +89,5 @@ def write_calibrated(trained: Trained, tables: Mapping[int, FittedTable]) -> Pat
     try:
         write_text(path, json.dumps(record, indent=1))
     except OSError as error:
-        raise UsageError(f"{path}: cannot be written ({error}); copy the checkpoint to a folder of yours") from error
+        raise UsageError(f"{machine_error(error)}; or copy the checkpoint to a folder of yours") from error
     return path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, final
@@ -11,6 +12,7 @@ from typing import Any, final
 from scoresde._files import write_text
 from scoresde._json import parse_json
 from scoresde.checkpoint import Checkpoint
+from scoresde.errors import machine_error
 
 
 def pilots_path(checkpoint: Path) -> Path:
@@ -28,7 +30,7 @@ class PilotCache:
     """The findings of pilot runs for a checkpoint, by a name and the settings that they depend on.
 
     A file that is damaged, or belongs to other weights, counts as none. If it cannot be written, the findings are used
-    and not kept.
+    and not kept, and a line says so.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -71,5 +73,5 @@ class PilotCache:
     def _write(self) -> None:
         try:
             write_text(self._path, json.dumps({"digest": self._digest, "found": self._found}, indent=1))
-        except OSError:
-            return
+        except OSError as error:
+            print(f"a pilot run's findings are not kept: {machine_error(error)}", file=sys.stderr, flush=True)

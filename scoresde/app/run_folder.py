@@ -105,6 +105,10 @@ class RunFolder:
         """Where the checkpoint of a step lies."""
         return self.checkpoints / f"step-{step:09d}.safetensors"
 
+    def demo(self, step: int) -> Path:
+        """Where the picture of samples after a step lies."""
+        return self.samples / f"training-step-{step:09d}.png"
+
     def retain(self, keep: int, written: int) -> None:
         """Keeps the last `keep` checkpoints, that of the smallest held-out loss and that of step `written`."""
         here = {int(path.stem.removeprefix("step-")): path for path in self.all_checkpoints()}

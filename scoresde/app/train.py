@@ -95,6 +95,7 @@ def train_in(folder: RunFolder, config: ConfigDict, device: torch.device, origin
     trainer = run.trainer
     with _claimed(run):
         newest = resume(run)
+        draw_lost_demo(run)
         if trainer.step_number >= trainer.options.num_steps:
             if run.leader:
                 print(
@@ -294,7 +295,7 @@ def loop(run: Run) -> int | None:
             progress.update(step, note)
             if to_save:
                 save(run)
-            if step == num_steps // 4 or last:
+            if step in demo_steps(run):
                 draw_demo(run)
             if trainer.world.size == 1 or to_log:
                 stop = trainer.world.any(interruption.signal is not None, trainer.device)
@@ -337,6 +338,20 @@ def save(run: Run) -> None:
     run.folder.retain(run.config.logging.keep, step)
 
 
+def demo_steps(run: Run) -> tuple[int, int]:
+    """The steps after which samples are drawn."""
+    num_steps = run.trainer.options.num_steps
+    return num_steps // 4, num_steps
+
+
+def draw_lost_demo(run: Run) -> None:
+    """Draws the picture of the step that is reached, if the run ended after the checkpoint and before the picture."""
+    step = run.trainer.step_number
+    lost = step > 0 and step in demo_steps(run) and not run.folder.demo(step).exists()
+    if run.trainer.world.any(lost and run.leader, run.trainer.device):
+        draw_demo(run)
+
+
 def draw_demo(run: Run) -> None:
     """A quick look at what the averaged model has learned: 20 Heun steps."""
     trainer = run.trainer
@@ -346,5 +361,4 @@ def draw_demo(run: Run) -> None:
         x, _ = sample(trainer.model, Heun(), DEMO_SAMPLES, cond=labels)
         raw = trainer.model.codec.decode(x).cpu()
     if run.leader:
-        path = run.folder.samples / f"training-step-{trainer.step_number:09d}.png"
-        save_picture(path, raw, info, labels)
+        save_picture(run.folder.demo(trainer.step_number), raw, info, labels)

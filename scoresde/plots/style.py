@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from scoresde._files import MARK, write_bytes
-from scoresde.errors import UsageError, require
+from scoresde.errors import require
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -68,7 +68,8 @@ def save(picture: Figure | Image, path: Path, dpi: int = 90) -> None:
     """Writes a figure as PNG or SVG, or an image as PNG. A PNG above 150 kB is written in fewer colours.
 
     Raises:
-        UsageError: for another kind of file, or one that cannot be written.
+        UsageError: for another kind of file, or a folder that does not exist.
+        OSError: if it cannot be written; names `path`.
     """
     from matplotlib.figure import Figure
 
@@ -97,7 +98,8 @@ def save_animation(
         max_bytes: largest size of the file; 0 for no limit.
 
     Raises:
-        UsageError: for no frames, or a file that cannot be written.
+        UsageError: for no frames, or a folder that does not exist.
+        OSError: if the file cannot be written; names `path`.
     """
     require(len(frames) > 0, "frames: there are none; an animation needs at least one")
     lasts = [round(1000 * seconds)] * (len(frames) - 1) + [round(4000 * seconds)]
@@ -182,9 +184,8 @@ def _small_png(image: Image) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> None:
-    try:
-        write_bytes(path, content)
-    except OSError as error:
-        raise UsageError(
-            f"output={str(path)!r}: cannot be written ({error.strerror}); choose another with --output"
-        ) from error
+    require(
+        path.parent.is_dir(),
+        f"output={str(path)!r}: cannot be written (there is no such folder); make it, or choose another with --output",
+    )
+    write_bytes(path, content)
