@@ -120,8 +120,14 @@ class Sampler(ABC):
         """
 
     @abstractmethod
+    def evaluated(self, model: ScoreModel, grid: Tensor) -> Level | None:
+        """The levels at which the model is evaluated along a grid, in order; None if they depend on its output."""
+
+    @final
     def num_evaluations(self, model: ScoreModel, grid: Tensor) -> int | None:
         """Network evaluations of a sample along a grid; None if they depend on the model's output."""
+        levels = self.evaluated(model, grid)
+        return None if levels is None else model.num_calls(levels)
 
     @abstractmethod
     def prepare(self, model: ScoreModel, grid: Tensor) -> Prepared:
@@ -201,12 +207,18 @@ class TableSampler(Sampler):
         return level, to_clean
 
     @final
-    def num_evaluations(self, model: ScoreModel, grid: Tensor) -> int:
-        return len(self.table(model, grid)) * model.calls_per_evaluation
+    def evaluated(self, model: ScoreModel, grid: Tensor) -> Level:
+        return self.table(model, grid).level
 
     @final
     def prepare(self, model: ScoreModel, grid: Tensor) -> PreparedTable:
-        return PreparedTable(self.table(model, grid), model, grid, self.noise == "path")
+        table = self.table(model, grid)
+        require(
+            len(table) < len(grid) or not model.one_evaluation_a_step,
+            f"{self}: evaluates the model {len(table)} times in {len(grid) - 1} steps, and guidance with momentum "
+            "needs one evaluation a step; take DDIM(), or set the momentum to 0",
+        )
+        return PreparedTable(table, model, grid, self.noise == "path")
 
 
 @final
@@ -229,7 +241,7 @@ class PreparedTable(Prepared):
     @property
     def nfe(self) -> int:
         """Network evaluations of a sample."""
-        return len(self.table) * self.model.calls_per_evaluation
+        return self.model.num_calls(self.table.level)
 
     def loop(self, like: Tensor) -> Loop:
         """The loop for batches like this one."""

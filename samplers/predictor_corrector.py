@@ -127,14 +127,16 @@ class NormPredictorCorrector(Sampler):
     def grid(self, model: ScoreModel, num_steps: int | None = None) -> Tensor:
         return grids.uniform_log_snr(model.sde, self.default_num_steps if num_steps is None else num_steps)
 
-    def num_evaluations(self, model: ScoreModel, grid: Tensor) -> int:
-        to_clean = int(grid[-1] == 0)
-        steps = len(grid) - 1 - to_clean
-        evaluations = steps * self.corrector_steps + to_clean
-        if self.predictor is not None and steps:
-            levels = model.sde.level(grid[: steps + 1])
-            evaluations += len(self.predictor.steps(model, levels[:-1], levels[1:]))
-        return evaluations * model.calls_per_evaluation
+    def evaluated(self, model: ScoreModel, grid: Tensor) -> Level:
+        levels = model.sde.level(grid[grid > 0])
+        parts = []
+        for k in range(len(levels) - 1):
+            if self.predictor is not None:
+                parts.append(self.predictor.steps(model, levels[k : k + 1], levels[k + 1 : k + 2]).level)
+            parts += [levels[k + 1 : k + 2]] * self.corrector_steps
+        if grid[-1] == 0:
+            parts.append(levels[-1:])
+        return Level.join(torch.cat, parts)
 
     def prepare(self, model: ScoreModel, grid: Tensor) -> Prepared:
         return _PreparedByNorm(self, model, grids.check_grid(model.sde, grid))
@@ -148,7 +150,7 @@ class _PreparedByNorm(Prepared):
         self.sampler = sampler
         self.model = model
         self.grid = grid
-        self.nfe = sampler.num_evaluations(model, grid)
+        self.nfe = model.num_calls(sampler.evaluated(model, grid))
 
     def __call__(
         self,

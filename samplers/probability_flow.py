@@ -63,7 +63,7 @@ class ProbabilityFlow(Sampler):
         )
         return torch.tensor([model.sde.t_max, model.sde.t_min, 0.0], dtype=torch.float64)
 
-    def num_evaluations(self, model: ScoreModel, grid: Tensor) -> None:
+    def evaluated(self, model: ScoreModel, grid: Tensor) -> None:
         return None
 
     def prepare(self, model: ScoreModel, grid: Tensor) -> Prepared:
@@ -99,8 +99,11 @@ class _PreparedFlow(Prepared):
         phi = torch.atan(first_last.noise_level)
         first_phi, last_phi = phi.tolist()
         evaluations = BoundedEvaluations("ProbabilityFlow")
+        nfe = 0
 
         def denoise(x_t: Tensor, level: Level) -> Tensor:
+            nonlocal nfe
+            nfe += self.model.num_calls(level)
             x0_hat = self.model.denoise_at(x_t, level, cond)
             if callback is not None:
                 callback(evaluations.count, level, x_t, x0_hat)
@@ -123,4 +126,4 @@ class _PreparedFlow(Prepared):
         x = y * scale[1]
         if to_clean:
             x = denoise(x, first_last[1].to(x.device, x.dtype))
-        return Samples(x, evaluations.count * self.model.calls_per_evaluation)
+        return Samples(x, nfe)

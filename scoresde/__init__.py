@@ -5,8 +5,17 @@ from scoresde.checkpoint import load_model, save_model, save_models
 from scoresde.codec import Codec, Scaling
 from scoresde.condition import Condition
 from scoresde.errors import UsageError
+from scoresde.guidance import (
+    APG,
+    Autoguidance,
+    ClassifierFreeGuidance,
+    ConditionedModel,
+    GradientGuidance,
+    ProductModel,
+    Rescale,
+)
 from scoresde.learned_sde import LearnedVPSDE
-from scoresde.models.exact import ExactScoreModel
+from scoresde.models.exact import ExactLabelledModel, ExactScoreModel
 from scoresde.models.network import CallableScoreModel, NetworkScoreModel
 from scoresde.models.thresholded import ThresholdedModel
 from scoresde.named_sdes import EDMSDE, VESDE, VPSDE, CosineSDE, DiscreteVPSDE, RectifiedFlowSDE, SubVPSDE
@@ -46,16 +55,20 @@ from scoresde.targets import EmpiricalDistribution, Gaussian, GaussianMixture
 from scoresde.training import TrainingOptions, fit
 
 __all__ = [
+    "APG",
     "EDMSDE",
     "MLP",
     "SDE",
     "VESDE",
     "VPSDE",
+    "Autoguidance",
     "Batch",
     "BatchNoise",
     "CallableScoreModel",
+    "ClassifierFreeGuidance",
     "Codec",
     "Condition",
+    "ConditionedModel",
     "CosineSDE",
     "DenoisedParametrization",
     "DenoisedWeighting",
@@ -65,11 +78,13 @@ __all__ = [
     "EDMParametrization",
     "EDMWeighting",
     "EmpiricalDistribution",
+    "ExactLabelledModel",
     "ExactScoreModel",
     "FlowWeighting",
     "Gaussian",
     "GaussianMixture",
     "GaussianPathSDE",
+    "GradientGuidance",
     "GridModel",
     "LadderTimes",
     "LearnedVPSDE",
@@ -84,7 +99,9 @@ __all__ = [
     "NoiseParametrization",
     "NoiseWeighting",
     "Objective",
+    "ProductModel",
     "RectifiedFlowSDE",
+    "Rescale",
     "Scaling",
     "ScoreModel",
     "ScoreParametrization",

@@ -62,12 +62,13 @@ class ScoreModel(ABC):
     Attributes:
         sde: the forward process to which times refer.
         shape: shape of one sample.
-        calls_per_evaluation: network calls for one evaluation of the model.
+        one_evaluation_a_step: whether the model depends on the evaluation before, so that it can be sampled from only
+            by samplers with one evaluation a step.
     """
 
     sde: SDE
     shape: tuple[int, ...]
-    calls_per_evaluation: int = 1
+    one_evaluation_a_step: bool = False
 
     @property
     @abstractmethod
@@ -102,6 +103,10 @@ class ScoreModel(ABC):
             torch.ones_like(levels.alpha),
             lambda k, x_t, cond: self.denoise_at(x_t, each[k], cond),
         )
+
+    def num_calls(self, levels: Level) -> int:
+        """Network evaluations of a sample, if the model is evaluated once at each of some levels."""
+        return levels.t.numel()
 
     @abstractmethod
     def check_cond(self, cond: Condition) -> None:
@@ -213,7 +218,8 @@ class WrappedModel(ScoreModel):
         self.model = model
         self.sde = model.sde if sde is None else sde
         self.shape = model.shape
-        self.calls_per_evaluation = calls * model.calls_per_evaluation
+        self.one_evaluation_a_step = model.one_evaluation_a_step
+        self._calls = calls
 
     @property
     @final
@@ -229,6 +235,9 @@ class WrappedModel(ScoreModel):
     @final
     def dtype(self) -> torch.dtype:
         return self.model.dtype
+
+    def num_calls(self, levels: Level) -> int:
+        return self._calls * self.model.num_calls(levels)
 
     def check_cond(self, cond: Condition) -> None:
         self.model.check_cond(cond)

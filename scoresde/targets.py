@@ -114,6 +114,15 @@ class GaussianMixture(Target):
         require(bool((self.variances >= -rounding).all()), "covariances: a matrix is not positive semi-definite")
         self.variances = self.variances.clamp(min=0)
 
+    def components(self, chosen: Tensor) -> GaussianMixture:
+        """The mixture of some components, by booleans or numbers."""
+        part = copy.copy(self)
+        part.weights = self.weights[chosen] / self.weights[chosen].sum()
+        part.means = self.means[chosen]
+        part.variances = self.variances[chosen]
+        part.rotations = None if self.rotations is None else self.rotations[chosen]
+        return part
+
     @property
     def sigma_data(self) -> float:
         mean = (self.weights @ self.means).mean()

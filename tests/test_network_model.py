@@ -135,7 +135,7 @@ def test_a_network_model_is_a_module(device):
     assert set(model.state_dict()) == {f"network.{name}" for name in model.network.state_dict()}
     assert math.prod(model.denoise(torch.zeros(2, 3, device=device), 0.5).shape) == 6
     assert model.codec == Scaling()
-    assert model.calls_per_evaluation == 1
+    assert model.num_calls(VPSDE().span()) == 2
 
 
 MISTAKES = {
@@ -312,9 +312,10 @@ def test_a_wrapped_model_passes_on_what_it_does_not_change(device):
     assert (model.shape, model.sigma_data, model.dtype) == ((3,), 0.7, torch.float64)
     assert model.device.type == device.type
     assert model.sde is model.model.sde
-    assert model.calls_per_evaluation == 2
-    assert Mixed(model, model, None, 0.0, None).calls_per_evaluation == 4
-    assert model.under(VESDE()).calls_per_evaluation == 2
+    levels = VPSDE().span()
+    assert model.num_calls(levels) == 4
+    assert Mixed(model, model, None, 0.0, None).num_calls(levels) == 8
+    assert model.under(VESDE()).num_calls(levels[0]) == 2
     labels = torch.tensor([0, 1], device=device)
     model.check_cond(labels)
     with pytest.raises(UsageError, match="cond: labels from 0 to 2"):

@@ -216,7 +216,11 @@ def _prior_log_prob(model: ScoreModel, prior: Target | None, x_T: Tensor) -> Ten
 
 
 class _Denoiser:
-    """The denoiser for one batch, with estimates of its Jacobian's diagonal."""
+    """The denoiser for one batch, with estimates of its Jacobian's diagonal.
+
+    Attributes:
+        nfe: network evaluations of a sample so far.
+    """
 
     def __init__(
         self,
@@ -233,17 +237,12 @@ class _Denoiser:
         self.noise = noise
         self.differentiable = differentiable
         self.on_evaluation = on_evaluation
-        self.evaluations = 0
-
-    @property
-    def nfe(self) -> int:
-        """Network evaluations so far."""
-        return self.evaluations * self.model.calls_per_evaluation
+        self.nfe = 0
 
     def __call__(self, x: Tensor, level: Level) -> Tensor:
         """D, in the type of x."""
         self.on_evaluation()
-        self.evaluations += 1
+        self.nfe += self.model.num_calls(level)
         dtype = self.model.dtype
         return self.model.denoise_at(x.to(dtype), level.to(x.device, dtype), self.cond).to(x.dtype)
 

@@ -220,7 +220,8 @@ def _distances(evaluation: Evaluation, metrics: Collection[str], flags: Evaluate
     drawn = _drawn(flags)
     cond = trained.conditions(drawn)
     name, sampler, grid = _sampler(trained, flags)
-    evaluations = sampler.num_evaluations(trained.model, grid) or UNKNOWN_EVALUATIONS
+    levels = sampler.evaluated(trained.model, grid)
+    evaluations = UNKNOWN_EVALUATIONS if levels is None else len(levels)
     with Progress("sample", -(-drawn // BATCH) * evaluations, unit="evaluations") as progress:
 
         def advance(*_: Any) -> None:

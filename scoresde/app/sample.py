@@ -147,7 +147,8 @@ def _draw(trained: Trained, plan: Plan, shards: SampleShards, world: World) -> N
         print(f"going on: {there} of {len(everything)} shards are there", flush=True)
     choose_threads(plan.batch_size * math.prod(model.shape))
     prepared = prepare(model, plan.sampler, plan.grid, cuda_graph=graphed)
-    rows = (plan.sampler.num_evaluations(model, plan.grid) or UNKNOWN_EVALUATIONS) // model.calls_per_evaluation
+    levels = plan.sampler.evaluated(model, plan.grid)
+    rows = UNKNOWN_EVALUATIONS if levels is None else len(levels)
     total = rows * max(1, len(missing))
     with (
         Progress("sample", total, unit="evaluations", shown=world.leader) as progress,

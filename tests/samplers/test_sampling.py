@@ -177,7 +177,7 @@ def test_nfe_is_the_number_of_times_the_network_was_called():
             num_steps = steps_of(sampler, 6)
             calls.clear()
             _, nfe = sample(asked, sampler, 4, num_steps=num_steps)
-            case = f"{sampler}, {asked.calls_per_evaluation} calls an evaluation"
+            case = f"{sampler}, {asked.num_calls(model.sde.span())} calls for two levels"
             assert nfe == len(calls), case
             assert sampler.num_evaluations(asked, sampler.grid(asked, num_steps)) in (nfe, None), case
 
