@@ -1,10 +1,12 @@
 """Kills a small run at random moments, writes included, until it is trained; its end must be as if undisturbed.
 
-The run saves at every second step, so that many kills fall into the writing of a checkpoint. After each SIGKILL the
-same command is started again. At the end every tensor of the last checkpoint and every byte of metrics.jsonl are
-compared with those of a run that was left alone:
+Every second kill is by SIGKILL, the others by the signals that end a run in order (`scoresde.app.interrupt`) in turn.
+The run saves at every second step. One kill in six falls between the start and the first step. The others are timed
+from the first new line of metrics, as the start takes seconds; half of them wait for a checkpoint that is being
+written. The process is held (SIGSTOP) while the test looks where it is, and dies there. Then the same command is
+started again. At the end the last checkpoint and metrics.jsonl must have the bytes of a run that was left alone:
 
-    python -m benchmarks.kill_test [--kills 100] [--seed 0]
+    python -m benchmarks.kill_test [--kills 200] [--seed 0]
 """
 
 from __future__ import annotations
@@ -17,17 +19,19 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
-import torch
-
+from scoresde.app.interrupt import SIGNALS
 from scoresde.app.run_folder import RunFolder
 
 COMMAND = [
     sys.executable, "main.py", "--mode=train", "--config=toy", "--device=cpu", "--config.network.width=64",
-    "--config.training.batch_size=64", "--config.logging.every=1", "--config.logging.checkpoint_every=2",
+    "--config.training.batch_size=64", "--config.logging.every=3", "--config.logging.checkpoint_every=2",
 ]  # fmt: skip
 ROOT = Path(__file__).parent.parent
+ORDER = [number for one in SIGNALS for number in (signal.SIGKILL, one)]
+PLACES = ("starting", "writing a checkpoint", "between")
 
 
 def start(workdir: Path, num_steps: int) -> subprocess.Popen[bytes]:
@@ -37,74 +41,101 @@ def start(workdir: Path, num_steps: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
-def finish(process: subprocess.Popen[bytes]) -> None:
-    """Waits for the end of a run, which must be a good one."""
+def finish(process: subprocess.Popen[bytes], *statuses: int) -> None:
+    """Waits for the end of a run, which must have one of some statuses."""
     _, errors = process.communicate()
-    if process.returncode != 0:
+    if process.returncode not in statuses:
         raise RuntimeError(f"the run ended with status {process.returncode}: {errors.decode()}")
 
 
-def kill_somewhere(workdir: Path, num_steps: int, dice: random.Random) -> bool:
-    """Starts the run and kills it at a random moment; whether it was still running.
+def is_writing(run: RunFolder) -> bool:
+    """Whether a checkpoint is half written."""
+    return any(run.checkpoints.glob(".*.partial"))
 
-    One in five dies somewhere between its start and its first steps, the others among steps and checkpoints: a random
-    moment after their first new line of metrics.
-    """
-    process = start(workdir, num_steps)
-    metrics = RunFolder(workdir).metrics
-    size = metrics.stat().st_size if metrics.exists() else 0
-    if dice.random() < 0.2:
+
+def wait_for_a_moment(process: subprocess.Popen[bytes], run: RunFolder, dice: random.Random) -> bool:
+    """Waits for a random moment of a run that was just started; whether it comes after a new line of metrics."""
+    size = run.metrics.stat().st_size if run.metrics.exists() else 0
+    if dice.random() < 1 / 6:
         time.sleep(dice.random() * 4)
-    else:
-        while process.poll() is None:  # a continued run cuts its log first, so any change is a sign of life
-            if metrics.exists() and metrics.stat().st_size != size:
-                break
-            time.sleep(0.001)
-        time.sleep(dice.random() * 0.15)
-    alive = process.poll() is None
-    if alive:
-        process.send_signal(signal.SIGKILL)
-    process.communicate()
-    return alive
+        return run.metrics.exists() and run.metrics.stat().st_size != size
+    while process.poll() is None:  # a continued run cuts its log first, so any change is a sign of life
+        if run.metrics.exists() and run.metrics.stat().st_size != size:
+            break
+        time.sleep(0.001)
+    time.sleep(dice.random() * 0.4)
+    if dice.random() < 1 / 2:
+        while process.poll() is None and not is_writing(run):
+            pass
+    return True
 
 
-def differences(one: Path, other: Path) -> list[str]:
-    """What is not the same in the last checkpoints and metrics of two runs."""
-    first, second = (RunFolder(path).newest_checkpoint() for path in (one, other))
-    assert first is not None
-    assert second is not None
-    different = [f"step {first.step} and {second.step}"] if first.step != second.step else []
-    different += sorted(first.tensors.keys() ^ second.tensors.keys())
-    common = first.tensors.keys() & second.tensors.keys()
-    different += [name for name in sorted(common) if not torch.equal(first.tensors[name], second.tensors[name])]
-    same_metrics = RunFolder(one).metrics.read_bytes() == RunFolder(other).metrics.read_bytes()
+def kill_somewhere(run: RunFolder, num_steps: int, number: int, dice: random.Random) -> str | None:
+    """Starts the run and ends it by a signal at a random moment; one of `PLACES`, or None if it had ended before."""
+    process = start(run.path, num_steps)
+    began = wait_for_a_moment(process, run, dice)
+    process.send_signal(signal.SIGSTOP)
+    held = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+    assert held is not None
+    if held.si_code != os.CLD_STOPPED:
+        finish(process, 0)
+        return None
+    place = PLACES[1] if is_writing(run) else PLACES[2] if began else PLACES[0]
+    process.send_signal(number)
+    process.send_signal(signal.SIGCONT)
+    finish(process, -number, 128 + number)
+    return place
+
+
+def differences(one: RunFolder, other: RunFolder) -> list[str]:
+    """What is not the same in two runs: their last checkpoint, or their metrics."""
+    ends = one.all_checkpoints()[-1], other.all_checkpoints()[-1]
+    same = ends[0].name == ends[1].name and ends[0].read_bytes() == ends[1].read_bytes()
+    different = [] if same else [f"{ends[0].name} and {ends[1].name}"]
+    same_metrics = one.metrics.read_bytes() == other.metrics.read_bytes()
     return different if same_metrics else [*different, "metrics.jsonl"]
+
+
+def report(kills: Counter[tuple[str, str]]) -> None:
+    """Prints how many kills there were, by signal and place."""
+    print(f"{'':10}{'kills':>8}" + "".join(f"{place:>24}" for place in PLACES))
+    names = list(dict.fromkeys(signal.Signals(number).name for number in ORDER))
+    for name in [*names, "all"]:
+        of_name = [sum(n for (s, p), n in kills.items() if name in ("all", s) and p == place) for place in PLACES]
+        print(f"{name:10}{sum(of_name):>8}" + "".join(f"{count:>24}" for count in of_name))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--steps_per_kill", type=int, default=25)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--steps_per_kill", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     dice = random.Random(options.seed)
     num_steps = options.steps_per_kill * options.kills
+    for number in SIGNALS:
+        if signal.getsignal(number) is signal.SIG_IGN:  # as of a command in the background, and inherited
+            signal.signal(number, signal.SIG_DFL)
+    kills: Counter[tuple[str, str]] = Counter()
     with tempfile.TemporaryDirectory() as folder:
-        undisturbed = Path(folder) / "undisturbed"
-        killed = Path(folder) / "killed"
-        finish(start(undisturbed, num_steps))
-        kills = 0
-        half_written = 0
-        while kills < options.kills and kill_somewhere(killed, num_steps, dice):
-            kills += 1
-            half_written += any((killed / "checkpoints").glob(".*.partial"))
-            newest = RunFolder(killed).newest_checkpoint()
-            print(f"kill {kills}: step {newest.step if newest else 0} of {num_steps}", flush=True)
-        finish(start(killed, num_steps))
+        undisturbed = RunFolder(Path(folder) / "undisturbed")
+        killed = RunFolder(Path(folder) / "killed")
+        finish(start(undisturbed.path, num_steps), 0)
+        for k in range(options.kills):
+            number = ORDER[k % len(ORDER)]
+            place = kill_somewhere(killed, num_steps, number, dice)
+            if place is None:
+                break
+            name = signal.Signals(number).name
+            kills[name, place] += 1
+            reached = [path.stem for path in killed.all_checkpoints()[-1:]]
+            print(f"kill {k + 1}: {name}, {place}; {', '.join(reached)} of {num_steps}", file=sys.stderr, flush=True)
+        finish(start(killed.path, num_steps), 0)
         different = differences(undisturbed, killed)
-    print(f"{kills} kills, {half_written} of them while a checkpoint was being written; ", end="")
+    report(kills)
+    print(f"{kills.total()} kills of {options.kills}; ", end="")
     print("the end is that of an undisturbed run" if not different else f"different: {', '.join(different)}")
-    return 1 if different or kills < options.kills else 0
+    return 1 if different or kills.total() < options.kills else 0
 
 
 if __name__ == "__main__":
