@@ -14,7 +14,7 @@ from samplers.cuda_graph import GraphedTable
 from samplers.grids import check_grid
 from samplers.table import Callback, Projection
 from scoresde import condition
-from scoresde._batches import batches
+from scoresde._batches import batches, choose_batch_size
 from scoresde.errors import UsageError, require
 from scoresde.noise import Noise
 from scoresde.score_model import ScoreModel, warn_of_scale
@@ -99,7 +99,7 @@ def sample(
     cond: Any = None,
     seed: int = 0,
     first_index: int = 0,
-    batch_size: int = 1000,
+    batch_size: int | None = None,
     callback: Callback | None = None,
     project: Projection | None = None,
     cuda_graph: bool = False,
@@ -118,7 +118,7 @@ def sample(
         cond: conditions with one entry a sample, one number for all, or None (see `scoresde.condition`).
         seed: which noise.
         first_index: index of the first sample: 100 samples from 0 are 60 from 0 and 40 from 60.
-        batch_size: samples at a time.
+        batch_size: samples at a time; by default as many as need little memory (see docs/python.md).
         callback: called after each evaluation as `callback(row, level, x_t, x0_hat)`, batch after batch (`Trajectory`).
         project: changes the state after each row, as `project(row, level, x)` with the level at which the row arrives.
         cuda_graph: record the first batch's kernels and replay them (see `prepare`); without callback and projection.
@@ -133,7 +133,7 @@ def sample(
     require(isinstance(sampler, Sampler), f"sampler={sampler!r}: need a sampler object, such as DDIM()")
     require(num_samples >= 1, f"num_samples={num_samples}: need at least 1")
     require(first_index >= 0, f"first_index={first_index}: must not be negative")
-    require(batch_size >= 1, f"batch_size={batch_size}: need at least 1")
+    size = choose_batch_size(batch_size, model.shape, model.device)
     require(
         not cuda_graph or (callback is None and project is None),
         "cuda_graph=True: a recorded loop calls no callback and no projection; leave them out",
@@ -144,7 +144,7 @@ def sample(
     prepared = prepare(model, sampler, grid, num_steps, cuda_graph)
     drawn: list[Samples] = []
     with model.eval_mode():
-        for part in batches(num_samples, batch_size):
+        for part in batches(num_samples, size):
             noise = Noise(seed, first_index + torch.arange(part.start, part.stop, device=model.device))
             given = condition.to(condition.take(cond, part), model.device)
             drawn.append(prepared.draw(noise, given, callback, project))

@@ -26,7 +26,9 @@ from torch import Tensor
 from samplers.base import TableSampler
 from samplers.sampling import sample
 from scoresde import condition
+from scoresde._batches import choose_batch_size
 from scoresde.errors import require
+from scoresde.models.split import SplitModel
 from scoresde.noise import Noise
 from scoresde.score_model import ScoreModel
 from scoresde.sde import Level
@@ -37,11 +39,20 @@ NUM_BANDS = 4
 
 
 @torch.no_grad()
-def mismatch(model: ScoreModel, sampler: TableSampler, grid: Tensor, num_samples: int = 16, cond: Any = None) -> float:
+def mismatch(
+    model: ScoreModel,
+    sampler: TableSampler,
+    grid: Tensor,
+    num_samples: int = 16,
+    cond: Any = None,
+    batch_size: int | None = None,
+) -> float:
     """How far the marginals of a sampler's chain are from those of its own samples, as above; 0 is best.
 
-    Costs the sampler's evaluations along the grid and `NUM_LEVELS` more, on batches of `num_samples`.
+    Costs the sampler's evaluations along the grid and `NUM_LEVELS` more, of `num_samples` samples; the model is called
+    with `batch_size` of them at a time.
     """
+    model = SplitModel(model, choose_batch_size(batch_size, model.shape, model.device))
     every = max(1, len(sampler.table(model, grid)) // NUM_LEVELS)
     on_chain: list[tuple[Level, Tensor]] = []
 
@@ -50,7 +61,7 @@ def mismatch(model: ScoreModel, sampler: TableSampler, grid: Tensor, num_samples
             on_chain.append((level, _mean_square_noise(x_t, x0_hat, level)))
 
     cond = condition.spread(cond, num_samples)
-    x, _ = sample(model, sampler, num_samples, grid=grid, cond=cond, callback=watch)
+    x, _ = sample(model, sampler, num_samples, grid=grid, cond=cond, batch_size=num_samples, callback=watch)
     noise = Noise(1, torch.arange(num_samples, device=x.device))
     cond = condition.to(cond, x.device)
     ratios = []
@@ -73,6 +84,7 @@ def choose_snr(
     cond: Any = None,
     num_samples: int = 16,
     candidates: Sequence[float] = CANDIDATES,
+    batch_size: int | None = None,
 ) -> float:
     """The candidate with the smallest mismatch, found by going downhill from the middle one.
 
@@ -83,6 +95,7 @@ def choose_snr(
         cond: what the model is conditioned on, as `fit_sampler` takes it.
         num_samples: of a pilot run.
         candidates: rising.
+        batch_size: samples that the model is called with at a time; by default as many as need little memory.
 
     Example:
         snr = choose_snr(model, lambda snr: PredictorCorrector(snr=snr), uniform_log_snr(model.sde, 250))
@@ -92,7 +105,7 @@ def choose_snr(
 
     def value(i: int) -> float:
         if i not in known:
-            known[i] = mismatch(model, make(candidates[i]), grid, num_samples, cond)
+            known[i] = mismatch(model, make(candidates[i]), grid, num_samples, cond, batch_size)
         return known[i]
 
     best = len(candidates) // 2

@@ -25,14 +25,18 @@ is N(x_t / alpha, (sigma / alpha)^2 I) at t_min. The mean of its -log p(x_0 | x_
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from scoresde import condition
+from scoresde._batches import batches, choose_batch_size
 from scoresde._shape import match_rank
 from scoresde.condition import Condition
 from scoresde.errors import require
+from scoresde.noise import Noise
 from scoresde.score_model import ScoreModel, check_data, warn_of_repeats
 from scoresde.sde import SDE, Level, bridge, transition
 from scoresde.targets import Target
@@ -75,12 +79,14 @@ def prior_cost(x_0: Tensor, last: Level, sigma_data: float = 0.0) -> Tensor:
 
     `(B, *)` to `(B,)`, nats. With sigma_data = 0 it is alpha^2 |x_0|^2 / (2 sigma^2).
     """
+    return _prior_cost(x_0.flatten(1).square().sum(1), x_0[0].numel(), last, sigma_data)
+
+
+def _prior_cost(squares: Tensor, dim: int, last: Level, sigma_data: float) -> Tensor:
+    """`prior_cost` of samples with squared norms `(B,)`."""
     snr = torch.exp(last.log_snr)
     growth = snr * sigma_data**2  # of the variance, by the data
-    return 0.5 * (
-        (snr * x_0.flatten(1).square().sum(1) - x_0[0].numel() * growth) / (1 + growth)
-        + x_0[0].numel() * torch.log1p(growth)
-    )
+    return 0.5 * ((snr * squares - dim * growth) / (1 + growth) + dim * torch.log1p(growth))
 
 
 def reconstruction_cost(dim: int, first: Level) -> Tensor:
@@ -97,6 +103,8 @@ def elbo(
     num_evaluations: int = 64,
     prior: Target | None = None,
     generator: torch.Generator | None = None,
+    batch_size: int | None = None,
+    on_evaluation: Callable[[], None] = lambda: None,
 ) -> Bound:
     """The continuous-time variational bound of log p(x_0) over [t_min, t_max], estimated without bias.
 
@@ -115,49 +123,73 @@ def elbo(
         num_evaluations: number of cells.
         prior: a distribution whose noisy marginal at t_max serves as p(x_T); None for N(0, sigma_data^2 I). For a
             distribution the divergence E log q(x_T | x_0) - log p(x_T) is estimated, too.
-        generator: source of levels and noise, on the device of x_0; the global one if None.
+        generator: source of levels and noise; the global one if None.
+        batch_size: samples at a time, on which the bound does not depend; by default as many as need little memory.
+        on_evaluation: called after each evaluation of a batch.
     """
     check_data(model, x_0, cond)
     warn_of_repeats(x_0)
     require(num_evaluations >= 3, f"num_evaluations={num_evaluations}: need at least 3")
+    size = choose_batch_size(batch_size, model.shape, model.device)
+    noises = _noises(x_0, size, generator)
     first = _level(model, model.sde.t_min, x_0)
     last = _level(model, model.sde.t_max, x_0)
     width = (first.log_snr - last.log_snr) / num_evaluations
+    squares = torch.cat([x_0[part].double().flatten(1).square().sum(1) for part, _ in noises])
     dim = x_0[0].numel()
+    scale = squares.mean() / dim
     cells = []
     factor = x_0.new_zeros((), dtype=torch.float64)
     with model.eval_mode():
         for k in range(num_evaluations):
-            u = torch.rand(len(x_0), device=x_0.device, dtype=torch.float64, generator=generator)
-            t = model.sde.time(last.log_snr + (k + u) * width).clamp(model.sde.t_min, model.sde.t_max)
-            level = model.sde.level(t)
-            eps, squares = _denoising_error(model, x_0, level, cond, generator)
-            error = squares * torch.exp(level.log_snr)
-            linear = _linear_error(x_0, eps, level)
+            found = []
+            for part, noise in noises:
+                u = noise.stream("levels").uniform(k, (), torch.float64)
+                t = model.sde.time(last.log_snr + (k + u) * width).clamp(model.sde.t_min, model.sde.t_max)
+                found.append(_errors(model, x_0[part], model.sde.level(t), condition.take(cond, part), noise, k, scale))
+                on_evaluation()
+            error, linear = torch.cat(found, 1)
             cells.append(0.5 * width * (error - factor * linear))
             factor = ((error * linear).sum() / linear.square().sum().clamp(min=1e-300)).clamp(0, 1)
     reconstruction = reconstruction_cost(dim, first).expand(len(x_0))
     diffusion = torch.stack(cells)
     variance = diffusion.diff(n=2, dim=0).square().mean(0) / 6 * num_evaluations
     if prior is None:
-        of_prior = prior_cost(x_0.double(), last, model.sigma_data)
+        of_prior = _prior_cost(squares, dim, last, model.sigma_data)
     else:
-        draws = _prior_draws(prior, x_0, last, num_evaluations, generator)
+        draws = torch.cat([_prior_draws(prior, x_0[part], last, num_evaluations, of) for part, of in noises], 1)
         of_prior = draws.mean(0)
         variance += draws.var(0) / num_evaluations
     total = of_prior + reconstruction + diffusion.sum(0)
     return Bound(-total, variance.sqrt(), of_prior, reconstruction, diffusion.sum(0))
 
 
-def _linear_error(x_0: Tensor, eps: Tensor, level: Level) -> Tensor:
+def _noises(x_0: Tensor, batch_size: int, generator: torch.Generator | None) -> list[tuple[slice, Noise]]:
+    """Batches of the samples, each with its noise, which is a function of a drawn seed and of a sample's place."""
+    device = "cpu" if generator is None else generator.device
+    seed = int(torch.randint(2**62, (), device=device, generator=generator))
+    indices = torch.arange(len(x_0), device=x_0.device)
+    return [(part, Noise(seed, indices[part])) for part in batches(len(x_0), batch_size)]
+
+
+def _errors(
+    model: ScoreModel, x_0: Tensor, level: Level, cond: Condition, noise: Noise, draw: int, variance: Tensor
+) -> Tensor:
+    """|eps - eps_hat|^2 of the model, and `_linear_error`, at a level `(B,)` and one draw of eps: `(2, B)`, float64."""
+    eps = noise.normal(draw, model.shape, x_0.dtype)
+    of_model = _denoising_error(model, x_0, level, cond, eps) * torch.exp(level.log_snr)
+    return torch.stack([of_model, _linear_error(x_0, eps, level, variance)])
+
+
+def _linear_error(x_0: Tensor, eps: Tensor, level: Level, variance: Tensor) -> Tensor:
     """|eps - eps_hat|^2 of a linear denoiser minus its mean over eps, `(B,)`, float64.
 
     With v = alpha^2 s^2 + sigma^2, a = alpha^2 s^2 / v and b = alpha sigma / v, the linear denoiser that is best for
-    x_0 ~ N(0, s^2 I) has the error a eps - b x_0. The mean of its square is a^2 dim + b^2 |x_0|^2.
+    x_0 ~ N(0, s^2 I), s^2 = `variance`, has the error a eps - b x_0. The mean of its square is a^2 dim + b^2 |x_0|^2.
     """
     clean = x_0.double().flatten(1)
     noise = eps.double().flatten(1)
-    signal = level.alpha**2 * clean.square().mean()
+    signal = level.alpha**2 * variance
     total = signal + level.sigma**2
     a = signal / total
     b = level.alpha * level.sigma / total
@@ -165,33 +197,27 @@ def _linear_error(x_0: Tensor, eps: Tensor, level: Level) -> Tensor:
     return squares - a**2 * clean.shape[1] - b**2 * clean.square().sum(1)
 
 
-def _denoising_error(
-    model: ScoreModel, x_0: Tensor, level: Level, cond: Condition, generator: torch.Generator | None
-) -> tuple[Tensor, Tensor]:
-    """eps `(B, *)`, and |D - x_0|^2 `(B,)` in float64, at a level `(B,)`."""
-    eps, x0_hat = _noise_and_denoise(model, x_0, level, cond, generator)
-    return eps, (x0_hat - x_0).double().flatten(1).square().sum(1)
+def _denoising_error(model: ScoreModel, x_0: Tensor, level: Level, cond: Condition, eps: Tensor) -> Tensor:
+    """|D - x_0|^2 `(B,)` in float64, at a level `(B,)`."""
+    return (_denoised(model, x_0, level, cond, eps) - x_0).double().flatten(1).square().sum(1)
 
 
-def _noise_and_denoise(
-    model: ScoreModel, x_0: Tensor, level: Level, cond: Condition, generator: torch.Generator | None
-) -> tuple[Tensor, Tensor]:
-    """eps, and D at x_t = alpha x_0 + sigma eps, in the type of x_0."""
-    eps = torch.randn(x_0.shape, device=x_0.device, dtype=x_0.dtype, generator=generator)
+def _denoised(model: ScoreModel, x_0: Tensor, level: Level, cond: Condition, eps: Tensor) -> Tensor:
+    """D at x_t = alpha x_0 + sigma eps, in the type of x_0."""
     narrow = level.to(x_0.device, x_0.dtype)
     wide = narrow.match_rank(x_0)
-    return eps, model.denoise_at(wide.alpha * x_0 + wide.sigma * eps, narrow, cond)
+    return model.denoise_at(wide.alpha * x_0 + wide.sigma * eps, narrow, cond)
 
 
-def _prior_draws(prior: Target, x_0: Tensor, last: Level, num_draws: int, generator: torch.Generator | None) -> Tensor:
+def _prior_draws(prior: Target, x_0: Tensor, last: Level, num_draws: int, noise: Noise) -> Tensor:
     """log q(x_T | x_0) - log p(x_T) at draws of x_T, `(num_draws, B)`, float64."""
     require(prior.shape == tuple(x_0.shape[1:]), f"prior of shape {prior.shape}: the data has {tuple(x_0.shape[1:])}")
     prior = prior.to(x_0.device, torch.float64)
     clean = x_0.double()
     draws = []
     log_scale = torch.log(last.sigma) + 0.5 * math.log(2 * math.pi)
-    for _ in range(num_draws):
-        eps = torch.randn(x_0.shape, device=x_0.device, dtype=torch.float64, generator=generator)
+    for k in range(num_draws):
+        eps = noise.stream("prior").normal(k, prior.shape, torch.float64)
         log_q = -0.5 * eps.flatten(1).square().sum(1) - x_0[0].numel() * log_scale
         draws.append(log_q - prior.log_prob(last.alpha * clean + last.sigma * eps, last.alpha, last.sigma))
     return torch.stack(draws)
@@ -210,6 +236,8 @@ def ddpm_bound(
     variance: Literal["posterior", "beta"] = "posterior",
     num_terms: int | None = None,
     generator: torch.Generator | None = None,
+    batch_size: int | None = None,
+    on_evaluation: Callable[[], None] = lambda: None,
 ) -> DDPMBound:
     """The variational bound of DDPM's chain along a grid, for integer data (Ho et al. 2020, equation 5).
 
@@ -230,10 +258,14 @@ def ddpm_bound(
         variance: of the sampler: "posterior" or "beta".
         num_terms: number of steps to evaluate. The grid is divided into this many parts, and each sample draws one step
             from each; None for all steps.
-        generator: source of the noise and the steps, on the device of x_0; the global one if None.
+        generator: source of the noise and the steps; the global one if None.
+        batch_size: samples at a time, on which the bound does not depend; by default as many as need little memory.
+        on_evaluation: called after each evaluation of a batch.
     """
     check_data(model, x_0, cond)
-    _check_levels(x_0, bin_width, low, high)
+    size = choose_batch_size(batch_size, model.shape, model.device)
+    for part in batches(len(x_0), size):
+        _check_levels(x_0[part], bin_width, low, high)
     require(variance in ("posterior", "beta"), f"variance={variance!r}: need 'posterior' or 'beta'")
     levels = _noisy_levels(model.sde, grid.to(x_0.device, torch.float64))
     num_steps = len(levels) - 1  # between two noisy times; the last step is the decoder's
@@ -242,22 +274,43 @@ def ddpm_bound(
         0 <= num_terms <= num_steps and (num_terms > 0 or num_steps == 0),
         f"num_terms={num_terms}: need 1 to {num_steps}, the steps of the grid between noisy times",
     )
-    terms = []
+    parts = []
     with model.eval_mode():
-        for k in range(num_terms):
-            start = k * num_steps // num_terms
-            end = (k + 1) * num_steps // num_terms
-            step = torch.randint(start, end, (len(x_0),), device=x_0.device, generator=generator)
-            t = levels[step]
-            s = levels[step + 1]
-            error = _denoising_error(model, x_0, t, cond, generator)[1]
-            terms.append((end - start) * _step_cost(error, x_0[0].numel(), t, s, variance))
-        t = levels[-1:].map(lambda part: part.expand(len(x_0)))
-        x0_hat = _noise_and_denoise(model, x_0, t, cond, generator)[1]
-    steps = torch.stack(terms, 1) if terms else x_0.new_zeros(len(x_0), 0, dtype=torch.float64)
-    decoder = -decoder_log_prob(x_0, x0_hat, t.noise_level, bin_width, low, high).flatten(1).sum(1)
-    prior = prior_cost(x_0.double(), levels[0])
+        for part, noise in _noises(x_0, size, generator):
+            clean = x_0[part]
+            given = condition.take(cond, part)
+            steps = _chain_costs(model, clean, levels, given, noise, num_terms, variance, on_evaluation)
+            t = levels[torch.full((len(clean),), len(levels) - 1)]
+            x0_hat = _denoised(model, clean, t, given, noise.normal(num_terms, model.shape, clean.dtype))
+            on_evaluation()
+            decoder = -decoder_log_prob(clean, x0_hat, t.noise_level, bin_width, low, high).flatten(1).sum(1)
+            parts.append((prior_cost(clean.double(), levels[0]), steps, decoder))
+    prior, steps, decoder = (torch.cat(found) for found in zip(*parts, strict=True))
     return DDPMBound(-(prior + steps.sum(1) + decoder), prior, steps, decoder)
+
+
+def _chain_costs(
+    model: ScoreModel,
+    x_0: Tensor,
+    levels: Level,
+    cond: Condition,
+    noise: Noise,
+    num_terms: int,
+    variance: str,
+    on_evaluation: Callable[[], None],
+) -> Tensor:
+    """The costs of steps between noisy levels, `(B, num_terms)`: one of each part of the chain, times its size."""
+    num_steps = len(levels) - 1
+    costs = [x_0.new_zeros(len(x_0), 0, dtype=torch.float64)]
+    for k in range(num_terms):
+        start = k * num_steps // num_terms
+        end = (k + 1) * num_steps // num_terms
+        step = (start + (end - start) * noise.stream("steps").uniform(k, (), torch.float64)).long()
+        t = levels[step]
+        error = _denoising_error(model, x_0, t, cond, noise.normal(k, model.shape, x_0.dtype))
+        costs.append((end - start) * _step_cost(error, x_0[0].numel(), t, levels[step + 1], variance)[:, None])
+        on_evaluation()
+    return torch.cat(costs, 1)
 
 
 def _noisy_levels(sde: SDE, times: Tensor) -> Level:

@@ -32,6 +32,7 @@ from samplers import (
     Trigonometric,
     UniPC,
 )
+from scoresde._batches import choose_batch_size
 from scoresde.codec import Scaling
 from scoresde.data import ArrayData, ReadOptions, load
 from scoresde.errors import UsageError, require, unknown_name
@@ -146,6 +147,23 @@ def build_objective(config: ConfigDict) -> Objective:
 def build_options(config: ConfigDict) -> TrainingOptions:
     """How to optimise."""
     return TrainingOptions(**config.training)
+
+
+def build_batch_size(config: ConfigDict, shape: tuple[int, ...], device: torch.device, graphs: int = 0) -> int:
+    """The samples at a time that `config.sampling` asks for, or else that a step of the run's training leaves room for.
+
+    Args:
+        config: of the run.
+        shape: shape of a sample, in the model's units.
+        device: where to compute.
+        graphs: evaluations of the model through which is differentiated at a time.
+    """
+    given = config.sampling.batch_size
+    require(given >= 0, f"config.sampling.batch_size={given}: need at least 1, or 0 for what training leaves room for")
+    training = config.get("training", {})
+    size, accumulate = (training.get(name) for name in ("batch_size", "accumulate"))  # an older run may lack them
+    known = isinstance(size, int) and isinstance(accumulate, int) and size >= accumulate >= 1
+    return choose_batch_size(given or None, shape, device, trained=size // accumulate if known else None, graphs=graphs)
 
 
 def build_sampling_model(config: ConfigDict, model: NetworkScoreModel, low: float, high: float) -> ScoreModel:

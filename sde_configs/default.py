@@ -112,7 +112,7 @@ def _logging(config: ConfigDict) -> None:
 def _sampling(config: ConfigDict) -> None:
     """How samples are drawn."""
     config.sampling = ConfigDict()
-    config.sampling.batch_size = 500  # samples at a time
+    config.sampling.batch_size = 0  # samples at a time, training apart; 0: as many as training leaves memory for
     config.sampling.threshold = "none"  # static or dynamic: keep the denoiser within the data's range
     config.sampling.quantile = 0.995  # of a sample's entries, which dynamic thresholding rescales into the range
     config.sampling.compile = False  # compile the network by torch.compile: minutes at first, pays for large networks

@@ -90,6 +90,25 @@ def test_the_bound_of_a_gaussian_is_the_closed_form(sde, device):
     torch.testing.assert_close(bound.bound, -(bound.prior + bound.reconstruction + bound.diffusion), rtol=0, atol=0)
 
 
+def test_a_bound_is_the_same_for_every_batch_size(device):
+    target = mixture(device)
+    model = ExactScoreModel(target, VPSDE())
+    x_0 = rounded(target, 11, device)
+
+    def of(evaluate, batch_size):
+        return evaluate(batch_size, torch.Generator(device).manual_seed(5))
+
+    for evaluate in (
+        lambda size, draws: elbo(model, x_0, num_evaluations=6, generator=draws, batch_size=size),
+        lambda size, draws: elbo(model, x_0, num_evaluations=6, prior=target, generator=draws, batch_size=size),
+        lambda size, draws: ddpm_bound(model, x_0, CHAIN, **FINE, num_terms=2, generator=draws, batch_size=size),
+    ):
+        together = of(evaluate, None)
+        for part, one in zip(of(evaluate, 4), together, strict=True):
+            torch.testing.assert_close(part, one, rtol=1e-9, atol=1e-9)
+        assert not torch.allclose(evaluate(None, torch.Generator(device).manual_seed(6)).bound, together.bound)
+
+
 @paths
 def test_it_lies_below_the_log_density_and_near_it(sde, device):
     """For an exact model whose prior is the true one, only the decoder is wrong, by some (r / std)^2 at noise r.
@@ -304,7 +323,7 @@ def test_a_part_of_the_steps_stands_for_all(device):
     model = CallableScoreModel(counted, DenoisedParametrization(), sde, (2,), device, torch.float64)
     x_0 = rounded(target, 1, device).expand(10_000, 2)
     grid = grids.uniform_log_snr(sde, 16)
-    part = ddpm_bound(model, x_0, grid, **FINE, num_terms=3)
+    part = ddpm_bound(model, x_0, grid, **FINE, num_terms=3, batch_size=10_000)
     assert len(calls) == 4
     assert calls[:3] == [5, 5, 5]
     assert part.steps.shape == (10_000, 3)

@@ -8,7 +8,7 @@ velocity integrand dy = h dphi (`samplers.integrands`), phi = atan(r / sigma_dat
 n (n + 1) / 2 + n numbers. The best of them for a model is found by least squares. With e_i(theta) the difference
 between the table's end and the converged flow's end for noise i,
 
-    min_theta  sum_i rho(|e_i|),    rho growing as the square up to 4 times the median of a batch, and linearly beyond.
+    min_theta  sum_i rho(|e_i|),    rho growing as the square up to 4 times the median, and linearly beyond.
 
     1. Project. The Gauss-Newton step d solves min sum_i omega_i |J_i d + e_i|^2 with J_i = de_i/dtheta and
        omega_i = 1 / max(|e_i|, 4 median). J_i has a row for each entry of a sample, but one backward pass gives v^T J_i
@@ -35,17 +35,20 @@ from typing import NamedTuple, final
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from samplers.fitted.least_squares import fit_weights
 from samplers.fitted.nodes import equal_error_nodes
-from samplers.fitted.reference import NUM_SAMPLES, Coupling, reference_run, trimmed_error
+from samplers.fitted.reference import NUM_SAMPLES, Coupling, reference_run, sample_errors, trimmed_error
 from samplers.fitted.tables import FittedSampler, FittedTable
 from samplers.integrands import VelocityIntegrand
 from scoresde import condition
-from scoresde._batches import batches
+from scoresde._batches import FORWARD, batches, choose_batch_size
 from scoresde._shape import match_rank
 from scoresde.condition import Condition
 from scoresde.errors import require
+from scoresde.models.split import SplitModel
+from scoresde.noise import Noise
 from scoresde.score_model import ScoreModel
 from scoresde.sde import SDE, Level
 
@@ -77,7 +80,7 @@ def calibrate(
     coupling: Coupling,
     *,
     seed: int = 0,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     on_iteration: Callable[[float], None] = lambda error: None,
 ) -> Calibration:
     """Fits the table of `num_steps` evaluations to a model; if nothing is gained, the table is unchanged.
@@ -91,7 +94,7 @@ def calibrate(
         coupling: at least 64 noises and where the model's flow leads from them (`reference_coupling`); one in five
             validates.
         seed: of the projections and of the samples of each iteration.
-        batch_size: samples that are differentiated at a time.
+        batch_size: samples that are differentiated at a time; by default as many as need little memory.
         on_iteration: called after each of `ITERATIONS` iterations with the smallest error so far.
 
     Example:
@@ -106,6 +109,9 @@ def calibrate(
     )
     fitted = sampler.tables
     require(num_steps in fitted, f"num_steps={num_steps}: need one of {min(fitted)} to {max(fitted)}")
+    forward = choose_batch_size(batch_size, model.shape, model.device)
+    size = choose_batch_size(batch_size, model.shape, model.device, graphs=graphs_kept(model, num_steps))
+    model = SplitModel(model, forward)
     reference = reference_run(model, condition.take(coupling.cond, slice(NUM_SAMPLES)))
     own_nodes = [equal_error_nodes(reference, model.sde, num_steps, early) for early in (False, True)]
     starts = [fitted[num_steps], *(fit_weights(reference, model.sde, nodes).table for nodes in own_nodes)]
@@ -114,12 +120,21 @@ def calibrate(
         searches = [_Search(model, start, coupling) for start in starts]
         before = searches[0].error
         for search in _schedule(searches):
-            search.iterate(batch_size, generator)
+            search.iterate(size, generator)
             on_iteration(min(each.error for each in searches))
     best = min(searches, key=lambda each: each.error)
     if best.error < before:
         sampler = FittedSampler({**fitted, num_steps: best.problem.fitted_of(best.theta)})
     return Calibration(sampler, before, best.error)
+
+
+def graphs_kept(model: ScoreModel, num_steps: int) -> int:
+    """The evaluations whose graphs are kept at a time: all of a table, or one if those of a single sample are large.
+
+    Then each is computed again in the backward pass, which takes half as long again.
+    """
+    everything = choose_batch_size(None, model.shape, model.device) // FORWARD
+    return num_steps if num_steps <= everything else 1
 
 
 def _schedule(searches: Sequence[_Search]) -> Iterator[_Search]:
@@ -141,19 +156,23 @@ class _Search:
         self.training = coupling.take(slice(count, None))
         self.problem = _Problem(model, start.integrand, len(start.noise_level), start.largest)
         self.theta = self.problem.theta_of(start)
-        self.error = self.problem.error(self.theta, self.validation)
+        self.error, self.median = self.problem.error(self.theta, self.validation)
 
     def iterate(self, batch_size: int, generator: torch.Generator) -> None:
         """One Gauss-Newton iteration: the best of the dampings is accepted if it lowers the error."""
         chosen = torch.randperm(len(self.training.x_T), generator=generator)[:SAMPLES]
         theta = self.theta
-        normal, gradient = self.problem.equations(theta, self.training.take(chosen), batch_size, generator)
+        seed = int(torch.randint(2**62, (), generator=generator))
+        normal, gradient = self.problem.equations(
+            theta, self.training, chosen, ROBUST * self.median, Noise(seed, chosen), batch_size
+        )
         for damping in DAMPINGS:
             candidate = self.problem.step(theta, normal, gradient, damping)
             if self.problem.allows(candidate):
-                error = self.problem.error(candidate, self.validation)
+                error, median = self.problem.error(candidate, self.validation)
                 if error < self.error:
                     self.error = error
+                    self.median = median
                     self.theta = candidate
 
 
@@ -239,10 +258,10 @@ class _Problem:
         """Whether the noise levels fall strictly."""
         return bool(theta.isfinite().all() and (self._unpack(theta)[0].diff() < 0).all())
 
-    def error(self, theta: Tensor, coupling: Coupling) -> float:
-        """The trimmed RMS of the table's error."""
+    def error(self, theta: Tensor, coupling: Coupling) -> tuple[float, float]:
+        """The trimmed RMS of the table's error, and the median of the samples' own."""
         x = coupling.run(self.fitted_of(theta).table(self.model.sde), self.model)
-        return trimmed_error(x, coupling.x_0)
+        return trimmed_error(x, coupling.x_0), sample_errors(x, coupling.x_0).median().item()
 
     def end(self, theta: Tensor, x_T: Tensor, cond: Condition) -> Tensor:
         """Final states, differentiable in the parameters `(B, P)`, of which each sample has its own copy."""
@@ -258,28 +277,44 @@ class _Problem:
         h = x_T.new_zeros(len(x_T), 0, x_T[0].numel())
         for k in range(self.num_steps):
             x = y * match_rank(scale[:, k], y)
-            denoised = self.model.denoise_at(x, level[:, k], cond)
+            denoised = self._denoised(x, level[:, k], cond)
             new = denoised * match_rank(p[:, k], x) + x * match_rank(q[:, k], x)
             h = torch.cat([h, new.flatten(1)[:, None]], 1)
             y = y + torch.einsum("bk,bkn->bn", weights[:, k, : k + 1], h).view_as(y)
         return y
 
+    def _denoised(self, x: Tensor, level: Level, cond: Condition) -> Tensor:
+        """D; its graph is made again in the backward pass if those of all evaluations would be large."""
+        if graphs_kept(self.model, self.num_steps) == self.num_steps:
+            return self.model.denoise_at(x, level, cond)
+        found: Tensor = checkpoint(self.model.denoise_at, x, level, cond, use_reentrant=False)
+        return found
+
     def equations(
-        self, theta: Tensor, coupling: Coupling, batch_size: int, generator: torch.Generator
+        self, theta: Tensor, coupling: Coupling, chosen: Tensor, limit: float, noise: Noise, batch_size: int
     ) -> tuple[Tensor, Tensor]:
-        """Estimates of J^T W J and J^T W e, times PROJECTIONS, with W the robust weights."""
+        """Estimates of J^T W J and J^T W e of chosen pairs, times PROJECTIONS, with W the robust weights.
+
+        Args:
+            theta: the parameters.
+            coupling, chosen: the pairs.
+            limit: the error of a sample above which it counts linearly.
+            noise: of the random signs, for the chosen pairs.
+            batch_size: pairs at a time, on which the sums do not depend.
+        """
         normal = torch.zeros(len(theta), len(theta), dtype=torch.float64)
         gradient = torch.zeros_like(theta)
-        for index in batches(len(coupling.x_T), batch_size):
-            part = coupling.take(index)
+        for index in batches(len(chosen), batch_size):
+            part = coupling.take(chosen[index])
             own = theta.to(part.x_T.device).repeat(len(part.x_T), 1).requires_grad_()
             with torch.enable_grad():
                 end = self.end(own, part.x_T, part.cond)
             error = (end - part.x_0).detach()
-            size = error.double().flatten(1).square().mean(1).sqrt()
-            weight = (1 / torch.maximum(size, ROBUST * size.median())).nan_to_num(posinf=0)[:, None]
+            size = sample_errors(end.detach(), part.x_0)
+            weight = (1 / size.clamp(min=limit)).nan_to_num(posinf=0)[:, None]
+            own_noise = Noise(noise.seed, noise.indices[index].to(end.device))
             for left in reversed(range(PROJECTIONS)):
-                signs = (2 * torch.randint(0, 2, end.shape, generator=generator) - 1).to(end)
+                signs = own_noise.normal(left, self.model.shape, end.dtype).sign()
                 (rows,) = torch.autograd.grad(end, own, signs, retain_graph=left > 0)
                 projected = (error * signs).double().flatten(1).sum(1)
                 normal += ((rows * weight).T @ rows).cpu()

@@ -33,6 +33,8 @@ from samplers.fitted.least_squares import PathFit, fit_weights, refit, transfer_
 from samplers.fitted.nodes import equal_error_nodes, path_error, power_nodes
 from samplers.fitted.reference import COARSE, DENSE, reference_run, trimmed_error
 from samplers.fitted.tables import FittedSampler, FittedTable
+from scoresde._batches import choose_batch_size
+from scoresde.models.split import SplitModel
 from scoresde.score_model import ScoreModel
 
 NUM_STEPS = range(4, 51)  # for which tables are fitted
@@ -62,18 +64,25 @@ Family = partial[Tensor]  # the noise levels of a family of nodes, for a number 
 
 
 @torch.no_grad()
-def fit_sampler(model: ScoreModel, cond: Any = None, on_evaluation: Callable[[], None] = lambda: None) -> FittedSampler:
+def fit_sampler(
+    model: ScoreModel,
+    cond: Any = None,
+    on_evaluation: Callable[[], None] = lambda: None,
+    batch_size: int | None = None,
+) -> FittedSampler:
     """Fits tables of 4 to 50 evaluations to a model.
 
     Args:
         model: what will be sampled from.
         cond: None, one label for all samples, or any number of conditions, which are distributed over the 32 samples.
         on_evaluation: called after each of `NUM_EVALUATIONS` evaluations of the model.
+        batch_size: samples that the model is called with at a time; by default as many as need little memory.
 
     Example:
         sampler = fit_sampler(model)
         x, nfe = sample(model, sampler, 1000, num_steps=8)
     """
+    model = SplitModel(model, choose_batch_size(batch_size, model.shape, model.device))
     reference = reference_run(model, cond, on_evaluation=on_evaluation)
     sde = model.sde
     equal, early = (partial(equal_error_nodes, reference, sde, early=early) for early in (False, True))

@@ -24,7 +24,7 @@ from samplers.quadrature import Phi
 from samplers.table import Loop, Table, clean_table, concatenate
 from samplers.trigonometric import Trigonometric
 from scoresde import condition
-from scoresde._batches import batches
+from scoresde._batches import batches, choose_batch_size
 from scoresde.condition import Condition
 from scoresde.errors import require
 from scoresde.noise import Noise
@@ -140,7 +140,7 @@ def reference_run(
 
     def watch(row: int, level: Level, x_t: Tensor, x0_hat: Tensor) -> None:
         on_evaluation()
-        rows.append((x_t / level.alpha, x0_hat))
+        rows.append((subsample(x_t / level.alpha), subsample(x0_hat)))
 
     coarse = Trigonometric()
     prepared = coarse.prepare(model, coarse.grid(model, COARSE))
@@ -154,7 +154,7 @@ def reference_run(
         rows.clear()
         table = dense_table(model.sde, sigma_data)
         x_0 = Loop(table, model, x_T)(x_T, no_noise(), cond, watch)
-    u, denoised = (torch.stack([subsample(row[i]) for row in rows]) for i in (0, 1))
+    u, denoised = (torch.stack([row[i] for row in rows]) for i in (0, 1))
     level = table.level
     return Reference(
         Coupling(x_T, x_0, cond), level.noise_level, u, denoised, subsample(x_T) / level.sigma[0], sigma_data
@@ -169,7 +169,7 @@ def reference_coupling(
     num_samples: int = 100,
     seed: int = 1,
     num_evaluations: int = DENSE,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     on_evaluation: Callable[[], None] = lambda: None,
 ) -> Coupling:
     """Noises, and where the probability flow leads from them, solved with `num_evaluations` evaluations.
@@ -181,9 +181,10 @@ def reference_coupling(
         num_samples: the number of samples.
         seed: of their noise.
         num_evaluations: of each sample.
-        batch_size: samples at a time.
+        batch_size: samples at a time; by default as many as need little memory.
         on_evaluation: called after each evaluation of a batch.
     """
+    size = choose_batch_size(batch_size, model.shape, model.device)
     cond = _conditions(model, cond, num_samples)
     x_T = prior_noise(model, num_samples, seed)
     table = dense_table(model.sde, sigma_data, num_evaluations)
@@ -191,7 +192,7 @@ def reference_coupling(
     with model.eval_mode():
         ends = [
             prepared(x_T[part], no_noise(), condition.take(cond, part), lambda *_: on_evaluation()).x
-            for part in batches(num_samples, batch_size)
+            for part in batches(num_samples, size)
         ]
     return Coupling(x_T, torch.cat(ends), cond)
 
@@ -222,9 +223,14 @@ def dense_table(sde: SDE, sigma_data: float, num_evaluations: int = DENSE) -> Ta
     return concatenate([multistep_table(scheme, level[:-1], level[1:]), clean_table(level[-1:])])
 
 
+def sample_errors(x: Tensor, truth: Tensor) -> Tensor:
+    """RMS error over the entries of each sample, `(B,)`, float64."""
+    return (x - truth).double().flatten(1).square().mean(1).sqrt()
+
+
 def trimmed_error(x: Tensor, truth: Tensor, share: float = 0.97) -> float:
     """RMS error over a share of the samples. The worst are left out: one in the wrong basin would dominate."""
-    squares = (x - truth).double().flatten(1).square().mean(1).sort().values
+    squares = sample_errors(x, truth).square().sort().values
     return squares[: max(1, round(share * len(squares)))].mean().sqrt().item()
 
 

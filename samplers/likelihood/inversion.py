@@ -35,7 +35,7 @@ from samplers.quadrature import Phi, weights
 from samplers.table import Table
 from samplers.trigonometric import Trigonometric
 from scoresde import condition
-from scoresde._batches import batches
+from scoresde._batches import batches, choose_batch_size
 from scoresde.condition import Condition
 from scoresde.errors import require
 from scoresde.noise import Noise
@@ -175,7 +175,7 @@ def to_noise(
     cond: Condition = None,
     *,
     num_evaluations: int = 64,
-    batch_size: int = 500,
+    batch_size: int | None = None,
     on_evaluation: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """The noise x_T `(B, *shape)` from which the probability flow leads to data x_0 `(B, *shape)`. Strong order 4.
@@ -185,7 +185,7 @@ def to_noise(
         x_0: data in the model's units.
         cond: their conditions, or None.
         num_evaluations: of each sample.
-        batch_size: samples at a time.
+        batch_size: samples at a time; by default as many as need little memory (see docs/python.md).
         on_evaluation: called after each evaluation.
     """
     check_data(model, x_0, cond)
@@ -201,7 +201,7 @@ def to_data(
     cond: Condition = None,
     *,
     num_evaluations: int = 64,
-    batch_size: int = 500,
+    batch_size: int | None = None,
     on_evaluation: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """The data `(B, *shape)` to which the probability flow leads noise x_T; the inverse of `to_noise`. Order 4."""
@@ -211,14 +211,15 @@ def to_data(
 
 
 def _in_batches(
-    prepared: Prepared, x: Tensor, cond: Condition, batch_size: int, on_evaluation: Callable[[], None]
+    prepared: Prepared, x: Tensor, cond: Condition, batch_size: int | None, on_evaluation: Callable[[], None]
 ) -> Tensor:
     """The final states of a deterministic table, batch after batch."""
     nothing = Noise(0, torch.arange(0))
+    size = choose_batch_size(batch_size, prepared.model.shape, prepared.model.device)
     with prepared.model.eval_mode():
         ends = [
             prepared(x[part], nothing, condition.take(cond, part), lambda *_: on_evaluation()).x
-            for part in batches(len(x), batch_size)
+            for part in batches(len(x), size)
         ]
     return torch.cat(ends)
 

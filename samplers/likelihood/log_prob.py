@@ -43,7 +43,7 @@ from samplers.integrands import VelocityIntegrand
 from samplers.likelihood.divergence import Divergence, Exact, Probes
 from samplers.likelihood.inversion import Inversion, inversion, inversion_at
 from scoresde import condition
-from scoresde._batches import batches
+from scoresde._batches import batches, choose_batch_size
 from scoresde.condition import Condition
 from scoresde.noise import Noise
 from scoresde.score_model import ScoreModel, check_data, warn_of_repeats, warn_of_scale
@@ -85,7 +85,7 @@ def log_prob(
     divergence: Divergence | None = None,
     prior: Target | None = None,
     seed: int = 0,
-    batch_size: int = 500,
+    batch_size: int | None = None,
     differentiable: bool = False,
     on_evaluation: Callable[[], None] = lambda: None,
 ) -> Likelihood:
@@ -99,7 +99,7 @@ def log_prob(
         prior: the data's distribution as it is seen at t_max, such as a `Gaussian` of their mean and covariance; None
             for N(0, sigma_data^2 I).
         seed: of the probes; a sample's are the same in every batch.
-        batch_size: samples at a time.
+        batch_size: samples at a time; by default as many as need little memory (see docs/python.md).
         differentiable: keep the graph, for gradients with respect to x_0 and the model's parameters.
         on_evaluation: called after each evaluation.
 
@@ -111,6 +111,7 @@ def log_prob(
         beyond `TRUNCATED` and `COARSE`.
     """
     check_data(model, x_0, cond)
+    size = choose_batch_size(batch_size, model.shape, model.device, graphs=1)
     warn_of_scale(model)
     warn_of_repeats(x_0)
     flow = inversion(model.sde, num_evaluations, model.sigma_data)
@@ -118,7 +119,7 @@ def log_prob(
     indices = torch.arange(len(x_0), device=x_0.device)
     parts = []
     with model.eval_mode(), torch.set_grad_enabled(differentiable):
-        for part in batches(len(x_0), batch_size):
+        for part in batches(len(x_0), size):
             noise = Noise(seed, indices[part])
             denoiser = _Denoiser(model, condition.take(cond, part), divergence, noise, differentiable, on_evaluation)
             followed = _follow(denoiser, flow, x_0[part])
@@ -138,7 +139,7 @@ def adaptive_log_prob(
     divergence: Divergence | None = None,
     prior: Target | None = None,
     seed: int = 0,
-    batch_size: int = 500,
+    batch_size: int | None = None,
     on_evaluation: Callable[[], None] = lambda: None,
 ) -> Likelihood:
     """The same by torchdiffeq's Dormand and Prince method, its error per step within atol + rtol |y| on each sample.
@@ -148,6 +149,7 @@ def adaptive_log_prob(
     one. Arguments and warnings as in `log_prob`; `nfe` is that of the batch with most.
     """
     check_data(model, x_0, cond)
+    size = choose_batch_size(batch_size, model.shape, model.device, graphs=1)
     warn_of_scale(model)
     warn_of_repeats(x_0)
     check_tolerances(rtol, atol, x_0.dtype)
@@ -159,7 +161,7 @@ def adaptive_log_prob(
     indices = torch.arange(len(x_0), device=x_0.device)
     parts = []
     with model.eval_mode(), torch.no_grad():
-        for part in batches(len(x_0), batch_size):
+        for part in batches(len(x_0), size):
             noise = Noise(seed, indices[part])
             denoiser = _Denoiser(model, condition.take(cond, part), divergence, noise, False, on_evaluation)
             followed = _follow(denoiser, below, x_0[part])

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 
 from samplers import FittedSampler, reference_coupling
-from samplers.fitted.calibrate import ITERATIONS, MIN_NOISES
+from samplers.fitted.calibrate import ITERATIONS, MIN_NOISES, graphs_kept
 from samplers.fitted.calibrate import calibrate as calibrated_table
 from samplers.fitted.pilot import NUM_STEPS
 from samplers.fitted.reference import DENSE, Coupling, trimmed_error
@@ -22,7 +22,7 @@ from scoresde.app.trained import Trained
 from scoresde.errors import UsageError, require
 
 COUNTS = (5, 6, 8, 10)
-BATCH = 64
+DOUBTED = 64  # noises from which the flow is followed twice, to see how far it has converged
 OTHER_NOISES = 1_000_003  # added to the seed: calibration learns from noises that no other mode takes
 
 
@@ -39,7 +39,7 @@ def calibrate(flags: CalibrateFlags, overrides: Sequence[str]) -> int:
     folder = trained.checkpoint.path.parent
     require(os.access(folder, os.W_OK), f"checkpoint: the tables are kept in {folder}, which cannot be written to")
     fitted = pilot_tables(trained)
-    choose_threads(BATCH * math.prod(trained.model.shape))
+    choose_threads(trained.batch_size(graphs=1) * math.prod(trained.model.shape))
     coupling = _reference(trained, next(iter(fitted.tables.values())).sigma_data, flags.num_samples)
     try:
         tables = read_calibrated(trained)
@@ -64,7 +64,7 @@ def _calibrate_one(
             count,
             coupling,
             seed=trained.seed,
-            batch_size=BATCH,
+            batch_size=trained.batch_size(graphs_kept(trained.model, count)),
             on_iteration=lambda error: progress.update(progress.count + 1, f"error {error:.2g}"),
         )
     if after < before:
@@ -79,21 +79,23 @@ def _calibrate_one(
 def _reference(trained: Trained, deviation: float, num_noises: int) -> Coupling:
     """Noises that no other mode takes, and where the flow leads from them.
 
-    The flow is followed twice from the first batch, to see how far it has converged.
+    The flow is followed twice from the first of them, to see how far it has converged.
 
     Raises:
         UsageError: if it has not.
     """
     model = trained.model
     seed = trained.seed + OTHER_NOISES
-    with Progress("reference", -(-num_noises // BATCH) * DENSE + DENSE // 2, unit="evaluations") as progress:
+    size = trained.batch_size()
+    total = -(-num_noises // size) * DENSE + -(-DOUBTED // size) * (DENSE // 2)
+    with Progress("reference", total, unit="evaluations") as progress:
         rough, coupling = (
             reference_coupling(
-                model, deviation, trained.conditions(count), count, seed, evaluations, BATCH, progress.advance
+                model, deviation, trained.conditions(count), count, seed, evaluations, size, progress.advance
             )
-            for count, evaluations in ((BATCH, DENSE // 2), (num_noises, DENSE))
+            for count, evaluations in ((DOUBTED, DENSE // 2), (num_noises, DENSE))
         )
-    doubt = trimmed_error(rough.x_0, coupling.x_0[:BATCH])
+    doubt = trimmed_error(rough.x_0, coupling.x_0[:DOUBTED])
     require(
         doubt < GOOD * deviation,
         f"checkpoint: its probability flow did not converge; ends after {DENSE // 2} and {DENSE} evaluations lie "

@@ -33,11 +33,11 @@ from scoresde.app.flags import CompareFlags
 from scoresde.app.progress import Progress
 from scoresde.app.trained import Trained
 from scoresde.errors import require
+from scoresde.models.split import SplitModel
 from scoresde.score_model import ScoreModel
 
 COUNTS = (5, 6, 8, 10, 15, 20, 35, 50)
 REFERENCE = 256
-BATCH = 64
 GOOD = 0.02  # an error of this share of the samples' deviation is hard to see
 
 
@@ -85,13 +85,14 @@ def compare(flags: CompareFlags, overrides: Sequence[str]) -> int:
         print(f"auto: calibrated at {', '.join(map(str, calibrated))}")
     cond = trained.conditions(count)
     deviation = next(iter(fitted.tables.values())).sigma_data
-    with Progress("reference", -(-count // BATCH) * (REFERENCE + REFERENCE // 2), unit="evaluations") as progress:
+    size = trained.batch_size()
+    with Progress("reference", -(-count // size) * (REFERENCE + REFERENCE // 2), unit="evaluations") as progress:
         coupling, rough = (
-            reference_coupling(model, deviation, cond, count, 1, evaluations, BATCH, progress.advance)
+            reference_coupling(model, deviation, cond, count, 1, evaluations, size, progress.advance)
             for evaluations in (REFERENCE, REFERENCE // 2)
         )
     doubt = trimmed_error(rough.x_0, coupling.x_0)
-    measured = _measure(model, coupling, solvers(fitted))
+    measured = _measure(SplitModel(model, size), coupling, solvers(fitted))
     _report(measured, deviation, doubt)
     figure = plots.error_curves(COUNTS, measured.errors, doubt, ("network evaluations", "error, in units of the model"))
     plots.save(figure, output, dpi=120)

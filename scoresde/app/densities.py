@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, final
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from samplers import Ancestral, log_prob
 from samplers.likelihood.log_prob import EXACT_UP_TO
 from scoresde import condition
-from scoresde._batches import batches
+from scoresde._batches import batches, choose_batch_size
 from scoresde.app.progress import Progress
 from scoresde.app.trained import Trained
 from scoresde.bounds import ddpm_bound, elbo
@@ -27,7 +27,6 @@ from scoresde.targets import Gaussian
 CHAIN = 1000
 TERMS = 64
 FULL_COVARIANCE_UP_TO = 1024  # entries of a sample
-BATCH = 250
 VARIATIONAL = "variational"  # dequantisation, learned for the model that is evaluated
 TRAINING_STEPS = 500  # of it
 
@@ -113,7 +112,9 @@ def _in_model_units(evaluation: Evaluation, dequantization: str) -> tuple[Tensor
     if not evaluation.quantized:
         return codec.encode(evaluation.raw).to(trained.device), torch.zeros(evaluation.count, dtype=torch.float64)
     how = _dequantization(evaluation, dequantization)
-    x, log_q = dequantize(evaluation.raw, codec, how, torch.Generator().manual_seed(trained.seed))
+    draws = torch.Generator().manual_seed(trained.seed)
+    spread = [dequantize(part, codec, how, draws) for part in evaluation.raw.split(trained.batch_size())]
+    x, log_q = (torch.cat(parts) for parts in zip(*spread, strict=True))
     low = trained.data.low
     high = trained.data.high
     evaluation.record["quantization"] = {
@@ -148,7 +149,8 @@ def _dequantization(evaluation: Evaluation, name: str) -> Dequantization:
     assert evaluation.train is not None
     with Progress("dequantisation", TRAINING_STEPS) as progress:
         model = trained.checkpoint.model()
-        return train_dequantization(model, evaluation.train, TRAINING_STEPS, trained.seed, progress.advance)
+        size = trained.batch_size(graphs=1)
+        return train_dequantization(model, evaluation.train, TRAINING_STEPS, trained.seed, progress.advance, size)
 
 
 def _by_flow(evaluation: Evaluation, x: Tensor, prior: Gaussian | None, num_evaluations: int) -> tuple[Tensor, Tensor]:
@@ -156,7 +158,8 @@ def _by_flow(evaluation: Evaluation, x: Tensor, prior: Gaussian | None, num_eval
     of_data = "prior of the training data's mean and covariance"
     flow = {"evaluations": num_evaluations, "prior": of_data if prior else "prior of the SDE, N(0, sigma(t_max)^2)"}
     flow["divergence"] = "exact" if evaluation.dim <= EXACT_UP_TO else "by a fresh probe a step"
-    with Progress("likelihood", -(-len(x) // BATCH) * num_evaluations, unit="evaluations") as progress:
+    size = evaluation.trained.batch_size(graphs=1)
+    with Progress("likelihood", -(-len(x) // size) * num_evaluations, unit="evaluations") as progress:
         found = log_prob(
             evaluation.trained.model,
             x,
@@ -164,7 +167,7 @@ def _by_flow(evaluation: Evaluation, x: Tensor, prior: Gaussian | None, num_eval
             num_evaluations=num_evaluations,
             prior=prior,
             seed=evaluation.trained.seed,
-            batch_size=BATCH,
+            batch_size=size,
             on_evaluation=progress.advance,
         )
     evaluation.record["flow"] = flow | {
@@ -177,17 +180,19 @@ def _by_flow(evaluation: Evaluation, x: Tensor, prior: Gaussian | None, num_eval
 def _by_bound(evaluation: Evaluation, x: Tensor, prior: Gaussian | None, num_evaluations: int) -> tuple[Tensor, Tensor]:
     """Variational bounds in nats `(B,)`, and their standard errors, on the host."""
     trained = evaluation.trained
-    cond = evaluation.cond
-    draws = torch.Generator(trained.device).manual_seed(trained.seed)
-    bounds = []
-    with Progress("bound", -(-len(x) // BATCH), unit="batches") as progress:
-        for part in batches(len(x), BATCH):
-            given = condition.take(cond, part)
-            bounds.append(
-                elbo(trained.model, x[part], given, num_evaluations=num_evaluations, prior=prior, generator=draws)
-            )
-            progress.advance()
-    return torch.cat([b.bound for b in bounds]).cpu(), torch.cat([b.standard_error for b in bounds]).cpu()
+    size = trained.batch_size()
+    with Progress("bound", -(-len(x) // size) * num_evaluations, unit="evaluations") as progress:
+        found = elbo(
+            trained.model,
+            x,
+            evaluation.cond,
+            num_evaluations=num_evaluations,
+            prior=prior,
+            generator=torch.Generator().manual_seed(trained.seed),
+            batch_size=size,
+            on_evaluation=progress.advance,
+        )
+    return found.bound.cpu(), found.standard_error.cpu()
 
 
 def discrete_bound(evaluation: Evaluation) -> list[Row]:
@@ -200,33 +205,28 @@ def discrete_bound(evaluation: Evaluation) -> list[Row]:
     bin_width = codec.encode_change(one).to(device)
     low, high = (codec.encode(end * one, torch.float64).to(device) for end in (trained.data.low, trained.data.high))
     x = codec.encode(evaluation.raw).to(device)
-    cond = evaluation.cond
-    generator = torch.Generator(device).manual_seed(trained.seed)
     grid = Ancestral().grid(model, CHAIN)
     evaluation.record["discrete bound"] = {"steps": CHAIN, "terms": TERMS, "variance": "posterior"}
-    bounds = []
-    with Progress("discrete bound", -(-len(x) // BATCH), unit="batches") as progress:
-        for part in batches(len(x), BATCH):
-            given = condition.take(cond, part)
-            bounds.append(
-                ddpm_bound(
-                    model,
-                    x[part],
-                    grid,
-                    given,
-                    bin_width=bin_width,
-                    low=low,
-                    high=high,
-                    num_terms=TERMS,
-                    generator=generator,
-                )
-            )
-            progress.advance()
+    size = trained.batch_size()
+    with Progress("discrete bound", -(-len(x) // size) * (TERMS + 1), unit="evaluations") as progress:
+        found = ddpm_bound(
+            model,
+            x,
+            grid,
+            evaluation.cond,
+            bin_width=bin_width,
+            low=low,
+            high=high,
+            num_terms=TERMS,
+            generator=torch.Generator().manual_seed(trained.seed),
+            batch_size=size,
+            on_evaluation=progress.advance,
+        )
     nats = {
-        "discrete bound": torch.cat([-b.bound for b in bounds]),
-        "  L_T": torch.cat([b.prior for b in bounds]),
-        "  L_1 .. L_{T-1}": torch.cat([b.steps.sum(1) for b in bounds]),
-        "  L_0": torch.cat([b.decoder for b in bounds]),
+        "discrete bound": -found.bound,
+        "  L_T": found.prior,
+        "  L_1 .. L_{T-1}": found.steps.sum(1),
+        "  L_0": found.decoder,
     }
     scale = evaluation.dim * math.log(2)
     return [mean_row(f"{name}, bits per dimension", value.cpu() / scale) for name, value in nats.items()]
@@ -254,8 +254,23 @@ def mean_row(name: str, values: Tensor) -> Row:
 
 def training_gaussian(train: ArrayData) -> Gaussian:
     """The Gaussian of the training data's mean and covariance (variances alone, for large samples), float64."""
-    x = train.all()[0].double()
-    dim = x[0].numel()
-    if dim > FULL_COVARIANCE_UP_TO or len(x) < 2:
-        return Gaussian(x.mean(0), x.var(0, correction=0))
-    return Gaussian(x.mean(0), torch.cov(x.flatten(1).T, correction=0).reshape(dim, dim))
+    dim = math.prod(train.codec.encoded_shape(train.shape))
+    full = dim <= FULL_COVARIANCE_UP_TO and len(train) >= 2
+    total = torch.zeros(dim, dtype=torch.float64)
+    for part in _blocks(train):
+        total += part.sum(0)
+    mean = total / len(train)
+    spread = torch.zeros((dim, dim) if full else (dim,), dtype=torch.float64)
+    for part in _blocks(train):
+        centred = part - mean
+        spread += centred.T @ centred if full else centred.square().sum(0)
+    shape = train.batch(slice(1))[0].shape[1:]
+    covariance = spread / len(train)
+    return Gaussian(mean.reshape(shape), covariance if full else covariance.reshape(shape))
+
+
+def _blocks(data: ArrayData) -> Iterator[Tensor]:
+    """The data in the model's units, flat and float64, some at a time."""
+    size = choose_batch_size(None, data.shape, torch.device("cpu"))
+    for part in batches(len(data), size):
+        yield data.batch(part, torch.float64)[0].flatten(1)

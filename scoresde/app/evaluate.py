@@ -11,7 +11,7 @@ import torch
 
 from samplers import Sampler, sample
 from scoresde._files import MARK, write_text
-from scoresde.app.densities import BATCH, VARIATIONAL, Evaluation, Row, densities, discrete_bound
+from scoresde.app.densities import VARIATIONAL, Evaluation, Row, densities, discrete_bound
 from scoresde.app.device import choose_threads
 from scoresde.app.files import output_path
 from scoresde.app.fitted_tables import best_tables
@@ -122,7 +122,7 @@ def evaluate(flags: EvaluateFlags, overrides: Sequence[str]) -> int:
     train, missing = training_data(trained, needed=flags.input is None)
     metrics = chosen(flags.metric, data)
     left = left_out(flags, metrics, data, missing)
-    choose_threads(BATCH * math.prod(trained.model.shape))
+    choose_threads(trained.batch_size(graphs=1) * math.prod(trained.model.shape))
     count = len(data) if flags.num_samples is None else min(flags.num_samples, len(data))
     evaluation = Evaluation(trained, train, data, count)
     if left:
@@ -222,13 +222,14 @@ def _distances(evaluation: Evaluation, metrics: Collection[str], flags: Evaluate
     name, sampler, grid = _sampler(trained, flags)
     levels = sampler.evaluated(trained.model, grid)
     evaluations = UNKNOWN_EVALUATIONS if levels is None else len(levels)
-    with Progress("sample", -(-drawn // BATCH) * evaluations, unit="evaluations") as progress:
+    size = trained.batch_size()
+    with Progress("sample", -(-drawn // size) * evaluations, unit="evaluations") as progress:
 
         def advance(*_: Any) -> None:
             progress.update(min(progress.count + 1, progress.total))
 
         x, nfe = sample(
-            trained.model, sampler, drawn, grid=grid, cond=cond, seed=trained.seed, batch_size=BATCH, callback=advance
+            trained.model, sampler, drawn, grid=grid, cond=cond, seed=trained.seed, batch_size=size, callback=advance
         )
     evaluation.record["drawn"] = {"samples": drawn, "sampler": name, "evaluations": nfe}
     x = x.cpu()

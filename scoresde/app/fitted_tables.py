@@ -33,7 +33,8 @@ def pilot_tables(trained: Trained, leader: bool = True) -> FittedSampler:
 
     def search() -> Any:
         with Progress("pilot", NUM_EVALUATIONS, unit="evaluations", shown=leader) as progress:
-            return fit_sampler(model, trained.conditions(NUM_SAMPLES), progress.advance).to_json()
+            cond = trained.conditions(NUM_SAMPLES)
+            return fit_sampler(model, cond, progress.advance, trained.batch_size()).to_json()
 
     def valid(found: Any) -> bool:
         try:

@@ -22,7 +22,6 @@ from scoresde.errors import require
 EVALUATIONS = 64
 SHOWN = 10
 COLUMNS = 9  # of an interpolation, both ends included
-BATCH = 250
 
 
 @torch.no_grad()
@@ -35,13 +34,14 @@ def invert(flags: InvertFlags, overrides: Sequence[str]) -> int:
     count = len(data) if flags.num_samples is None else min(flags.num_samples, len(data))
     steps = EVALUATIONS if flags.num_steps is None else flags.num_steps
     model = trained.model
-    choose_threads(BATCH * math.prod(model.shape))
+    size = trained.batch_size()
+    choose_threads(min(size, count) * math.prod(model.shape))
     x, cond = data.batch(slice(count))
     x = x.to(model.device)
     cond = condition.to(cond, model.device)
-    with Progress("invert", 2 * -(-count // BATCH) * steps, unit="evaluations") as progress:
-        latent = to_noise(model, x, cond, num_evaluations=steps, batch_size=BATCH, on_evaluation=progress.advance)
-        back = to_data(model, latent, cond, num_evaluations=steps, batch_size=BATCH, on_evaluation=progress.advance)
+    with Progress("invert", 2 * -(-count // size) * steps, unit="evaluations") as progress:
+        latent = to_noise(model, x, cond, num_evaluations=steps, batch_size=size, on_evaluation=progress.advance)
+        back = to_data(model, latent, cond, num_evaluations=steps, batch_size=size, on_evaluation=progress.advance)
     error = (back - x).square().mean().sqrt().item()
     raw = trained.decode(x)
     returned = trained.decode(back)
@@ -77,20 +77,20 @@ def interpolate(flags: InterpolateFlags, overrides: Sequence[str]) -> int:
         f"num_samples={pairs}: there are only {len(index) // 2} pairs among {len(data)} samples",
     )
     model = trained.model
-    choose_threads(pairs * COLUMNS * math.prod(model.shape))
+    size = trained.batch_size()
+    choose_threads(min(size, pairs * COLUMNS) * math.prod(model.shape))
     both, cond = data.batch(index)
     both = both.to(model.device)
     cond = condition.to(cond, model.device)
-    with Progress("interpolate", 2 * steps, unit="evaluations") as progress:
+    total = (-(-2 * pairs // size) + -(-pairs * COLUMNS // size)) * steps
+    with Progress("interpolate", total, unit="evaluations") as progress:
         first, second = to_noise(
-            model, both, cond, num_evaluations=steps, batch_size=len(both), on_evaluation=progress.advance
+            model, both, cond, num_evaluations=steps, batch_size=size, on_evaluation=progress.advance
         ).chunk(2)
         between = slerp(first, second, torch.linspace(0, 1, COLUMNS, device=model.device))
         rows = between.transpose(0, 1).flatten(0, 1)
         of_rows = condition.apply(lambda part: part[:pairs].repeat_interleave(COLUMNS, 0), cond)
-        drawn = to_data(
-            model, rows, of_rows, num_evaluations=steps, batch_size=len(rows), on_evaluation=progress.advance
-        )
+        drawn = to_data(model, rows, of_rows, num_evaluations=steps, batch_size=size, on_evaluation=progress.advance)
     error = (drawn.unflatten(0, (pairs, COLUMNS))[:, 0] - both[:pairs]).square().mean().sqrt().item()
     raw = trained.decode(drawn)
     save_picture(output, raw, trained.data, torch.arange(len(raw)) // COLUMNS, COLUMNS)

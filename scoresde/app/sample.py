@@ -63,10 +63,9 @@ def sample(flags: SampleFlags, overrides: Sequence[str]) -> int:
     Batches are kept on disk as they are drawn: the same command goes on after a kill, and no sample is lost or doubled.
     """
     trained = Trained.of(flags, overrides)
-    batch_size = trained.config.sampling.batch_size
+    batch_size = trained.batch_size()
     for name, value in {"num_samples": flags.num_samples, "num_steps": flags.num_steps}.items():
         require(value is None or value >= 1, f"{name}={value}: need at least 1")
-    require(batch_size >= 1, f"config.sampling.batch_size={batch_size}: need at least 1")
     if flags.sampler != build.AUTO:
         build.build_sampler(trained.config, flags.sampler, flags.num_steps)  # a mistake is named before anything else
     output = output_path(flags.output, trained.folder / f"{flags.sampler}-seed{trained.seed}.png", ".npz")
@@ -124,7 +123,14 @@ def _with_piloted_snr(
         if leader:
             print("choosing snr by a pilot run ...", flush=True)
         cond = trained.conditions(PILOT_SAMPLES)
-        return choose_snr(trained.model, lambda snr: replace(sampler, snr=snr), grid, cond, PILOT_SAMPLES)
+        return choose_snr(
+            trained.model,
+            lambda snr: replace(sampler, snr=snr),
+            grid,
+            cond,
+            PILOT_SAMPLES,
+            batch_size=trained.batch_size(),
+        )
 
     def valid(found: Any) -> bool:
         return isinstance(found, float) and 0 < found < 1

@@ -358,7 +358,8 @@ def draw_demo(run: Run) -> None:
     info = run.info
     labels = torch.arange(DEMO_SAMPLES) % info.num_classes if info.num_classes else None
     with trainer.average.applied(trainer.model):
-        x, _ = sample(trainer.model, Heun(), DEMO_SAMPLES, cond=labels)
+        size = build.build_batch_size(run.config, trainer.model.shape, trainer.device)
+        x, _ = sample(trainer.model, Heun(), DEMO_SAMPLES, cond=labels, batch_size=size)
         raw = trainer.model.codec.decode(x).cpu()
     if run.leader:
         save_picture(run.folder.demo(trainer.step_number), raw, info, labels)

@@ -102,6 +102,14 @@ class Trained:
         """The model that is sampled from: compiled and thresholded as the configuration says."""
         return build.build_sampling_model(self.config, self.network_model, self.data.low, self.data.high)
 
+    def batch_size(self, graphs: int = 0) -> int:
+        """Samples at a time: what the user asks for, or else what needs no more memory than a step of training.
+
+        Args:
+            graphs: evaluations of the model through which is differentiated at a time.
+        """
+        return build.build_batch_size(self.config, self.network_model.shape, self.device, graphs)
+
     def sampling_key(self) -> dict[str, Any]:
         """All that `model` depends on, as JSON can hold it: what is kept for one key is not used for another."""
         sampling = self.config.sampling

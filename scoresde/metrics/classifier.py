@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scoresde._batches import batches, choose_batch_size
 from scoresde.data.arrays import ArrayData
 from scoresde.errors import UsageError
 
@@ -41,13 +42,13 @@ class Classifier(nn.Module):
         return F.relu(self.hidden(self.convolutions(x).flatten(1)))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.logits(F.dropout(self.features(x), 0.5, self.training))
+        return self.logits(self.features(x))
 
 
 def train_classifier(data: ArrayData, num_steps: int = 1260, seed: int = 0) -> Classifier:
     """Trains on images shifted by up to one pixel, in batches of 64; the digits take about 15 s on one core.
 
-    The global random state is left as it was.
+    Large images are differentiated a few at a time, which changes nothing. The global random state is left as it was.
 
     Raises:
         UsageError: for data that are not labelled images.
@@ -55,6 +56,7 @@ def train_classifier(data: ArrayData, num_steps: int = 1260, seed: int = 0) -> C
     labels = data.labels
     if len(data.shape) != 3 or labels is None:
         raise UsageError(f"data of shape {data.shape}: a classifier needs images (channels, height, width) with labels")
+    size = choose_batch_size(None, data.shape, torch.device("cpu"))
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
         classifier = Classifier(data.shape[0], data.num_classes).train()
@@ -70,9 +72,13 @@ def train_classifier(data: ArrayData, num_steps: int = 1260, seed: int = 0) -> C
             x = data.batch(index)[0]
             top, left = (1 + torch.randint(-1, 2, (2,))).tolist()
             padded = F.pad(x, (1, 1, 1, 1), value=x.min().item())
-            loss = F.cross_entropy(classifier(padded[:, :, top : top + height, left : left + width]), labels[index])
+            shifted = padded[:, :, top : top + height, left : left + width]
+            kept = F.dropout(torch.ones(len(x), FEATURES))
             optimizer.zero_grad()
-            loss.backward()
+            for part in batches(len(x), size):
+                logits = classifier.logits(classifier.features(shifted[part]) * kept[part])
+                loss = F.cross_entropy(logits, labels[index][part], reduction="sum") / len(x)
+                loss.backward()
             optimizer.step()
             schedule.step()
     return classifier.eval().requires_grad_(False)
@@ -91,9 +97,13 @@ class Judgement(NamedTuple):
 
 
 @torch.no_grad()
-def judge(classifier: Classifier, x: Tensor, labels: Tensor | None, batch_size: int = 1000) -> Judgement:
-    """Judges images `(N, C, H, W)` in the model's units; `labels` `(N,)` are the requested classes, or None."""
-    features = torch.cat([classifier.features(part) for part in x.split(batch_size)])
+def judge(classifier: Classifier, x: Tensor, labels: Tensor | None, batch_size: int | None = None) -> Judgement:
+    """Judges images `(N, C, H, W)` in the model's units; `labels` `(N,)` are the requested classes, or None.
+
+    `batch_size` of them at a time; by default as many as need little memory.
+    """
+    size = choose_batch_size(batch_size, x.shape[1:], x.device)
+    features = torch.cat([classifier.features(part) for part in x.split(size)])
     logits = classifier.logits(features)
     agreement = float("nan") if labels is None else (logits.argmax(1) == labels).double().mean().item()
     return Judgement(agreement, features)

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scoresde import condition
+from scoresde._batches import batches, choose_batch_size
 from scoresde.codec import Scaling
 from scoresde.data.arrays import ArrayData
 from scoresde.errors import require
@@ -58,6 +59,7 @@ def train_dequantization(
     num_steps: int = 1000,
     seed: int = 0,
     on_step: Callable[[], None] = lambda: None,
+    batch_size: int | None = None,
 ) -> VariationalDequantization:
     """Learns q for a model, whose weights are not changed.
 
@@ -67,6 +69,7 @@ def train_dequantization(
         num_steps: steps of the optimiser, in batches of 64.
         seed: seed of the initial weights and of all draws.
         on_step: called after each step.
+        batch_size: samples of a step that are differentiated at a time; by default as many as need little memory.
     """
     require(not data.values.is_floating_point(), "data: are floats, not whole numbers, and have nothing to dequantise")
     require(
@@ -75,8 +78,8 @@ def train_dequantization(
     )
     model.check_cond(data.cond)
     device = model.device
+    size = choose_batch_size(batch_size, model.shape, device, graphs=1)
     objective = VariationalObjective()
-    places = torch.arange(BATCH, device=device)
     generator = torch.Generator(device).manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -87,13 +90,15 @@ def train_dequantization(
     with torch.enable_grad(), model.eval_mode():
         for step in range(num_steps):
             index = torch.randint(len(data), (BATCH,), generator=order)
-            raw = data.values[index].to(device)
-            cond = condition.to(condition.take(data.cond, index), device)
-            u, log_q = how.draw(model.codec.encode(raw), generator)
-            bound = objective(model, raw + u, cond, BatchNoise(seed, step, BATCH, places))
-            loss = (bound.double() + log_q / u[0].numel()).mean()
             optimizer.zero_grad()
-            loss.backward()
+            for part in batches(BATCH, size):
+                raw = data.values[index[part]].to(device)
+                cond = condition.to(condition.take(data.cond, index[part]), device)
+                u, log_q = how.draw(model.codec.encode(raw), generator)
+                places = torch.arange(part.start, part.stop, device=device)
+                bound = objective(model, raw + u, cond, BatchNoise(seed, step, BATCH, places))
+                loss = (bound.double() + log_q / u[0].numel()).sum() / BATCH
+                loss.backward()
             nn.utils.clip_grad_norm_(how.parameters(), 1.0)
             optimizer.step()
             schedule.step()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from scoresde import condition
-from scoresde._batches import batches
+from scoresde._batches import batches, choose_batch_size
 from scoresde._shape import match_rank
 from scoresde.checkpoint import SCORE
 from scoresde.codec import WIDE
@@ -208,9 +208,10 @@ class Trainer:
     def held_out_loss(self, data: ArrayData) -> float:
         """Loss of the averaged weights on held-out data, with the same times and noises at every call.
 
-        Batches are twice the micro-batches of training; without gradients they still need less memory.
+        Its batches need no more memory than a step of training.
         """
-        size = 2 * self.options.batch_size // (self.world.size * self.options.accumulate)
+        trained = self.options.batch_size // (self.world.size * self.options.accumulate)
+        size = choose_batch_size(None, self.model.shape, self.device, trained=trained)
         total = 0.0
         with self.average.applied(self.model):
             for part in batches(len(data), size):

@@ -60,7 +60,7 @@ def fits(tables_of_toy, monkeypatch):
     found = []
     fit = fitted_tables.fit_sampler
 
-    def noted(model, cond, on_evaluation):
+    def noted(model, cond, on_evaluation, batch_size):
         found.append(model)
         if not tables_of_toy:
             tables_of_toy.append(fit(model, cond))

@@ -114,7 +114,7 @@ def test_a_checkpoint_may_be_older_than_a_field():
     config = of_checkpoint(values)
     assert build.build_sampler(config, "pc", None).corrector_steps == 1
     assert build.build_sampler(config, "ddim", None) == DDIM()
-    assert of_checkpoint({**values, "sampling": {}}).sampling.batch_size == 500
+    assert of_checkpoint({**values, "sampling": {}}).sampling.batch_size == 0
     with pytest.raises(UsageError, match=r"config: lacks the field sde\.name"):
         of_checkpoint({**values, "sde": {}})
 

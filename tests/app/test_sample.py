@@ -199,7 +199,7 @@ MISTAKES = {
     "num_samples": ("--num_samples=0", r"num_samples=0: need at least 1"),
     "num_samples type": ("--num_samples=many", r"--num_samples=many.*--help"),
     "num_steps": ("--num_steps=0", r"num_steps=0: need at least 1"),
-    "batch size": ("--config.sampling.batch_size=0", r"sampling\.batch_size=0: need at least 1"),
+    "batch size": ("--config.sampling.batch_size=-1", r"sampling\.batch_size=-1: need at least 1, or 0"),
     "snr": ("--config.sampling.pc.snr=2", r"snr=2\.0: need 0 < snr < 1"),
     "label": ("--labels=0,2", r"labels='0,2': labels from 0 to 2; need labels 0\.\.1"),
     "labels without classes": ("--workdir=runs/points --labels=1", r"labels='1'.*without classes; leave --labels out"),

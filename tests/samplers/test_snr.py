@@ -29,7 +29,7 @@ def test_the_least_mismatch_is_found_going_downhill(device, monkeypatch):
     """Each candidate is measured once, and those beyond a hill are not."""
     asked = []
 
-    def fake(model, sampler, grid, num_samples, cond):
+    def fake(model, sampler, grid, num_samples, cond, batch_size):
         asked.append(sampler.snr)
         return abs(sampler.snr - 0.24)
 

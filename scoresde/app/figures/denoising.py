@@ -64,10 +64,11 @@ def _of_images(subject: Subject, options: FigureOptions) -> Figure:
     ways = min(WAYS, count)
     forward, columns = _forward(subject, ways, options.seed)
     note = "noise level $\\sigma/\\alpha$ (data units)"
-    way, x = _way(subject, options, count)
+    way, _ = _way(subject, options, ways)
+    x = _drawn(subject, options, count, None)
     rows = _nearest_rows(subject, way, LEVELS)
     scale = _scale(subject.sde.level(way.t[rows].double())).float().reshape(-1, 1, 1, 1, 1)
-    pairs = torch.stack([way.x_t[rows][:, :ways] / scale, way.x0_hat[rows][:, :ways]], 2)
+    pairs = torch.stack([way.x_t[rows] / scale, way.x0_hat[rows]], 2)
     reverse = _shown(subject, pairs.permute(1, 2, 0, 3, 4, 5).flatten(0, 1))
     by_class, classes = _by_class(subject, options, x)
     shown = min(COLUMNS, count)
@@ -129,15 +130,27 @@ def _of_points(subject: Subject, options: FigureOptions) -> Figure:
 
 def _way(subject: Subject, options: FigureOptions, count: int) -> tuple[Trajectory, Tensor]:
     """The states on the way from noise, and the samples, on the host."""
+    kept = Trajectory()
+    return kept, _drawn(subject, options, count, kept)
+
+
+def _drawn(subject: Subject, options: FigureOptions, count: int, callback: Trajectory | None) -> Tensor:
+    """Samples, on the host; a callback sees the states on the way."""
     steps = STEPS if options.num_steps is None else options.num_steps
     name = options.sampler or SAMPLER
     sampler = build.build_sampler(subject.config, name, options.num_steps)
     grid = sampler.grid(subject.model, steps) if isinstance(sampler, TableSampler) else None
-    kept = Trajectory()
     x, _ = sample(
-        subject.model, sampler, count, grid=grid, cond=subject.labels(count), seed=options.seed, callback=kept
+        subject.model,
+        sampler,
+        count,
+        grid=grid,
+        cond=subject.labels(count),
+        seed=options.seed,
+        batch_size=subject.batch_size(),
+        callback=callback,
     )
-    return kept, x.cpu()
+    return x.cpu()
 
 
 def _nearest_rows(subject: Subject, way: Trajectory, noise_levels: Tensor) -> Tensor:
@@ -162,7 +175,8 @@ def _by_class(subject: Subject, options: FigureOptions, x: Tensor) -> tuple[Tens
     rows = max(1, len(x) // columns)
     columns = min(columns, len(x))
     if classes and not subject.learned:
-        x = torch.stack([_way(subject.of_class(k), options, rows)[1] for k in range(columns)], 1).flatten(0, 1)
+        drawn = [_drawn(subject.of_class(k), options, rows, None) for k in range(columns)]
+        x = torch.stack(drawn, 1).flatten(0, 1)
     names = [plots.literal(name) for name in subject.train.class_names] or [str(k) for k in range(columns)]
     return _shown(subject, x[: rows * columns]).unflatten(0, (rows, columns)), names[:columns] if classes else []
 
@@ -171,6 +185,6 @@ def _nearest(subject: Subject, x: Tensor) -> tuple[Tensor, Tensor]:
     """The nearest training samples, as they are shown, and their RMS distances."""
     data = subject.train.all()[0]
     flat = x.flatten(1)
-    distances = in_chunks(lambda part, _: torch.cdist(flat, part.flatten(1)).T, data)
+    distances = in_chunks(lambda part, _: torch.cdist(flat, part.flatten(1)).T, data, subject.batch_size())
     least, index = distances.min(0)
     return _shown(subject, data[index]), least / flat.shape[1] ** 0.5

@@ -21,7 +21,6 @@ POINTS = 56
 POINTS_OF_A_LINE = 300
 EVALUATIONS = 24
 BANDWIDTH = 0.07  # of the kernels that stand for a density where only points are known, in data deviations
-BATCH = 1000
 
 
 def draw(subject: Subject, options: FigureOptions) -> Figure:
@@ -42,20 +41,21 @@ def draw(subject: Subject, options: FigureOptions) -> Figure:
     grid = plane.grid(POINTS if shape[0] == 2 else POINTS_OF_A_LINE, clean)
     x = plane.points(grid, clean.alpha).to(model.device, model.dtype)
     count = EVALUATIONS if options.num_steps is None else options.num_steps
-    with Progress("density", -(-len(x) // BATCH) * count, unit="evaluations") as progress:
+    size = subject.batch_size(graphs=1)
+    with Progress("density", -(-len(x) // size) * count, unit="evaluations") as progress:
         found = log_prob(
             model,
             x,
             subject.labels(len(x)),
             num_evaluations=count,
-            batch_size=BATCH,
+            batch_size=size,
             on_evaluation=progress.advance,
         )
     learned = found.log_prob.cpu()
     width = BANDWIDTH * subject.train.std() * isinstance(subject.truth, EmpiricalDistribution)
     one = torch.ones(()).to(x)
     sigma = torch.tensor(width).to(x)
-    true = in_chunks(lambda points, _: subject.exact.target.log_prob(points, one, sigma), x)
+    true = in_chunks(lambda points, _: subject.exact.target.log_prob(points, one, sigma), x, subject.batch_size())
     name = "exact" if width == 0 else f"kernels on the data, width {width:.2g}"
     cell = (grid[1, 1] - grid[0, 0]).prod() if shape[0] == 2 else grid[1, 0] - grid[0, 0]
     mass = learned.exp().sum() * cell

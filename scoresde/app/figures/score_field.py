@@ -97,20 +97,26 @@ def _look(subject: Subject, plane: Plane, level: Level) -> tuple[Tensor, Tensor,
     device = subject.model.device
     dtype = subject.model.dtype
     grid = plane.grid(POINTS, level)
-    x = plane.points(grid, level.alpha).to(device, dtype)
+    places = grid.flatten(0, -2)
+    size = subject.batch_size()
     t = level.t.item()
     at = level.to(device, dtype)
 
+    def points(some: Tensor) -> Tensor:
+        return plane.points(some, level.alpha).to(device, dtype)
+
     def field(model: ScoreModel, cond: Tensor | None) -> Tensor:
         with model.eval_mode():
-            score = in_chunks(lambda points, given: model.score(points, t, given), x, cond)
-        return plane.vectors(score).reshape(grid.shape)
+            along = in_chunks(
+                lambda some, given: plane.vectors(model.score(points(some), t, given)), places, size, cond
+            )
+        return along.reshape(grid.shape)
 
-    log_density = in_chunks(lambda points, _: exact.target.log_prob(points, at.alpha, at.sigma), x)
+    log_density = in_chunks(lambda some, _: exact.target.log_prob(points(some), at.alpha, at.sigma), places, size)
     truth = field(exact, None)
     if not subject.learned:
         return grid, log_density.reshape(grid.shape[:-1]), [truth], 0.0
-    learned = field(subject.model, subject.labels(len(x)))
+    learned = field(subject.model, subject.labels(len(places)))
     weight = log_density.softmax(0).reshape(grid.shape[:-1])
-    off, size = ((weight * part.square().sum(-1)).sum() for part in (learned - truth, truth))
-    return grid, log_density.reshape(grid.shape[:-1]), [learned, truth, learned - truth], (off / size).sqrt().item()
+    off, whole = ((weight * part.square().sum(-1)).sum() for part in (learned - truth, truth))
+    return grid, log_density.reshape(grid.shape[:-1]), [learned, truth, learned - truth], (off / whole).sqrt().item()

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from torch import Tensor
 
 from scoresde import condition
-from scoresde._batches import batches
+from scoresde._batches import LARGE, batches
 from scoresde.app.progress import Progress
 from scoresde.app.trained import Trained
 from scoresde.app.user_data import own_data
@@ -32,8 +32,8 @@ from scoresde.training import Trainer
 from sde_configs import build
 
 TRAINED_IN_SECONDS = {"num_steps": 1000, "batch_size": 256, "lr": 5e-3}  # what is trained on the way to a picture
-CHUNK = 1024  # points at a time
-SPREAD_OF = 1000  # samples that principal directions are taken from
+SPREAD_OF = 1000  # samples that principal directions are taken from, fewer if they are large
+FEWEST = 64  # of them
 
 
 class FigureOptions(NamedTuple):
@@ -115,6 +115,10 @@ class Subject:
     def truth_name(self) -> str:
         """What the exact score is called."""
         return "exact" if self.closed_form else "exact, of the points"
+
+    def batch_size(self, graphs: int = 0) -> int:
+        """Samples at a time; see `Trained.batch_size`."""
+        return build.build_batch_size(self.config, self.model.shape, self.model.device, graphs)
 
     def labels(self, count: int) -> Tensor | None:
         """Conditions for samples: the class that is looked at, otherwise all in turn; None for a model without."""
@@ -226,7 +230,8 @@ class Plane:
     """
 
     def __init__(self, data: ArrayData) -> None:
-        samples = data.batch(slice(SPREAD_OF))[0]
+        count = max(FEWEST, min(SPREAD_OF, LARGE // math.prod(data.shape)))
+        samples = data.batch(slice(count))[0]
         x = samples.flatten(1)
         dim = x.shape[1]
         mean = x.mean(0)
@@ -273,7 +278,9 @@ class Plane:
 
 
 @torch.no_grad()
-def in_chunks(function: Callable[[Tensor, Condition], Tensor], x: Tensor, cond: Condition = None) -> Tensor:
+def in_chunks(
+    function: Callable[[Tensor, Condition], Tensor], x: Tensor, batch_size: int, cond: Condition = None
+) -> Tensor:
     """A function of points and conditions, evaluated for some of them at a time."""
-    parts = [function(x[part], condition.take(cond, part)).cpu() for part in batches(len(x), CHUNK)]
+    parts = [function(x[part], condition.take(cond, part)).cpu() for part in batches(len(x), batch_size)]
     return torch.cat(parts)

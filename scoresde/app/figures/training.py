@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,11 +18,12 @@ from torch import Tensor
 
 from samplers import Heun, sample
 from scoresde import checkpoint, condition, plots
-from scoresde.app.figures.subject import FigureOptions, Plane, Subject, averaged, in_chunks, trainer_of
+from scoresde._batches import LARGE, batches
+from scoresde.app.figures.subject import FigureOptions, Plane, Subject, averaged, trainer_of
 from scoresde.app.progress import Progress
-from scoresde.condition import Condition
 from scoresde.data import ArrayData
 from scoresde.errors import UsageError, require
+from scoresde.noise import Noise
 from scoresde.score_model import ScoreModel
 from scoresde.sde import Level
 
@@ -51,9 +51,10 @@ def draw(subject: Subject, options: FigureOptions) -> Figure:
         model = models[-1]
     level = subject.levels(NOISE_LEVELS)
     data = subject.held_out or subject.train
-    errors = {"learned": _errors(model, data, level, bool(subject.num_classes), options.seed)}
+    size = subject.batch_size()
+    errors = {"learned": _errors(model, data, level, bool(subject.num_classes), options.seed, size)}
     if subject.closed_form:
-        errors["exact"] = _errors(subject.exact, data, level, False, options.seed)
+        errors["exact"] = _errors(subject.exact, data, level, False, options.seed, size)
     errors["best of a Gaussian"] = gaussian_error(subject.train, level)
     return plots.training(records, level.noise_level, errors)
 
@@ -66,9 +67,10 @@ def frames(subject: Subject, options: FigureOptions) -> list[Figure] | list[Imag
     )
     require(count >= 1, f"num_samples={count}: need at least 1")
     labels = replace(subject, learned=True).labels(count)
+    size = subject.batch_size()
     drawn = []
     for model in models:
-        x, _ = sample(model, Heun(), count, num_steps=STEPS, cond=labels, seed=options.seed)
+        x, _ = sample(model, Heun(), count, num_steps=STEPS, cond=labels, seed=options.seed, batch_size=size)
         drawn.append(x.cpu())
     if len(subject.train.shape) == 3:
         shown = [subject.shown(x) for x in drawn]
@@ -90,32 +92,58 @@ def gaussian_error(data: ArrayData, level: Level) -> Tensor:
 
     It is a sum over the eigenvalues of C. They are those of at most 2000 samples.
     """
-    x = data.batch(torch.arange(min(len(data), SPREAD_OF)), torch.float64)[0].flatten(1)
-    found = torch.linalg.svdvals(x - x.mean(0)) ** 2 / len(x)
-    variances = torch.cat([found, found.new_zeros(x.shape[1] - len(found))])
+    found = _variances(data)
+    dim = math.prod(data.codec.encoded_shape(data.shape))
+    variances = torch.cat([found, found.new_zeros(dim - len(found))])
     alpha = level.alpha[:, None]
     sigma = level.sigma[:, None]
     return (variances * sigma**2 / (alpha**2 * variances + sigma**2)).mean(1)
 
 
+def _variances(data: ArrayData) -> Tensor:
+    """The eigenvalues of the covariance that may differ from 0, of samples that are taken a block at a time.
+
+    They are those of the products of entries, `(dim, dim)`, or of samples, `(count, count)`, whichever are fewer.
+    """
+    count = min(len(data), SPREAD_OF)
+    dim = math.prod(data.codec.encoded_shape(data.shape))
+    parts = list(batches(count, max(1, LARGE // dim)))
+
+    def samples(part: slice) -> Tensor:
+        return data.batch(part, torch.float64)[0].flatten(1)
+
+    mean = torch.stack([samples(part).sum(0) for part in parts]).sum(0) / count
+    if dim <= count:
+        products = torch.zeros(dim, dim, dtype=torch.float64)
+        for part in parts:
+            centred = samples(part) - mean
+            products += centred.T @ centred
+    else:
+        products = torch.zeros(count, count, dtype=torch.float64)
+        for one in parts:
+            centred = samples(one) - mean
+            for other in parts[: parts.index(one) + 1]:
+                products[one, other] = centred @ (samples(other) - mean).T  # eigvalsh reads the lower triangle
+    return torch.linalg.eigvalsh(products).clamp(min=0) / count
+
+
 @torch.no_grad()
-def _errors(model: ScoreModel, data: ArrayData, level: Level, takes_cond: bool, seed: int) -> Tensor:
+def _errors(model: ScoreModel, data: ArrayData, level: Level, takes_cond: bool, seed: int, batch_size: int) -> Tensor:
     """The mean of |D - x_0|^2 / dim over held-out samples at each level, the same noises at all of them."""
-    x_0, cond = data.batch(slice(MOST))
-    x_0 = x_0.to(model.device, model.dtype)
-    cond = condition.to(cond, model.device) if takes_cond else None
-    eps = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(seed)).to(x_0)
-    found = []
+    count = min(MOST, len(data))
+    times = level.t.to(model.device, model.dtype)
+    total = torch.zeros(len(times), dtype=torch.float64)
     with model.eval_mode():
-        for t in level.t.to(x_0).unbind():
-            x_t = model.sde.diffuse(x_0, t, eps)
-            x0_hat = in_chunks(partial(_denoised, model, t), x_t, cond)
-            found.append((x0_hat - x_0.cpu()).square().mean())
-    return torch.stack(found)
-
-
-def _denoised(model: ScoreModel, t: Tensor, x_t: Tensor, cond: Condition) -> Tensor:
-    return model.denoise(x_t, t, cond)
+        for part in batches(count, batch_size):
+            x_0, cond = data.batch(part)
+            x_0 = x_0.to(model.device, model.dtype)
+            cond = condition.to(cond, model.device) if takes_cond else None
+            noise = Noise(seed, torch.arange(part.start, part.stop, device=x_0.device))
+            eps = noise.normal(0, model.shape, model.dtype)
+            for k, t in enumerate(times.unbind()):
+                x0_hat = model.denoise(model.sde.diffuse(x_0, t, eps), t, cond)
+                total[k] += (x0_hat - x_0).double().square().flatten(1).mean(1).sum().cpu()
+    return total / count
 
 
 def _records(subject: Subject) -> dict[str, list[float | None]]:

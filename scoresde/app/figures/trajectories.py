@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from samplers import Ancestral, DPMSolver, PredictorCorrector, Sampler, Trajectory, power_phi, sample
+from samplers import Ancestral, DPMSolver, PredictorCorrector, Sampler, power_phi, sample
 from scoresde import plots
 from scoresde.app.figures.subject import FigureOptions, Plane, Subject
 from scoresde.errors import require
@@ -38,7 +38,11 @@ def draw(subject: Subject, options: FigureOptions) -> Figure:
     labels = subject.labels(count)
 
     def drawn(sampler: Sampler, num_steps: int) -> Tensor:
-        kept = Trajectory()
+        seen: dict[int, list[Tensor]] = {}  # by row: batch after batch, as the plane shows them
+
+        def watch(row: int, level: Level, x_t: Tensor, x0_hat: Tensor) -> None:
+            seen.setdefault(row, []).append(_seen(plane, x_t, level))
+
         end, _ = sample(
             subject.model,
             sampler,
@@ -46,10 +50,10 @@ def draw(subject: Subject, options: FigureOptions) -> Figure:
             grid=_grid(subject.sde, num_steps),
             cond=labels,
             seed=options.seed,
-            callback=kept,
+            batch_size=subject.batch_size(),
+            callback=watch,
         )
-        level = subject.sde.level(kept.t.double())
-        return torch.stack([_seen(plane, x, level[k]) for k, x in enumerate(kept.x_t)] + [_seen(plane, end)])
+        return torch.stack([torch.cat(parts) for parts in seen.values()] + [_seen(plane, end)])
 
     corrected = drawn(PredictorCorrector(), max(6, steps // 3))[:, :MOVED]
     kinds = torch.arange(len(corrected) - 1) % 2

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 
 import pytest
 import torch
+from torch import nn
 
 from samplers import FittedSampler, calibrate, fit_sampler, reference_coupling, sample
-from samplers.fitted.calibrate import ITERATIONS, VALIDATION_ONE_IN, _differentiable_level, _Problem, _Search
+from samplers.fitted.calibrate import (
+    ITERATIONS,
+    VALIDATION_ONE_IN,
+    _differentiable_level,
+    _Problem,
+    _Search,
+    graphs_kept,
+)
 from samplers.fitted.least_squares import fit_weights
 from samplers.fitted.nodes import power_nodes
 from samplers.fitted.reference import Coupling, no_noise, prior_noise, reference_run, trimmed_error
@@ -20,6 +29,7 @@ from scoresde import (
     ExactScoreModel,
     Gaussian,
     GaussianPathSDE,
+    Noise,
 )
 from scoresde.data import nine_modes
 from scoresde.errors import UsageError
@@ -112,6 +122,32 @@ def test_it_is_deterministic(model, piloted, coupling):
     assert torch.equal(a.sampler.tables[4].weights, b.sampler.tables[4].weights)
 
 
+def test_it_is_the_same_for_every_batch_size(model, piloted, coupling):
+    """Up to the rounding of sums."""
+    a, b = (calibrate(model, piloted, 5, coupling, batch_size=size).after for size in (50, 200))
+    assert a == pytest.approx(b, rel=1e-4)
+
+
+def test_graphs_that_would_be_large_are_made_again(device):
+    """The equations are the same, and the network holds one evaluation of a sample instead of all."""
+    shape = (3, 32, 32)
+    network = nn.Conv2d(3, 3, 1).to(device)
+    model = CallableScoreModel(lambda x, t: network(x), DenoisedParametrization(), EDMSDE(), shape, device)
+    assert [graphs_kept(model, n) for n in (4, 8)] == [4, 1]
+    table = fit_sampler(ExactScoreModel(Gaussian(torch.zeros(2), torch.eye(2)), EDMSDE())).tables[8]
+    again = problem_of(table, model)
+    theta = again.theta_of(table)
+    coupling = Coupling(80 * torch.randn(2, *shape, device=device), torch.zeros(2, *shape, device=device), None)
+    chosen = torch.arange(2)
+    found = []
+    for kept in (1, 8):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys.modules["samplers.fitted.calibrate"], "graphs_kept", lambda *_, kept=kept: kept)
+            found.append(again.equations(theta, coupling, chosen, 1e-6, Noise(0, chosen), 1))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=0)
+
+
 def test_where_nothing_can_be_gained_the_start_is_kept(model, piloted, coupling):
     """The coupling is what the table itself does."""
     validation = len(coupling.x_T) // VALIDATION_ONE_IN
@@ -135,7 +171,8 @@ def test_a_flow_that_stands_still_is_calibrated():
 def test_a_calibrated_table_is_drawn_from_where_it_starts(model, piloted, coupling):
     """`sample` draws the prior at the grid's start: the same samples as from the noise at t_max, scaled."""
     calibrated = calibrate(model, piloted, 5, coupling).sampler
-    assert calibrated.tables[5].noise_level[0] < 0.9 * piloted.tables[5].noise_level[0]
+    starts = [sampler.tables[5].noise_level[0].log() for sampler in (calibrated, piloted)]
+    assert abs(starts[0] - starts[1]) > 0.1
     noise = prior_noise(model, 7, seed=3)
     torch.testing.assert_close(sample(model, calibrated, 7, num_steps=5, seed=3).x, end_of(model, calibrated, 5, noise))
 
