@@ -37,8 +37,9 @@ PROBLEMS = {
     "3x128x128, batch 2": ((3, 128, 128), 2),
     "points, batch 512": ((2,), 512),
 }
-DRAWN = {1: 4000, 3: 100}  # samples of pictures and of sampling, by the axes of a sample
-EVALUATED = {1: 4000, 3: 40}
+SHOWN = 100  # samples of a picture
+DRAWN = {1: 4000, 3: 40}  # of sampling, by the axes of a sample
+EVALUATED = {1: 4000, 3: 16}
 NETWORKS = {
     "channels 16, levels (1, 2), 1 block": (16, (1, 2), 1),
     "channels 32, levels (1, 2, 2), 2 blocks": (32, (1, 2, 2), 2),
@@ -72,7 +73,7 @@ class Job:
 
     def picture(self) -> None:
         model = self.trainer.model
-        x, _ = sample(model, Heun(), self.drawn, num_steps=5, batch_size=self.batch_size())
+        x, _ = sample(model, Heun(), SHOWN, num_steps=5, batch_size=self.batch_size())
         with tempfile.TemporaryDirectory() as folder:
             save_picture(Path(folder) / "picture.png", model.codec.decode(x), DataInfo.of(self.data, None))
 

@@ -2,11 +2,11 @@
 
 Memory is counted in numbers that a network is given. Measured on U-Nets and MLPs (`benchmarks/memory.py`), a forward
 pass without gradients holds a quarter or less of what a training step holds for the same samples: there every layer
-keeps its output for the backward pass. A derivative, of a divergence or in calibration, holds about as much as the
-step, once for each evaluation through which it goes. So
+keeps its output for the backward pass. A derivative, of a divergence or in calibration, holds as much as the step or
+half as much again, once for each evaluation through which it goes. So
 
-    forward          FORWARD * trained             samples,
-    derivative       trained / graphs              samples
+    forward          FORWARD * trained                        samples,
+    derivative       FORWARD * trained / (GRAPH * graphs)     samples
 
 need about the memory of a step on `trained` samples. Two bounds hold beside: `SMALL` numbers are always allowed, so
 that points in the plane come in large batches whatever they were trained in, and more than `LARGE` never, so that a
@@ -24,6 +24,7 @@ import torch
 from scoresde.errors import require
 
 FORWARD = 4  # samples of a forward pass in the memory of a training step on one
+GRAPH = 6  # forward passes that a derivative through one evaluation counts as
 NARROWEST = 32  # entries that a sample counts as at least
 SMALL = 2**16  # 2,048 points in the plane, or 5 images of 3x64x64
 LARGE = 2**20  # 32,768 points, or 85 images
@@ -64,4 +65,4 @@ def choose_batch_size(
         numbers = SMALL if device.type == "cpu" else LARGE
     else:
         numbers = min(max(SMALL, FORWARD * trained * dim), LARGE)
-    return max(1, numbers // (dim * max(1, FORWARD * graphs)))
+    return max(1, numbers // (dim * max(1, GRAPH * graphs)))

@@ -43,7 +43,7 @@ def chosen(shape, **known):
 @pytest.mark.parametrize("shape", [(2,), (1, 8, 8), (3, 32, 32), (3, 64, 64), (3, 128, 128), (1, 300, 300)])
 @pytest.mark.parametrize("trained", [1, 2, 16, 300])
 def test_no_more_than_a_training_step_holds_but_for_what_is_always_small(shape, trained):
-    """In samples that a step differentiates: a quarter each in a forward pass, one each for each graph."""
+    """In samples that a step differentiates: a quarter each in a forward pass, one or more for each graph."""
     dim = torch.Size(shape).numel()
     allowed = max(trained, SMALL / FORWARD / max(dim, 32))
     assert chosen(shape, trained=trained) <= max(1, FORWARD * allowed)
@@ -54,7 +54,7 @@ def test_no_more_than_a_training_step_holds_but_for_what_is_always_small(shape, 
 def test_points_and_small_images_come_in_large_batches_whatever_is_known():
     for known in ({}, {"trained": 1}, {"trained": 32}):
         assert chosen((2,), **known) >= 1000
-        assert chosen((2,), graphs=1, **known) >= 500
+        assert chosen((2,), graphs=1, **known) >= 300
         assert chosen((1, 8, 8), **known) >= 500
 
 

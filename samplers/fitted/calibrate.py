@@ -43,7 +43,7 @@ from samplers.fitted.reference import NUM_SAMPLES, Coupling, reference_run, samp
 from samplers.fitted.tables import FittedSampler, FittedTable
 from samplers.integrands import VelocityIntegrand
 from scoresde import condition
-from scoresde._batches import FORWARD, batches, choose_batch_size
+from scoresde._batches import GRAPH, batches, choose_batch_size
 from scoresde._shape import match_rank
 from scoresde.condition import Condition
 from scoresde.errors import require
@@ -133,7 +133,7 @@ def graphs_kept(model: ScoreModel, num_steps: int) -> int:
 
     Then each is computed again in the backward pass, which takes half as long again.
     """
-    everything = choose_batch_size(None, model.shape, model.device) // FORWARD
+    everything = choose_batch_size(None, model.shape, model.device) // GRAPH
     return num_steps if num_steps <= everything else 1
 
 
