@@ -139,7 +139,6 @@ def elbo(
     dim = x_0[0].numel()
     scale = squares.mean() / dim
     cells = []
-    factor = x_0.new_zeros((), dtype=torch.float64)
     with model.eval_mode():
         for k in range(num_evaluations):
             found = []
@@ -148,11 +147,9 @@ def elbo(
                 t = model.sde.time(last.log_snr + (k + u) * width).clamp(model.sde.t_min, model.sde.t_max)
                 found.append(_errors(model, x_0[part], model.sde.level(t), condition.take(cond, part), noise, k, scale))
                 on_evaluation()
-            error, linear = torch.cat(found, 1)
-            cells.append(0.5 * width * (error - factor * linear))
-            factor = ((error * linear).sum() / linear.square().sum().clamp(min=1e-300)).clamp(0, 1)
+            cells.append(torch.cat(found, 1))
     reconstruction = reconstruction_cost(dim, first).expand(len(x_0))
-    diffusion = torch.stack(cells)
+    diffusion = 0.5 * width * _controlled(torch.stack(cells))
     variance = diffusion.diff(n=2, dim=0).square().mean(0) / 6 * num_evaluations
     if prior is None:
         of_prior = _prior_cost(squares, dim, last, model.sigma_data)
@@ -162,6 +159,14 @@ def elbo(
         variance += draws.var(0) / num_evaluations
     total = of_prior + reconstruction + diffusion.sum(0)
     return Bound(-total, variance.sqrt(), of_prior, reconstruction, diffusion.sum(0))
+
+
+def _controlled(cells: Tensor) -> Tensor:
+    """Errors `(n, B)` less their control variates, from both `(n, 2, B)`; the factor is the best of the cell before."""
+    error, linear = cells.unbind(1)
+    best = ((error * linear).sum(1) / linear.square().sum(1).clamp(min=1e-300)).clamp(0, 1)
+    factor = torch.cat([torch.zeros_like(best[:1]), best[:-1]])
+    return error - factor[:, None] * linear
 
 
 def _noises(x_0: Tensor, batch_size: int, generator: torch.Generator | None) -> list[tuple[slice, Noise]]:

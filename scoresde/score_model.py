@@ -335,7 +335,8 @@ def warn_of_scale(model: ScoreModel) -> None:
 
 def warn_of_repeats(x_0: Tensor) -> None:
     """Warns of columns in which many samples share one value: no density exists along them."""
-    columns = x_0.detach()[:REPEATS_AMONG].flatten(1).unique(dim=0).sort(dim=0).values
+    some = torch.randperm(len(x_0), generator=torch.Generator().manual_seed(0))[:REPEATS_AMONG].to(x_0.device)
+    columns = x_0.detach()[some].flatten(1).unique(dim=0).sort(dim=0).values
     count = len(columns)
     if count < FEWEST_SAMPLES:
         return

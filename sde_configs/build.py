@@ -33,7 +33,7 @@ from samplers import (
     UniPC,
 )
 from scoresde._batches import choose_batch_size
-from scoresde.codec import Scaling
+from scoresde.codec import Codec, Scaling
 from scoresde.data import ArrayData, ReadOptions, load
 from scoresde.errors import UsageError, require, unknown_name
 from scoresde.models import ThresholdedModel
@@ -166,12 +166,13 @@ def build_batch_size(config: ConfigDict, shape: tuple[int, ...], device: torch.d
     return choose_batch_size(given or None, shape, device, trained=size // accumulate if known else None, graphs=graphs)
 
 
-def build_sampling_model(config: ConfigDict, model: NetworkScoreModel, low: float, high: float) -> ScoreModel:
-    """A trained model as it is sampled from: compiled and thresholded as the configuration says.
+def threshold(config: ConfigDict, model: ScoreModel, codec: Codec, low: float, high: float) -> ScoreModel:
+    """A model thresholded as the configuration says.
 
     Args:
         config: its `sampling` part is read.
-        model: what was trained, on the device of sampling.
+        model: the model, guided as it is to be, on the device of sampling.
+        codec: of the data.
         low, high: the range of the data, in raw units.
     """
     kind = config.sampling.threshold
@@ -180,12 +181,10 @@ def build_sampling_model(config: ConfigDict, model: NetworkScoreModel, low: floa
         kind in ("none", "static", "dynamic"),
         f"config.sampling.threshold={kind!r}: need 'none', 'static' or 'dynamic'",
     )
-    if config.sampling.compile:
-        model.network.compile()
     if kind == "none":
         return model
     ends = torch.stack([torch.full(model.shape, low), torch.full(model.shape, high)])
-    smallest, largest = model.codec.encode(ends, model.dtype)
+    smallest, largest = codec.encode(ends, model.dtype)
     return ThresholdedModel(model, smallest, largest, quantile if kind == "dynamic" else None)
 
 

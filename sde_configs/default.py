@@ -115,6 +115,11 @@ def _sampling(config: ConfigDict) -> None:
     config.sampling.batch_size = 0  # samples at a time, training apart; 0: as many as training leaves memory for
     config.sampling.threshold = "none"  # static or dynamic: keep the denoiser within the data's range
     config.sampling.quantile = 0.995  # of a sample's entries, which dynamic thresholding rescales into the range
+    config.sampling.guidance = ConfigDict()
+    config.sampling.guidance.rescale = 0.0  # with --guidance: how far each sample's deviation is brought back (0.7)
+    config.sampling.guidance.eta = 1.0  # with --guidance: what is kept of its part along the estimate (APG: 0)
+    config.sampling.guidance.radius = 0.0  # with --guidance: largest norm of the estimates' difference; 0: any
+    config.sampling.guidance.momentum = 0.0  # with --guidance: of the difference, over steps (APG: -0.75 to 0)
     config.sampling.compile = False  # compile the network by torch.compile: minutes at first, pays for large networks
     config.sampling.cuda_graph = False  # on CUDA: record a batch's kernels once and replay them for the other batches
     for name, cls in SAMPLERS.items():

@@ -84,15 +84,20 @@ def clean(count):
     return torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(0)).clamp(-1, 1).round()
 
 
+def spread(count):
+    """Samples with a density."""
+    return clean(count) + 0.1 * torch.rand(count, *SHAPE, generator=torch.Generator().manual_seed(1))
+
+
 LEVELS = {"bin_width": 1.0, "low": -1.0, "high": 1.0}
 USES = {
     "sample": lambda model, **size: sample(model, DDIM(), 40, num_steps=2, **size),
     "to_noise": lambda model, **size: to_noise(model, clean(40), num_evaluations=5, **size),
     "to_data": lambda model, **size: to_data(model, clean(40), num_evaluations=5, **size),
-    "elbo": lambda model, **size: elbo(model, clean(40), num_evaluations=3, **size),
+    "elbo": lambda model, **size: elbo(model, spread(40), num_evaluations=3, **size),
     "ddpm_bound": lambda model, **size: ddpm_bound(model, clean(40), uniform_log_snr(model.sde, 3), **LEVELS, **size),
-    "log_prob": lambda model, **size: log_prob(model, clean(9), num_evaluations=5, **size),
-    "adaptive_log_prob": lambda model, **size: adaptive_log_prob(model, clean(9), rtol=0.5, atol=0.5, **size),
+    "log_prob": lambda model, **size: log_prob(model, spread(9), num_evaluations=5, **size),
+    "adaptive_log_prob": lambda model, **size: adaptive_log_prob(model, spread(9), rtol=0.5, atol=0.5, **size),
     "choose_snr": lambda model, **size: choose_snr(
         model,
         lambda snr: PredictorCorrector(snr=snr),

@@ -116,9 +116,14 @@ def _defined_flags() -> absl_flags.FlagValues:
         kinds = typing.get_type_hints(mode.flags)
         for field in dataclasses.fields(mode.flags):
             if field.name not in values:
-                is_count = int in (kinds[field.name], *typing.get_args(kinds[field.name]))
-                define = absl_flags.DEFINE_integer if is_count else absl_flags.DEFINE_string
-                define(field.name, None, field.name, flag_values=values)
+                kind = (kinds[field.name], *typing.get_args(kinds[field.name]))
+                number = next((each for each in (int, float) if each in kind), None)
+                if number is int:
+                    absl_flags.DEFINE_integer(field.name, None, field.name, flag_values=values)
+                elif number is float:
+                    absl_flags.DEFINE_float(field.name, None, field.name, flag_values=values)
+                else:
+                    absl_flags.DEFINE_string(field.name, None, field.name, flag_values=values)
     return values
 
 
@@ -135,7 +140,8 @@ def _parsed(values: absl_flags.FlagValues, name: str, mode: Mode) -> Flags:
             continue
         value = values[flag].value
         require(value != "", f"{flag}='': is empty; give a value, or leave --{flag} out")
-        require(flag in own, f"{flag}={value}: belongs to {_list_modes(flag)}; {_instead(name, mode, flag)}")
+        shown = f"{value:g}" if isinstance(value, float) else value
+        require(flag in own, f"{flag}={shown}: belongs to {_list_modes(flag)}; {_instead(name, mode, flag)}")
         given[flag] = value
     return mode.flags(**given)
 
@@ -193,5 +199,5 @@ def _describe_flags(flags: type[Flags], left_out: Collection[str] = ()) -> list[
     for field in dataclasses.fields(flags):
         if field.name not in left_out:
             default = "" if field.default is None else f" (default {field.default})"
-            lines.append(f"  --{field.name}".ljust(20) + field.metadata["help"].format(**names) + default)
+            lines.append(f"  --{field.name}".ljust(22) + field.metadata["help"].format(**names) + default)
     return lines

@@ -24,7 +24,7 @@ from torch import nn
 from scoresde import checkpoint
 from scoresde.app.config import from_json, load_config, of_run
 from scoresde.app.files import flat
-from scoresde.app.run_folder import RunFolder
+from scoresde.app.run_folder import RunFolder, checkpoint_at
 from scoresde.codec import Codec, Scaling
 from scoresde.data.arrays import ArrayData
 from scoresde.data.info import DataInfo
@@ -84,7 +84,7 @@ class Origin:
         """
         own = _newest_header(folder)
         if own is None:
-            file = _file(given)
+            file = checkpoint_at(given, "init_from")
             return cls._of_header(checkpoint.read_header(file), given, file.name)
         require(
             RECORD in own,
@@ -126,7 +126,7 @@ class Origin:
             UsageError: if another path is given, where another checkpoint or none lies.
         """
         try:
-            same = checkpoint.read_header(_file(given))["digest"] == self.digest
+            same = checkpoint.read_header(checkpoint_at(given, "init_from"))["digest"] == self.digest
             state = "" if same else "has changed since the run began"
         except (UsageError, OSError):
             state = "cannot be read any more"
@@ -221,21 +221,6 @@ def _newest_header(folder: RunFolder) -> dict[str, Any] | None:
         with contextlib.suppress(UsageError):
             return checkpoint.read_header(path)
     return None
-
-
-def _file(given: str) -> Path:
-    """The checkpoint that is given: a file, or the newest of a run's folder.
-
-    Raises:
-        UsageError: for a path that is neither.
-    """
-    path = Path(given)
-    require(path.exists(), f"init_from={given!r}: no such file or folder; give a checkpoint, or the folder of a run")
-    if not path.is_dir():
-        return path
-    found = RunFolder(path).all_checkpoints()
-    require(bool(found), f"init_from={given!r}: a folder without checkpoints; give that of a run, or a checkpoint")
-    return found[-1]
 
 
 def _check_same(part: str, old: dict[str, Any], new: dict[str, Any], source: str) -> None:

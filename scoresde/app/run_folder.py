@@ -189,3 +189,18 @@ def newest_run(root: Path) -> RunFolder:
     runs = [RunFolder(path) for path in root.glob("*/") if RunFolder(path).all_checkpoints()]
     require(bool(runs), f"workdir: nothing is trained yet under {str(root)!r}; {HOW_TO_TRAIN}")
     return max(runs, key=lambda run: run.all_checkpoints()[-1].stat().st_mtime)
+
+
+def checkpoint_at(given: str, flag: str) -> Path:
+    """The checkpoint that a flag names: a file, or the newest of a run's folder.
+
+    Raises:
+        UsageError: for a path that is neither.
+    """
+    path = Path(given)
+    require(path.exists(), f"{flag}={given!r}: no such file or folder; give a checkpoint, or the folder of a run")
+    if not path.is_dir():
+        return path
+    found = RunFolder(path).all_checkpoints()
+    require(bool(found), f"{flag}={given!r}: a folder without checkpoints; give that of a run, or a checkpoint")
+    return found[-1]

@@ -68,7 +68,9 @@ def sample(flags: SampleFlags, overrides: Sequence[str]) -> int:
         require(value is None or value >= 1, f"{name}={value}: need at least 1")
     if flags.sampler != build.AUTO:
         build.build_sampler(trained.config, flags.sampler, flags.num_steps)  # a mistake is named before anything else
-    output = output_path(flags.output, trained.folder / f"{flags.sampler}-seed{trained.seed}.png", ".npz")
+    output = output_path(
+        flags.output, trained.folder / f"{flags.sampler}{trained.guiding.label}-seed{trained.seed}.png", ".npz"
+    )
     numbers = output.with_suffix(".npz")
     cond = trained.conditions(flags.num_samples, flags.labels)
 

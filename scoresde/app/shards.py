@@ -7,9 +7,11 @@ import hashlib
 import io
 import json
 import shutil
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ import torch
 from samplers import Samples
 from scoresde._files import write_bytes
 from scoresde.app.files import held
+from scoresde.errors import UsageError
 
 
 @final
@@ -53,9 +56,17 @@ class SampleShards:
         write_bytes(self._path(first), content.getvalue())
 
     def read(self, first: int) -> Samples:
-        """The shard that begins with a sample."""
-        with np.load(self._path(first), allow_pickle=False) as file:
-            return Samples(torch.from_numpy(file["x"]), int(file["nfe"]))
+        """The shard that begins with a sample.
+
+        Raises:
+            UsageError: for one that is damaged.
+        """
+        path = self._path(first)
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return Samples(torch.from_numpy(file["x"]), int(file["nfe"]))
+        except (ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
+            raise UsageError(f"{path}: is damaged ({error}); remove it, and the same command draws it again") from error
 
     def remove(self) -> None:
         """Removes the folder, once what it holds is written elsewhere."""

@@ -17,6 +17,7 @@ from scoresde import checkpoint as checkpoint_file
 from scoresde.app.config import load_config, of_checkpoint, override_sampling
 from scoresde.app.device import choose_device
 from scoresde.app.flags import TrainedFlags
+from scoresde.app.guiding import Guiding
 from scoresde.app.run_folder import HOW_TO_TRAIN, RunFolder, newest_run
 from scoresde.checkpoint import Checkpoint
 from scoresde.condition import Condition
@@ -40,6 +41,7 @@ class Trained:
         folder: where results go: samples/ of the run, or of the folder that the checkpoint lies in.
         run: the folder of the run, if the checkpoint lies in one.
         seed: of samples and other draws.
+        guiding: how the model is guided.
     """
 
     checkpoint: Checkpoint
@@ -49,6 +51,7 @@ class Trained:
     folder: Path
     run: RunFolder | None
     seed: int
+    guiding: Guiding
 
     @classmethod
     def of(cls, flags: TrainedFlags, overrides: Sequence[str]) -> Trained:
@@ -90,7 +93,8 @@ class Trained:
         folder = loaded.path.parent / "samples" if run is None else run.samples
         seed = config.seed if flags.seed is None else flags.seed
         require(0 <= seed < 2**64, f"seed={seed}: need 0 <= seed < 2**64")
-        return cls(loaded, config, choose_device(flags.device), data, folder, run, seed)
+        guiding = Guiding.of(flags, config)
+        return cls(loaded, config, choose_device(flags.device), data, folder, run, seed, guiding)
 
     @cached_property
     def network_model(self) -> NetworkScoreModel:
@@ -99,8 +103,11 @@ class Trained:
 
     @cached_property
     def model(self) -> ScoreModel:
-        """The model that is sampled from: compiled and thresholded as the configuration says."""
-        return build.build_sampling_model(self.config, self.network_model, self.data.low, self.data.high)
+        """The model that is sampled from: compiled, guided and then thresholded, as flags and configuration say."""
+        model = self.network_model
+        if self.config.sampling.compile:
+            model.network.compile()
+        return build.threshold(self.config, self.guiding.apply(model), model.codec, self.data.low, self.data.high)
 
     def batch_size(self, graphs: int = 0) -> int:
         """Samples at a time: what the user asks for, or else what needs no more memory than a step of training.
@@ -117,7 +124,7 @@ class Trained:
             "digest": self.checkpoint.digest,
             "threshold": sampling.threshold,
             "quantile": sampling.quantile if sampling.threshold == "dynamic" else None,
-        }
+        } | self.guiding.key()
 
     def conditions(self, num_samples: int, labels: str | None = None) -> Condition:
         """Conditions of samples: "3", "3,1,4" or "cat,dog" repeated to their number; by default all classes in turn.

@@ -78,7 +78,7 @@ def test_what_is_not_given_has_its_default_and_counts_are_numbers(monkeypatch, m
     assert main([f"--mode={mode}"]) == 7
     assert got.pop() == (MODES[mode].flags(), [])
     numbers = {"seed", "num_samples", "num_steps"}
-    given = {name: 12 if name in numbers else "12" for name in NAMES[mode]}
+    given = {name: 12 if name in {*numbers, "guidance"} else "12" for name in NAMES[mode]}
     words = [word for name in NAMES[mode] for word in (f"--{name}", "12")]
     assert main(["--mode", mode, *words, "--config.sampling.batch_size", "3"]) == 7
     flags, overrides = got.pop()

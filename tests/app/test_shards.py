@@ -158,3 +158,17 @@ def test_two_commands_of_the_same_samples_do_not_meet(work, tmp_path, monkeypatc
     assert said[0] == 2
     assert "another command is drawing these samples; wait until it is done" in said[1]
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["a.npz", "a.png"]
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[: len(content) // 2], lambda content: b"\0" * len(content)])
+def test_a_damaged_shard_is_named_and_the_rest_is_kept(work, tmp_path, log, capsys, damage):
+    output = tmp_path / "x.png"
+    log.limit = 3
+    assert main([*MANY, f"--output={output}"]) == 130
+    shard = sorted(next(tmp_path.glob(".x.*.shards")).glob("*.npz"))[1]
+    shard.write_bytes(damage(shard.read_bytes()))
+    assert main([*MANY, f"--output={output}"]) == 2
+    assert f"{shard}: is damaged" in capsys.readouterr().err
+    shard.unlink()
+    assert main([*MANY, f"--output={output}"]) == 0
+    assert log == [0, 5, 10, 15, 20, 5]

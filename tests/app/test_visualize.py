@@ -50,7 +50,7 @@ def quick(monkeypatch):
     """Grids, levels and animations of few points."""
     few = {
         "score_field": {"POINTS": 16, "FRAMES": 2, "NOISE_LEVELS": (0.1, 1.0), "NOISE_LEVELS_OF_MANY": (0.5, 2.0)},
-        "density": {"POINTS": 8},
+        "density": {"POINTS": 12},
         "denoising": {"LEVELS_OF_POINTS": torch.tensor([3.0, 0.1])},
         "trajectories": {"LINES": {"VP": VPSDE()}},
     }

@@ -237,18 +237,18 @@ def test_the_model_that_is_sampled_from_is_thresholded_as_the_configuration_says
     config = tiny(load_config(None, "toy"))
     data = build.build_data(config)[0]
     model = build.build_model(config, replace(data, cond=None))
-    assert build.build_sampling_model(config, model, -1.0, 2.0) is model
+    assert build.threshold(config, model, model.codec, -1.0, 2.0) is model
     config.sampling.threshold = "static"
-    static = build.build_sampling_model(config, model, -1.0, 2.0)
+    static = build.threshold(config, model, model.codec, -1.0, 2.0)
     assert isinstance(static, ThresholdedModel)
     denoised = data.codec.decode(static.denoise(30 * torch.randn(64, 2), 0.9))
     assert -1 - 1e-5 <= denoised.min() < denoised.max() <= 2 + 1e-5
     config.sampling.threshold = "dynamic"
     config.sampling.quantile = 0.5
-    assert build.build_sampling_model(config, model, -1.0, 2.0).quantile == 0.5
+    assert build.threshold(config, model, model.codec, -1.0, 2.0).quantile == 0.5
     config.sampling.threshold = "hard"
     with pytest.raises(UsageError, match=r"config\.sampling\.threshold='hard': need 'none', 'static' or 'dynamic'"):
-        build.build_sampling_model(config, model, -1.0, 2.0)
+        build.threshold(config, model, model.codec, -1.0, 2.0)
     assert isinstance(model, NetworkScoreModel)
 
 
