@@ -63,7 +63,7 @@ class SampleShards:
         """
         path = self._path(first)
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
                 return Samples(torch.from_numpy(file["x"]), int(file["nfe"]))
         except (ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
             raise UsageError(f"{path}: is damaged ({error}); remove it, and the same command draws it again") from error
