@@ -23,6 +23,7 @@ from samplers.likelihood.divergence import Exact, Probes
 from samplers.likelihood.inversion import slerp, to_data, to_noise
 from samplers.likelihood.log_prob import Likelihood, adaptive_log_prob, log_prob
 from samplers.multistep import DEIS, Adams, SDEDPMSolver, UniPC
+from samplers.particles import ParticleSamples, sample_particles
 from samplers.predictor_corrector import NormPredictorCorrector, PredictorCorrector
 from samplers.probability_flow import ProbabilityFlow
 from samplers.reverse_diffusion import ReverseDiffusion
@@ -48,6 +49,7 @@ __all__ = [
     "Likelihood",
     "Midpoint",
     "NormPredictorCorrector",
+    "ParticleSamples",
     "PredictorCorrector",
     "Prepared",
     "ProbabilityFlow",
@@ -81,6 +83,7 @@ __all__ = [
     "quadratic_time",
     "reference_coupling",
     "sample",
+    "sample_particles",
     "slerp",
     "to_data",
     "to_noise",

@@ -140,8 +140,12 @@ def _check_fields(config: ConfigDict, source: str, checked: tuple[str, ...] = ("
         kind = (int, float) if isinstance(value, float) else type(value)
         fits = isinstance(fields[field], kind) and isinstance(fields[field], bool) == isinstance(value, bool)
         require(fits, f"{source}: {field}={fields[field]!r}; need a value like {value!r}")
-    sections = flat(default.get_config().to_dict(), empty=True).keys() | {name.rpartition(".")[0] for name in known}
-    for field in flat(config.to_dict(), empty=True):
+    whole = flat(default.get_config().to_dict(), empty=True)
+    parents = {name.rpartition(".")[0] for name in known} | {name for name, value in whole.items() if value == {}}
+    sections = whole.keys() | parents
+    for field, value in flat(config.to_dict(), empty=True).items():
+        if field in parents and field.startswith(checked):
+            require(value == {}, f"{source}: {field}={value!r}; need a section of fields")
         if field not in sections and field.startswith(checked) and not field.startswith(free):
             raise unknown_name(f"field in {source}:", field, known)
 

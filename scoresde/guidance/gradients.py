@@ -21,8 +21,9 @@ from torch import Tensor
 from scoresde._shape import match_rank
 from scoresde.condition import Condition
 from scoresde.errors import UsageError, require
+from scoresde.guidance.weighed import Weighed, WeighedModel
 from scoresde.guidance.weights import Schedule, Weight
-from scoresde.score_model import ScoreModel, WrappedModel
+from scoresde.score_model import ScoreModel
 from scoresde.sde import Level
 
 LogLikelihood = Callable[[Tensor, Level, Condition], Tensor]
@@ -30,7 +31,7 @@ LogLikelihood = Callable[[Tensor, Level, Condition], Tensor]
 
 
 @final
-class GradientGuidance(WrappedModel):
+class GradientGuidance(WeighedModel):
     """A model tilted by exp(gamma f) at every level.
 
     A network is evaluated once; with `of="x0_hat"` the gradient goes back through it.
@@ -74,10 +75,15 @@ class GradientGuidance(WrappedModel):
             self.model.check_cond(cond if self.model_cond else None)
 
     def denoise_at(self, x_t: Tensor, level: Level, cond: Condition = None) -> Tensor:
-        given = cond if self.model_cond else None
         gamma = self.schedule.at(level.noise_level)
         if self.schedule.is_all(gamma, 0):
-            return self.model.denoise_at(x_t, level, given)
+            return self.model.denoise_at(x_t, level, cond if self.model_cond else None)
+        return self.weigh(x_t, level, cond).x0_hat
+
+    def weigh(self, x_t: Tensor, level: Level, cond: Condition = None) -> Weighed:
+        """The weights of the target p exp(gamma f)."""
+        given = cond if self.model_cond else None
+        gamma = self.schedule.at(level.noise_level)
         differentiable = torch.is_grad_enabled() and x_t.requires_grad
         with torch.inference_mode(False), torch.enable_grad():
             x = x_t if differentiable else x_t.detach().clone().requires_grad_()
@@ -92,7 +98,8 @@ class GradientGuidance(WrappedModel):
         elif not differentiable:
             x0_hat = x0_hat.detach()
         factor = match_rank((gamma * level.sigma**2 / level.alpha).to(x_t), x_t)
-        return x0_hat + factor * gradient
+        tilt = gamma.double() * value.detach().double()
+        return Weighed(x0_hat + factor * gradient, own=x0_hat, value=tilt)
 
     def _gradient(self, value: Tensor, x: Tensor, differentiable: bool) -> Tensor:
         """The gradient of the function's values `(B,)`, sample by sample."""

@@ -25,8 +25,9 @@ from scoresde._shape import match_rank
 from scoresde.condition import Condition
 from scoresde.errors import UsageError, require
 from scoresde.guidance.rules import Linear, Rule
+from scoresde.guidance.weighed import Weighed, WeighedModel, squared_norm
 from scoresde.guidance.weights import Schedule, Weight
-from scoresde.score_model import GridModel, ScoreModel, WrappedModel
+from scoresde.score_model import GridModel, ScoreModel
 from scoresde.sde import Level
 
 Outputs = Callable[[int, Tensor, Condition], tuple[Tensor, Tensor]]
@@ -49,7 +50,7 @@ class PairOnGrid(NamedTuple):
     reference: Callable[[int, Tensor, Condition], Tensor]
 
 
-class GuidedModel(WrappedModel):
+class GuidedModel(WeighedModel):
     """A model pushed away from a reference.
 
     Its likelihood is that of the guided flow, not of p(x | cond).
@@ -109,6 +110,22 @@ class GuidedModel(WrappedModel):
             return self._reference(x_t, level, cond)
         x0_hat, reference = self._both(x_t, level, cond)
         return self.rule.start()(x0_hat, reference, match_rank(w.to(x_t), x_t))
+
+    @final
+    def weigh(self, x_t: Tensor, level: Level, cond: Condition = None) -> Weighed:
+        """The weights of the target p_ref^(1 - w) p^w: the rate is w (w - 1) |D - D_ref|^2 / 2."""
+        w = self.schedule.weight
+        if callable(w) or self.schedule.interval is not None or not self.rule.linear:
+            raise UsageError(
+                f"{type(self).__name__}: the weights of particles are known for one scale at all levels and the linear "
+                "rule; leave interval and rule out"
+            )
+        if w == 1:
+            x0_hat = self.model.denoise_at(x_t, level, cond)
+            return Weighed(x0_hat, torch.zeros(len(x_t), dtype=torch.float64, device=x_t.device))
+        x0_hat, reference = self._both(x_t, level, cond)
+        rate = 0.5 * w * (w - 1) * squared_norm(x0_hat - reference)
+        return Weighed(self.rule.start()(x0_hat, reference, w), rate)
 
     @final
     def on_grid(self, levels: Level, like: Tensor) -> GridModel:

@@ -15,6 +15,7 @@ from scoresde import condition
 from scoresde._shape import match_rank
 from scoresde.condition import Condition
 from scoresde.errors import require
+from scoresde.guidance.weighed import Weighed, WeighedModel, squared_norm
 from scoresde.score_model import ScoreModel, WrappedModel
 from scoresde.sde import Level
 
@@ -43,7 +44,7 @@ class ConditionedModel(WrappedModel):
 
 
 @final
-class ProductModel(WrappedModel):
+class ProductModel(WeighedModel):
     """p(x_t)^v q(x_t)^w at every level: D = v D_p + w D_q + (1 - v - w) x_t / alpha.
 
     As with all guidance, the products at the levels are not the marginals of one diffusion (`scoresde.guidance.pairs`).
@@ -64,6 +65,7 @@ class ProductModel(WrappedModel):
         self.other = other if other.sde == model.sde else other.under(model.sde)
         self.weight = weight
         self.other_weight = other_weight
+        self.total_weight = weight + other_weight
 
     def num_calls(self, levels: Level) -> int:
         return self.model.num_calls(levels) + self.other.num_calls(levels)
@@ -73,7 +75,24 @@ class ProductModel(WrappedModel):
         self.other.check_cond(cond)
 
     def denoise_at(self, x_t: Tensor, level: Level, cond: Condition = None) -> Tensor:
-        x0_hat = self.weight * self.model.denoise_at(x_t, level, cond)
-        x0_hat = x0_hat + self.other_weight * self.other.denoise_at(x_t, level, cond)
-        left = 1 - self.weight - self.other_weight
+        one = self.model.denoise_at(x_t, level, cond)
+        return self._product(one, self.other.denoise_at(x_t, level, cond), x_t, level)
+
+    def weigh(self, x_t: Tensor, level: Level, cond: Condition = None) -> Weighed:
+        """The weights of the target p^v q^w."""
+        require(
+            not isinstance(self.model, ProductModel) and not isinstance(self.other, ProductModel),
+            "ProductModel: the weights of a product of products are not known; need two models",
+        )
+        require(self.total_weight > 0, f"weight + other_weight={self.total_weight}: need a positive sum, for a start")
+        one = self.model.denoise_at(x_t, level, cond)
+        other = self.other.denoise_at(x_t, level, cond)
+        u = x_t / level.alpha
+        whole = self._product(one, other, x_t, level)
+        apart = self.weight * squared_norm(one - u) + self.other_weight * squared_norm(other - u)
+        return Weighed(whole, 0.5 * (squared_norm(whole - u) - apart))
+
+    def _product(self, one: Tensor, other: Tensor, x_t: Tensor, level: Level) -> Tensor:
+        x0_hat = self.weight * one + self.other_weight * other
+        left = 1 - self.total_weight
         return x0_hat if left == 0 else x0_hat + left * x_t / match_rank(level.alpha, x_t)

@@ -133,3 +133,18 @@ def test_of_a_trained_model_only_sampling_can_change():
     assert config.sampling.pc.snr == 0.2
     with pytest.raises(UsageError, match=r"config\.training\.lr=3\.0.*only --config\.sampling"):
         override_sampling(config, ["--config.training.lr=3"])
+
+
+@pytest.mark.parametrize("value", ["0", None, 3, [1]])
+@pytest.mark.parametrize("field", ["sampling.adams", "sampling.ode", "training", "objective.times"])
+def test_a_value_in_the_place_of_a_section_is_named(tmp_path, field, value):
+    values = json.loads(default.get_config().to_json_best_effort())
+    place = values
+    *path, last = field.split(".")
+    for name in path:
+        place = place[name]
+    place[last] = value
+    file = tmp_path / "c.json"
+    file.write_text(json.dumps(values))
+    with pytest.raises(UsageError, match=re.escape(field)):
+        load_config(None, str(file))
