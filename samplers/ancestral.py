@@ -14,7 +14,9 @@ k^2 + c^2 = sigma_s^2; DDIM (Song, Meng and Ermon 2021, equation 16) takes c = e
 
 DDIM's eta scales the standard deviation of the bridge, the eta of `samplers.euler_maruyama` the diffusion of an SDE:
 they agree as steps shrink. DDPM's larger variance, beta_t, adds the forward step's noise
-sigma_t^2 - (alpha_t/alpha_s)^2 sigma_s^2 around the same mean.
+sigma_t^2 - (alpha_t/alpha_s)^2 sigma_s^2 around the same mean. Between the two lie the variance that a pilot run
+measures, and the one that a network has learned (`scoresde.reverse`). The learned one differs from entry to entry and
+depends on the state, so that its sampler is not a table.
 """
 
 from __future__ import annotations
@@ -26,11 +28,14 @@ import torch
 from torch import Tensor
 
 from samplers import grids
-from samplers.base import NoiseKind, StepSampler
-from samplers.table import Table, denoiser_table
+from samplers.base import NoiseKind, Prepared, Samples, StepSampler
+from samplers.table import Callback, Projection, Table, denoiser_table
+from scoresde.condition import Condition
 from scoresde.errors import require
-from scoresde.score_model import ScoreModel
-from scoresde.sde import Level, bridge, transition
+from scoresde.noise import NoiseSource
+from scoresde.reverse import MeasuredVariance, variance_range
+from scoresde.score_model import ScoreModel, with_learned_variance
+from scoresde.sde import Level, bridge
 
 
 @final
@@ -73,13 +78,15 @@ class Ancestral(StepSampler):
     """Samples x_s from the bridge, as DDPM does.
 
     Weak order 1; one evaluation a step; independent noise. With "posterior" it is DDIM at eta = 1. With "beta" it needs
-    at least four steps: see `ReverseDiffusion`.
+    at least four steps: see `ReverseDiffusion`. With "learned" it is not a table: its table has the noise of
+    "posterior" in place of the model's.
 
     Attributes:
-        variance: "posterior", that of the bridge, or DDPM's larger "beta".
+        variance: "posterior", that of the bridge, DDPM's larger "beta", or between them "learned", the network's own,
+            or a measured one (see `pilot_variance`); on the command line also "pilot".
     """
 
-    variance: Literal["posterior", "beta"] = "posterior"
+    variance: Literal["posterior", "beta", "learned"] | MeasuredVariance = "posterior"
 
     order = 1
     noise = "independent"
@@ -87,16 +94,63 @@ class Ancestral(StepSampler):
     default_num_steps = 500
 
     def __post_init__(self) -> None:
-        require(self.variance in ("posterior", "beta"), f"variance={self.variance!r}: need 'posterior' or 'beta'")
+        require(
+            isinstance(self.variance, MeasuredVariance) or self.variance in ("posterior", "beta", "learned"),
+            f"variance={self.variance!r}: need 'posterior', 'beta', 'learned' or a MeasuredVariance",
+        )
 
     @property
     def min_steps(self) -> int:
-        return 1 if self.variance == "posterior" else 4
+        return 4 if self.variance == "beta" else 1
 
     def default_grid(self, model: ScoreModel, num_steps: int) -> Tensor:
         return grids.uniform_log_snr(model.sde, num_steps)
 
     def steps(self, model: ScoreModel, start: Level, end: Level) -> Table:
         on_x0, on_xt, std = bridge(end, start)
-        c = std if self.variance == "posterior" else transition(end, start)[1]
-        return denoiser_table(start, end, on_xt, on_x0, c)
+        if isinstance(self.variance, MeasuredVariance):
+            growth = self.variance.growth(end, start)
+        else:
+            growth = variance_range(end, start) * (self.variance == "beta")
+        return denoiser_table(start, end, on_xt, on_x0, std * torch.exp(0.5 * growth))
+
+    def prepare(self, model: ScoreModel, grid: Tensor) -> Prepared:
+        prepared = super().prepare(model, grid)
+        return _PreparedLearned(self.table(model, grid), model, grid) if self.variance == "learned" else prepared
+
+
+@final
+class _PreparedLearned(Prepared):
+    """A table of ancestral steps whose noise is widened, entry by entry, to the variance that the model learned."""
+
+    def __init__(self, table: Table, model: ScoreModel, grid: Tensor) -> None:
+        self.table = table
+        self.model = model
+        self.grid = grid
+        self._range = [  # log(beta / betatilde) of each step; nothing is drawn in the one to clean data
+            variance_range(table.arrival[k], table.level[k]).item() if c > 0 else 0.0 for k, c in enumerate(table.c)
+        ]
+
+    def __call__(
+        self,
+        x_T: Tensor,
+        noise: NoiseSource,
+        cond: Condition = None,
+        callback: Callback | None = None,
+        project: Projection | None = None,
+    ) -> Samples:
+        table = self.table
+        level = table.level.to(x_T.device, x_T.dtype)
+        arrival = table.arrival.to(x_T.device, x_T.dtype)
+        rows = zip(table.a.tolist(), table.b[:, 0].tolist(), table.c.tolist(), self._range, strict=True)
+        y = x_T
+        for k, (a, b, c, span) in enumerate(rows):
+            x0_hat, v = with_learned_variance(self.model, y, level[k], cond)
+            if callback is not None:
+                callback(k, level[k], y, x0_hat)
+            y = a * y + b * x0_hat
+            if c > 0:
+                y = y + c * torch.exp(0.5 * span * v) * noise.normal(k + 1, tuple(y.shape[1:]), y.dtype)
+            if project is not None:
+                y = project(k, arrival[k], y)
+        return Samples(y, self.model.num_calls(table.level))

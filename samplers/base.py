@@ -210,8 +210,7 @@ class TableSampler(Sampler):
     def evaluated(self, model: ScoreModel, grid: Tensor) -> Level:
         return self.table(model, grid).level
 
-    @final
-    def prepare(self, model: ScoreModel, grid: Tensor) -> PreparedTable:
+    def prepare(self, model: ScoreModel, grid: Tensor) -> Prepared:
         table = self.table(model, grid)
         require(
             len(table) < len(grid) or not model.one_evaluation_a_step,

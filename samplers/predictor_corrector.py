@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from samplers import grids
+from samplers.ancestral import Ancestral
 from samplers.base import Prepared, Sampler, Samples, StepSampler
 from samplers.langevin import check_corrector, langevin_table
 from samplers.reverse_diffusion import ReverseDiffusion
@@ -40,6 +41,11 @@ def check_predictor(predictor: StepSampler) -> None:
     require(
         predictor.noise != "path",
         f"predictor={predictor!r}: needs path noise, and a corrector's is independent; take SDEDPMSolver(1)",
+    )
+    require(
+        not (isinstance(predictor, Ancestral) and predictor.variance == "learned"),
+        f"predictor={predictor!r}: its noise depends on the state, so that its steps are not those of a table; take "
+        "Ancestral() or a pilot run's variance",
     )
     require(
         predictor.one_step,

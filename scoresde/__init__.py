@@ -14,6 +14,7 @@ from scoresde.guidance import (
     ProductModel,
     Rescale,
 )
+from scoresde.hybrid import HybridObjective
 from scoresde.learned_sde import LearnedVPSDE
 from scoresde.models.exact import ExactLabelledModel, ExactScoreModel
 from scoresde.models.network import CallableScoreModel, NetworkScoreModel
@@ -49,6 +50,7 @@ from scoresde.parametrization import (
     VelocityParametrization,
 )
 from scoresde.registry import register
+from scoresde.reverse import MeasuredVariance
 from scoresde.score_model import GridModel, ScoreModel, WrappedModel
 from scoresde.sde import SDE, GaussianPathSDE, Level
 from scoresde.targets import EmpiricalDistribution, Gaussian, GaussianMixture
@@ -86,12 +88,14 @@ __all__ = [
     "GaussianPathSDE",
     "GradientGuidance",
     "GridModel",
+    "HybridObjective",
     "LadderTimes",
     "LearnedVPSDE",
     "Level",
     "LikelihoodWeighting",
     "LogNormalNoiseLevels",
     "LogSigmaInput",
+    "MeasuredVariance",
     "MinSNRWeighting",
     "Network",
     "NetworkScoreModel",

@@ -37,9 +37,12 @@ from scoresde._shape import match_rank
 from scoresde.condition import Condition
 from scoresde.errors import require
 from scoresde.noise import Noise
-from scoresde.score_model import ScoreModel, check_data, warn_of_repeats
-from scoresde.sde import SDE, Level, bridge, transition
+from scoresde.reverse import MeasuredVariance, decoder_range, step_cost, variance_range
+from scoresde.score_model import ScoreModel, check_data, warn_of_repeats, with_learned_variance
+from scoresde.sde import SDE, Level
 from scoresde.targets import Target
+
+Variance = str | MeasuredVariance
 
 
 class Bound(NamedTuple):
@@ -204,14 +207,15 @@ def _linear_error(x_0: Tensor, eps: Tensor, level: Level, variance: Tensor) -> T
 
 def _denoising_error(model: ScoreModel, x_0: Tensor, level: Level, cond: Condition, eps: Tensor) -> Tensor:
     """|D - x_0|^2 `(B,)` in float64, at a level `(B,)`."""
-    return (_denoised(model, x_0, level, cond, eps) - x_0).double().flatten(1).square().sum(1)
+    x_t, narrow = _noised(x_0, level, eps)
+    return (model.denoise_at(x_t, narrow, cond) - x_0).double().flatten(1).square().sum(1)
 
 
-def _denoised(model: ScoreModel, x_0: Tensor, level: Level, cond: Condition, eps: Tensor) -> Tensor:
-    """D at x_t = alpha x_0 + sigma eps, in the type of x_0."""
+def _noised(x_0: Tensor, level: Level, eps: Tensor) -> tuple[Tensor, Level]:
+    """x_t = alpha x_0 + sigma eps, and the level, in the type of x_0."""
     narrow = level.to(x_0.device, x_0.dtype)
     wide = narrow.match_rank(x_0)
-    return model.denoise_at(wide.alpha * x_0 + wide.sigma * eps, narrow, cond)
+    return wide.alpha * x_0 + wide.sigma * eps, narrow
 
 
 def _prior_draws(prior: Target, x_0: Tensor, last: Level, num_draws: int, noise: Noise) -> Tensor:
@@ -238,7 +242,7 @@ def ddpm_bound(
     bin_width: float | Tensor,
     low: float | Tensor,
     high: float | Tensor,
-    variance: Literal["posterior", "beta"] = "posterior",
+    variance: Literal["posterior", "beta", "learned"] | MeasuredVariance = "posterior",
     num_terms: int | None = None,
     generator: torch.Generator | None = None,
     batch_size: int | None = None,
@@ -248,9 +252,10 @@ def ddpm_bound(
 
     L_{t-1} is KL(q(x_s | x_t, x_0) | p(x_s | x_t)) at one draw of x_t. q is the bridge, and p, a step of the sampler,
     is the bridge with D in place of x_0. "posterior" gives p the bridge's variance, so that L_{t-1} is
-    (SNR(s) - SNR(t)) |x_0 - D|^2 / 2; "beta" gives it DDPM's larger one. L_0 is the discretised decoder of equation 13,
-    with mean D(x_t) and standard deviation sigma/alpha at the last time above 0. (Ho et al. use sigma_1, which is
-    smaller by a factor sqrt(1 - beta_1) close to 1.)
+    (SNR(s) - SNR(t)) |x_0 - D|^2 / 2; "beta" gives it DDPM's larger one; "learned" or a measured variance gives it one
+    between them (`scoresde.reverse`). L_0 is the discretised decoder of equation 13, with mean D(x_t) and standard
+    deviation sigma/alpha at the last time above 0; with a learned or measured variance it can be smaller. (Ho et al.
+    use sigma_1, which is smaller than sigma/alpha by a factor sqrt(1 - beta_1) close to 1.)
 
     Args:
         model: the model.
@@ -260,7 +265,8 @@ def ddpm_bound(
         cond: what the model is conditioned on, or None.
         bin_width: distance between levels of the data in the model's units: 2/255 for 8 bits on [-1, 1].
         low, high: the smallest and the largest level; their bins extend to infinity.
-        variance: of the sampler: "posterior" or "beta".
+        variance: of the sampler: "posterior", "beta", "learned" for a model that gives it, or a measured one (see
+            `samplers.Ancestral`).
         num_terms: number of steps to evaluate. The grid is divided into this many parts, and each sample draws one step
             from each; None for all steps.
         generator: source of the noise and the steps; the global one if None.
@@ -271,7 +277,10 @@ def ddpm_bound(
     size = choose_batch_size(batch_size, model.shape, model.device)
     for part in batches(len(x_0), size):
         _check_levels(x_0[part], bin_width, low, high)
-    require(variance in ("posterior", "beta"), f"variance={variance!r}: need 'posterior' or 'beta'")
+    require(
+        isinstance(variance, MeasuredVariance) or variance in ("posterior", "beta", "learned"),
+        f"variance={variance!r}: need 'posterior', 'beta', 'learned' or a MeasuredVariance",
+    )
     levels = _noisy_levels(model.sde, grid.to(x_0.device, torch.float64))
     num_steps = len(levels) - 1  # between two noisy times; the last step is the decoder's
     num_terms = num_steps if num_terms is None else num_terms
@@ -286,9 +295,10 @@ def ddpm_bound(
             given = condition.take(cond, part)
             steps = _chain_costs(model, clean, levels, given, noise, num_terms, variance, on_evaluation)
             t = levels[torch.full((len(clean),), len(levels) - 1)]
-            x0_hat = _denoised(model, clean, t, given, noise.normal(num_terms, model.shape, clean.dtype))
+            x_t, narrow = _noised(clean, t, noise.normal(num_terms, model.shape, clean.dtype))
+            x0_hat, std = _decode(model, x_t, narrow, given, variance, levels)
             on_evaluation()
-            decoder = -decoder_log_prob(clean, x0_hat, t.noise_level, bin_width, low, high).flatten(1).sum(1)
+            decoder = -decoder_log_prob(clean, x0_hat, std, bin_width, low, high).flatten(1).sum(1)
             parts.append((prior_cost(clean.double(), levels[0]), steps, decoder))
     prior, steps, decoder = (torch.cat(found) for found in zip(*parts, strict=True))
     return DDPMBound(-(prior + steps.sum(1) + decoder), prior, steps, decoder)
@@ -301,7 +311,7 @@ def _chain_costs(
     cond: Condition,
     noise: Noise,
     num_terms: int,
-    variance: str,
+    variance: Variance,
     on_evaluation: Callable[[], None],
 ) -> Tensor:
     """The costs of steps between noisy levels, `(B, num_terms)`: one of each part of the chain, times its size."""
@@ -312,8 +322,11 @@ def _chain_costs(
         end = (k + 1) * num_steps // num_terms
         step = (start + (end - start) * noise.stream("steps").uniform(k, (), torch.float64)).long()
         t = levels[step]
-        error = _denoising_error(model, x_0, t, cond, noise.normal(k, model.shape, x_0.dtype))
-        costs.append((end - start) * _step_cost(error, x_0[0].numel(), t, levels[step + 1], variance)[:, None])
+        s = levels[step + 1]
+        x_t, narrow = _noised(x_0, t, noise.normal(k, model.shape, x_0.dtype))
+        x0_hat, growth = _denoise_and_grow(model, x_t, narrow, cond, variance, s, t)
+        cost = step_cost((x0_hat - x_0).double(), growth, s.match_rank(x_0), t.match_rank(x_0))
+        costs.append((end - start) * cost.flatten(1).sum(1)[:, None])
         on_evaluation()
     return torch.cat(costs, 1)
 
@@ -330,14 +343,38 @@ def _noisy_levels(sde: SDE, times: Tensor) -> Level:
     return sde.level(times[:-1].clamp(sde.t_min, sde.t_max))
 
 
-def _step_cost(x_0_error: Tensor, dim: int, t: Level, s: Level, variance: str) -> Tensor:
-    """KL(q(x_s | x_t, x_0) | p(x_s | x_t)) `(B,)` for the squared error |x_0 - D|^2 `(B,)`."""
-    on_x0, _, std = bridge(s, t)
-    if variance == "posterior":
-        return 0.5 * (on_x0 / std) ** 2 * x_0_error
-    wider = transition(s, t)[1]
-    log_ratio = 2 * torch.log(std / wider)
-    return 0.5 * dim * (torch.expm1(log_ratio) - log_ratio) + 0.5 * (on_x0 / wider) ** 2 * x_0_error
+def _denoise_and_grow(
+    model: ScoreModel, x_t: Tensor, level: Level, cond: Condition, variance: Variance, s: Level, t: Level
+) -> tuple[Tensor, Tensor]:
+    """D, and log(Sigma / betatilde) of the steps from t to s, float64, which broadcasts against it.
+
+    The level is t in the type of x_t.
+    """
+    if variance == "learned":
+        x0_hat, v = with_learned_variance(model, x_t, level, cond)
+        return x0_hat, v * match_rank(variance_range(s, t), x_t)
+    if isinstance(variance, MeasuredVariance):
+        growth = variance.growth(s, t)
+    else:
+        growth = variance_range(s, t) * (variance == "beta")
+    return model.denoise_at(x_t, level, cond), match_rank(growth, x_t)
+
+
+def _decode(
+    model: ScoreModel, x_t: Tensor, level: Level, cond: Condition, variance: Variance, levels: Level
+) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation, float64, of the decoder at the last of the levels of a grid."""
+    last = levels[-1]
+    widest = last.noise_level
+    span = decoder_range(last, levels[-2]) if len(levels) > 1 else torch.zeros_like(widest)
+    if variance == "learned":
+        x0_hat, v = with_learned_variance(model, x_t, level, cond)
+        return x0_hat, widest * torch.exp(0.5 * (v - 1) * span)
+    x0_hat = model.denoise_at(x_t, level, cond)
+    if isinstance(variance, MeasuredVariance):
+        share = variance.at(levels[-1:])[0]
+        widest = widest * torch.exp(0.5 * torch.log(share).clamp(-span, torch.zeros_like(span)))
+    return x0_hat, widest.expand(len(x_t))
 
 
 def decoder_log_prob(
@@ -353,7 +390,7 @@ def decoder_log_prob(
     Args:
         x_0: data on the levels low, low + bin_width, .., high.
         mean: `(B, *)`.
-        std: `(B,)`.
+        std: `(B,)`, or `(B, *)`.
         bin_width, low, high: as in `ddpm_bound`.
     """
     x = x_0.double()

@@ -30,6 +30,7 @@ In the last one u_hat has D for x_0 and (x_t - alpha D) / sigma for eps, so u_ha
 (alpha' - sigma' alpha / sigma) (D - x_0). There f cancels: alpha' = f alpha, and sigma' = f sigma + g^2 / (2 sigma).
 
 `VariationalObjective` is the same error with the weight and the constants that make its mean a bound on -log p(x_0).
+`HybridObjective` (`scoresde.hybrid`) also trains the variance of the reverse steps.
 
 SMLD's discrete loss (Song and Ermon 2019, equation 6, with lambda = sigma^2) is LadderTimes under the VE SDE with
 NoiseWeighting, and DDPM's L_simple is DiscreteTimes under a DDPM chain with it.
@@ -41,7 +42,7 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, final
+from typing import ClassVar, NamedTuple, final
 
 import torch
 from torch import Tensor
@@ -211,7 +212,13 @@ class FlowWeighting(Weighting):
 
 
 class Objective(ABC):
-    """The quantity that training minimises. Calling it returns one loss a sample, `(B,)`; average it for a step."""
+    """The quantity that training minimises. Calling it returns one loss a sample, `(B,)`; average it for a step.
+
+    Attributes:
+        learns_variance: whether it trains a network's second output (`scoresde.hybrid`).
+    """
+
+    learns_variance: ClassVar[bool] = False
 
     @abstractmethod
     def draw(self, model: NetworkScoreModel, batch: Batch, noise: BatchNoise) -> Mapping[str, Tensor]:

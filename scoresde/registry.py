@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from scoresde import learned_sde, named_sdes, networks, objective, parametrization
+from scoresde import hybrid, learned_sde, named_sdes, networks, objective, parametrization
 from scoresde.codec import Codec, Scaling
 from scoresde.errors import UsageError, require, unknown_name
 from scoresde.sde import SDE
@@ -55,6 +55,7 @@ _CLASSES: dict[str, type] = {
         objective.FlowWeighting,
         objective.DenoisingObjective,
         objective.VariationalObjective,
+        hybrid.HybridObjective,
         networks.MLP,
         networks.UNet,
         Scaling,

@@ -89,6 +89,13 @@ class ScoreModel(ABC):
     def denoise_at(self, x_t: Tensor, level: Level, cond: Condition = None) -> Tensor:
         """E[x_0 | x_t] at a `Level`, whose alpha and sigma are not computed again; in the type of x_t."""
 
+    def denoise_with_variance(self, x_t: Tensor, level: Level, cond: Condition = None) -> tuple[Tensor, Tensor | None]:
+        """D at a level, and v `(B, *)` of the learned variance of a reverse step from there (`scoresde.reverse`).
+
+        None in place of v, which is the default, if the model has learned no variance.
+        """
+        return self.denoise_at(x_t, level, cond), None
+
     def on_grid(self, levels: Level, like: Tensor) -> GridModel:
         """This model at some times, for batches like `like`. The default has factors 0 and 1 around D itself.
 
@@ -307,6 +314,17 @@ class ReexpressedModel(WrappedModel):
             return inner.network(k, x_t if scale[k] == 1 else x_t * scale[k], cond)
 
         return GridModel(inner.c_skip * factor, inner.c_out, evaluate)
+
+
+def with_learned_variance(model: ScoreModel, x_t: Tensor, level: Level, cond: Condition) -> tuple[Tensor, Tensor]:
+    """D and v of a model at a level; raises `UsageError` if the model has learned no variance."""
+    x0_hat, v = model.denoise_with_variance(x_t, level, cond)
+    if v is None:
+        raise UsageError(
+            "variance='learned': this model has learned none; train it with network.learned_variance=True and "
+            "objective.name=HybridObjective, or take another variance"
+        )
+    return x0_hat, v
 
 
 def check_data(model: ScoreModel, x_0: Tensor, cond: Condition) -> None:

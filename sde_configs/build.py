@@ -36,6 +36,7 @@ from scoresde._batches import choose_batch_size
 from scoresde.codec import Codec, Scaling
 from scoresde.data import ArrayData, ReadOptions, load
 from scoresde.errors import UsageError, require, unknown_name
+from scoresde.hybrid import HybridObjective
 from scoresde.models import ThresholdedModel
 from scoresde.models.network import NetworkScoreModel
 from scoresde.networks import Network
@@ -129,7 +130,7 @@ def build_model(config: ConfigDict, train: ArrayData) -> NetworkScoreModel:
 
 
 def build_objective(config: ConfigDict) -> Objective:
-    """The objective; discrete times take the chain's number of levels.
+    """The objective; discrete times and learned variances take the chain's number of levels.
 
     Times and weighting, which the default names, are left out for an objective that takes none.
     """
@@ -140,6 +141,8 @@ def build_objective(config: ConfigDict) -> Objective:
     times = described.get("times")
     if isinstance(times, dict) and times.get("name") == "DiscreteTimes" and "num_levels" in config.sde:
         times.setdefault("num_levels", config.sde.num_levels)
+        if cls is HybridObjective:
+            described.setdefault("num_steps", config.sde.num_levels)
     objective: Objective = construct(described, Objective, "config.objective")
     return objective
 

@@ -52,6 +52,7 @@ def _network(config: ConfigDict) -> None:
     config.network.multipliers = (1, 2)  # features of each level, as multiples; each level halves the image
     config.network.num_blocks = 1  # residual blocks a level
     config.network.label_dropout = 0.0  # share of labels hidden in training; above 0 the model also works without
+    config.network.learned_variance = False  # a second output for the reverse steps' variance, of HybridObjective
 
 
 def _sde(config: ConfigDict) -> None:
@@ -75,7 +76,7 @@ def _parametrization(config: ConfigDict) -> None:
 def _objective(config: ConfigDict) -> None:
     """What the network is trained on."""
     config.objective = ConfigDict()
-    config.objective.name = "DenoisingObjective"  # or VariationalObjective, which has its own times and weighting
+    config.objective.name = "DenoisingObjective"  # or Hybrid- (learned variance), VariationalObjective (its own times)
     config.objective.times = ConfigDict({"name": "UniformTimes"})  # or Discrete-, LadderTimes, LogNormalNoiseLevels
     config.objective.weighting = ConfigDict({"name": "NoiseWeighting"})  # class of scoresde.objective, Likelihood- too
 

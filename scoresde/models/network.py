@@ -24,9 +24,12 @@ from scoresde.sde import SDE, Level
 class NetworkScoreModel(nn.Module, ScoreModel):
     """A network under an SDE: D = c_skip x_t + c_out F(c_in x_t, c_noise, cond).
 
+    A network with a second output also gives v of a learned variance; only what asks for it sees it.
+
     Args:
         network: called as `network(x, c_noise, cond)` with x `(B, *shape)` and c_noise `(B,)`; returns `(B, *shape)`.
-            A `Network` also checks its conditions; another module gets every condition unchecked.
+            A `Network` also checks its conditions and says whether it has a second output; another module gets every
+            condition unchecked.
         sde: the SDE under which it is trained.
         parametrization: the network's input and output.
         shape: shape of one sample, in the model's units.
@@ -75,18 +78,35 @@ class NetworkScoreModel(nn.Module, ScoreModel):
         tensor = self._any_tensor()
         return default if tensor is None else tensor.dtype
 
+    @property
+    def learned_variance(self) -> bool:
+        """Whether the network has a second output."""
+        network = self.contract()
+        return network is not None and network.learned_variance
+
     def output(self, x_t: Tensor, level: Level, cond: Condition = None) -> Tensor:
         """The raw network output F at a level, in the type of x_t."""
+        return self.outputs(x_t, level, cond)[0]
+
+    def outputs(self, x_t: Tensor, level: Level, cond: Condition = None) -> tuple[Tensor, Tensor | None]:
+        """F, and v of the learned variance; None in its place if the network has no second output."""
         self._check_shape(x_t)
         compute = self._compute_dtype(x_t.dtype)
         c_in = self.parametrization.c_in(level.match_rank(x_t))
         c_noise = self.parametrization.c_noise(level).expand(len(x_t)).to(state_dtype(compute))
-        return _same_shape(self.network((c_in * x_t).to(compute), c_noise, cond), x_t).to(x_t.dtype)
+        output = self.network((c_in * x_t).to(compute), c_noise, cond)
+        if not self.learned_variance:
+            return _same_shape(output, x_t).to(x_t.dtype), None
+        first, second = _halves(output, x_t)
+        return first.to(x_t.dtype), (second.to(x_t.dtype) + 1) / 2
 
     def denoise_at(self, x_t: Tensor, level: Level, cond: Condition = None) -> Tensor:
-        output = self.output(x_t, level, cond)
+        return self.denoise_with_variance(x_t, level, cond)[0]
+
+    def denoise_with_variance(self, x_t: Tensor, level: Level, cond: Condition = None) -> tuple[Tensor, Tensor | None]:
+        output, v = self.outputs(x_t, level, cond)
         level = level.match_rank(x_t)
-        return self.parametrization.c_skip(level) * x_t + self.parametrization.c_out(level) * output
+        return self.parametrization.c_skip(level) * x_t + self.parametrization.c_out(level) * output, v
 
     def on_grid(self, levels: Level, like: Tensor) -> GridModel:
         self._check_shape(like)
@@ -97,12 +117,13 @@ class NetworkScoreModel(nn.Module, ScoreModel):
         c_in = rule.c_in(levels).tolist()
         scaled = [abs(factor - 1) > 1e-12 for factor in c_in]
         c_noise = _for_each(rule.c_noise(levels), like, state_dtype(compute))
+        two = self.learned_variance
 
         def evaluate(k: int, x_t: Tensor, cond: Condition) -> Tensor:
             x = x_t * c_in[k] if scaled[k] else x_t
-            if same_type:
-                return _same_shape(network(x, c_noise[k], cond), x_t)
-            return _same_shape(network(x.to(compute), c_noise[k], cond), x_t).to(x_t.dtype)
+            output = network(x if same_type else x.to(compute), c_noise[k], cond)
+            output = _halves(output, x_t)[0] if two else _same_shape(output, x_t)
+            return output if same_type else output.to(x_t.dtype)
 
         return GridModel(rule.c_skip(levels), rule.c_out(levels), evaluate)
 
@@ -235,3 +256,14 @@ def _same_shape(output: Tensor, x_t: Tensor) -> Tensor:
             f"a network that returns {tuple(output.shape)} for x_t of shape {tuple(x_t.shape)}: need the same shape"
         )
     return output
+
+
+def _halves(output: Tensor, x_t: Tensor) -> tuple[Tensor, Tensor]:
+    """The two outputs of a network with a learned variance; raises `UsageError` unless each has the input's shape."""
+    if output.ndim != x_t.ndim or output.shape != (len(x_t), 2 * x_t.shape[1], *x_t.shape[2:]):
+        raise UsageError(
+            f"a network with learned_variance that returns {tuple(output.shape)} for x_t of shape {tuple(x_t.shape)}: "
+            "need twice its channels or columns"
+        )
+    first, second = output.chunk(2, 1)
+    return first, second

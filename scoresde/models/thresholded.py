@@ -60,6 +60,10 @@ class ThresholdedModel(WrappedModel):
     def denoise_at(self, x_t: Tensor, level: Level, cond: Condition = None) -> Tensor:
         return self._threshold(self.model.denoise_at(x_t, level, cond))
 
+    def denoise_with_variance(self, x_t: Tensor, level: Level, cond: Condition = None) -> tuple[Tensor, Tensor | None]:
+        x0_hat, v = self.model.denoise_with_variance(x_t, level, cond)
+        return self._threshold(x0_hat), v
+
     def on_grid(self, levels: Level, like: Tensor) -> GridModel:
         inner = self.model.on_grid(levels, like)
         c_skip = inner.c_skip.tolist()

@@ -18,13 +18,16 @@ class Network(nn.Module, ABC):
 
     Attributes:
         cond_dropout: share of the conditions that training hides; 0 if there is no null condition.
+        learned_variance: whether `forward` returns `(B, 2C, *)` for x `(B, C, *)`: F, and behind it what the variance
+            of a reverse step follows from (`scoresde.reverse`), v = (second half + 1) / 2.
     """
 
     cond_dropout: float
+    learned_variance: bool = False
 
     @abstractmethod
     def forward(self, x: Tensor, c_noise: Tensor, cond: Condition = None) -> Tensor:
-        """F(x, c_noise, cond).
+        """F(x, c_noise, cond), and the second output behind it, if there is one.
 
         Args:
             x: the scaled state `(B, *shape)`, in the network's type.

@@ -40,10 +40,17 @@ class MLP(Network):
         num_classes: classes to condition on; 0 for none.
         label_dropout: share of the labels that training hides. Above 0 the network also works without labels: cond may
             be None, or hold num_classes, which stands for "none".
+        learned_variance: give a second output, from which the variance of a reverse step follows.
     """
 
     def __init__(
-        self, dim: int, width: int = 128, depth: int = 3, num_classes: int = 0, label_dropout: float = 0.0
+        self,
+        dim: int,
+        width: int = 128,
+        depth: int = 3,
+        num_classes: int = 0,
+        label_dropout: float = 0.0,
+        learned_variance: bool = False,
     ) -> None:
         super().__init__()
         for name, value in {"dim": dim, "width": width, "depth": depth}.items():
@@ -53,12 +60,13 @@ class MLP(Network):
         self.depth = depth
         self.num_classes = num_classes
         self.label_dropout = label_dropout
+        self.learned_variance = learned_variance
         self.cond_dropout = label_dropout
         self.conditioning = Conditioning(width, num_classes, label_dropout)
         self.first = nn.Linear(dim, width)
         self.blocks = nn.ModuleList(_Block(width) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
-        self.last = nn.Linear(width, dim)
+        self.last = nn.Linear(width, 2 * dim if learned_variance else dim)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
 

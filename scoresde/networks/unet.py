@@ -77,6 +77,7 @@ class UNet(Network):
         num_classes: classes to condition on; 0 for none.
         label_dropout: share of the labels that training hides. Above 0 the network also works without labels: cond may
             be None, or hold num_classes, which stands for "none".
+        learned_variance: give a second output, from which the variance of a reverse step follows.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class UNet(Network):
         num_blocks: int = 1,
         num_classes: int = 0,
         label_dropout: float = 0.0,
+        learned_variance: bool = False,
     ) -> None:
         super().__init__()
         for name, value in {"channels_in": channels_in, "channels": channels, "num_blocks": num_blocks}.items():
@@ -101,6 +103,7 @@ class UNet(Network):
         self.num_blocks = num_blocks
         self.num_classes = num_classes
         self.label_dropout = label_dropout
+        self.learned_variance = learned_variance
         self.cond_dropout = label_dropout
         width = 4 * channels
         self.conditioning = Conditioning(width, num_classes, label_dropout)
@@ -123,7 +126,7 @@ class UNet(Network):
             if level:
                 self.up.append(nn.Conv2d(c, c, 3, padding=1))
         self.norm = _norm(c)
-        self.last = nn.Conv2d(c, channels_in, 3, padding=1)
+        self.last = nn.Conv2d(c, 2 * channels_in if learned_variance else channels_in, 3, padding=1)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
 

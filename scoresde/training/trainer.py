@@ -78,6 +78,11 @@ class Trainer:
             not options.flip or len(source.raw_shape) == 3,
             f"training.flip=True: mirrors images, and the data have shape {source.raw_shape}; set it to False",
         )
+        require(
+            objective.learns_variance or not model.learned_variance,
+            f"objective {type(objective).__name__}: does not train the network's second output; take HybridObjective, "
+            "or a network with learned_variance=False",
+        )
         warn_of_scale(model)
         if not any(p.requires_grad for p in model.parameters()):  # such as a model that `fit` returned
             model.requires_grad_(True)

@@ -1,0 +1,107 @@
+r"""The variance of a reverse step.
+
+A step of DDPM's chain goes from x_t to x_s ~ N(mean, Sigma), where the mean is that of the bridge with the denoiser D
+in place of x_0. Two variances are fixed: betatilde, the bridge's own, and beta, that of the forward step. With the
+ratio r of the noise levels of s and t (`scoresde.sde`), betatilde = sigma_s^2 (1 - r^2) and beta = sigma_t^2 (1 - r^2),
+so that
+
+    log(beta / betatilde) = 2 log(sigma_t / sigma_s).
+
+They are the best variances for data without and with the variance 1 (for VP). Between them lie, by
+
+    growth = log(Sigma / betatilde),    posterior: 0,    beta: log(beta / betatilde),
+
+the learned variance of Nichol and Dhariwal 2021 (equation 15), Sigma = exp(v log beta + (1 - v) log betatilde), where v
+is an output of the network for each entry, growth = v log(beta / betatilde); and the measured one of Bao et al. 2022
+(Analytic-DPM, theorem 1). Of all isotropic variances the best is
+
+    Sigma = betatilde + on_x0^2 E|x_0 - D|^2 / dim,
+
+on_x0 the factor of x_0 in the bridge's mean. They estimate the error by sigma^2 / alpha^2 (1 - E|eps_hat|^2 / dim). The
+two are equal if D is exact. The error itself varies less where noise is large, and holds for a D that is not exact.
+
+The last step, from the first level above 0 to clean data, draws no noise; but the decoder of a bound has a variance. It
+is between (sigma/alpha)^2, which is beta in units of x_0, and (sigma/alpha)^2 (1 - r^2), the betatilde, in units of
+x_0, of the step that arrived at this level: betatilde of a step to clean data would be 0. In the published code, too,
+log betatilde at t = 1 is that of t = 2. If no step arrived, both are (sigma/alpha)^2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from scoresde.errors import require
+from scoresde.sde import Level
+
+NEAREST = 1e-6  # least rise of the log-SNR over a step, for its logarithm
+
+
+def variance_range(s: Level, t: Level) -> Tensor:
+    """log(beta / betatilde) of a step from t to s < t: 2 log(sigma_t / sigma_s)."""
+    return 2 * (torch.log(t.sigma) - torch.log(s.sigma))
+
+
+def step_cost(error: Tensor, growth: Tensor, s: Level, t: Level) -> Tensor:
+    """KL(q(x_s | x_t, x_0) | N(mean, Sigma)) of each entry, nats.
+
+    1/2 (growth + e^-growth - 1) + 1/2 (SNR(s) - SNR(t)) error^2 e^-growth.
+
+    Args:
+        error: D - x_0, `(B, *)`.
+        growth: log(Sigma / betatilde); broadcasts against the error.
+        s, t: the levels; broadcast against the error.
+    """
+    precision = torch.exp(s.log_snr) - torch.exp(t.log_snr)  # on_x0^2 / betatilde
+    return 0.5 * (growth + torch.expm1(-growth)) + 0.5 * precision * error**2 * torch.exp(-growth)
+
+
+def decoder_range(s: Level, t: Level) -> Tensor:
+    """log of the ratio of the decoder's two variances at a level s, at which a step from t arrived: -log(1 - r^2)."""
+    return -torch.log(-torch.expm1((t.log_snr - s.log_snr).clamp(max=-NEAREST)))
+
+
+@final
+@dataclass(frozen=True)
+class MeasuredVariance:
+    """The error of a denoiser at some levels, and the best isotropic variance that follows for every step.
+
+    Between the levels the share is linear in the log-SNR.
+
+    Attributes:
+        log_snr: of the levels, rising.
+        share: (alpha / sigma)^2 E|x_0 - D|^2 / dim at each: the error as a share of the noise.
+    """
+
+    log_snr: tuple[float, ...]
+    share: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        levels = torch.tensor(self.log_snr, dtype=torch.float64)
+        share = torch.tensor(self.share, dtype=torch.float64)
+        require(
+            len(levels) == len(share) >= 2 and bool(levels.isfinite().all()) and bool((levels.diff() > 0).all()),
+            f"log_snr, share of MeasuredVariance: have {len(levels)} and {len(share)} numbers; need as many of both, "
+            "at least 2, and log_snr rising",
+        )
+        require(
+            bool((share >= 0).all()) and bool(share.isfinite().all()),
+            "share of MeasuredVariance: holds a number that is negative or not finite; has training diverged?",
+        )
+
+    def growth(self, s: Level, t: Level) -> Tensor:
+        """log(Sigma / betatilde) of the steps from t to s < t, between 0 and log(beta / betatilde)."""
+        ratio = torch.exp(s.log_snr - t.log_snr)  # on_x0^2 error / betatilde = (SNR(s) / SNR(t) - 1) share
+        return torch.log1p((ratio - 1) * self.at(t)).clamp(min=0).minimum(variance_range(s, t).clamp(min=0))
+
+    def at(self, level: Level) -> Tensor:
+        """The share at levels, that of the nearest known one beyond both ends."""
+        x = level.log_snr
+        known, share = (torch.tensor(part, dtype=x.dtype, device=x.device) for part in (self.log_snr, self.share))
+        right = torch.searchsorted(known, x.contiguous()).clamp(1, len(known) - 1)
+        left = right - 1
+        weight = ((x - known[left]) / (known[right] - known[left])).clamp(0, 1)
+        return share[left] + weight * (share[right] - share[left])
