@@ -96,7 +96,8 @@ class Ancestral(StepSampler):
     def __post_init__(self) -> None:
         require(
             isinstance(self.variance, MeasuredVariance) or self.variance in ("posterior", "beta", "learned"),
-            f"variance={self.variance!r}: need 'posterior', 'beta', 'learned' or a MeasuredVariance",
+            f"variance={self.variance!r}: need 'posterior', 'beta', 'learned' or a MeasuredVariance ('pilot' on "
+            "the command line)",
         )
 
     @property

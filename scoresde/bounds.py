@@ -43,6 +43,7 @@ from scoresde.sde import SDE, Level
 from scoresde.targets import Target
 
 Variance = str | MeasuredVariance
+SMALLEST = 1e-12  # share of the noise that a measured error of 0 counts as
 
 
 class Bound(NamedTuple):
@@ -365,16 +366,13 @@ def _decode(
 ) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation, float64, of the decoder at the last of the levels of a grid."""
     last = levels[-1]
-    widest = last.noise_level
-    span = decoder_range(last, levels[-2]) if len(levels) > 1 else torch.zeros_like(widest)
     if variance == "learned":
+        span = decoder_range(last, levels[-2]) if len(levels) > 1 else torch.zeros_like(last.t)
         x0_hat, v = with_learned_variance(model, x_t, level, cond)
-        return x0_hat, widest * torch.exp(0.5 * (v - 1) * span)
+        return x0_hat, last.noise_level * torch.exp(0.5 * (v.double() - 1) * span)
     x0_hat = model.denoise_at(x_t, level, cond)
-    if isinstance(variance, MeasuredVariance):
-        share = variance.at(levels[-1:])[0]
-        widest = widest * torch.exp(0.5 * torch.log(share).clamp(-span, torch.zeros_like(span)))
-    return x0_hat, widest.expand(len(x_t))
+    share = variance.at(levels[-1:]).clamp(min=SMALLEST) if isinstance(variance, MeasuredVariance) else 1.0
+    return x0_hat, (last.noise_level * share**0.5).expand(len(x_t))
 
 
 def decoder_log_prob(

@@ -18,12 +18,15 @@ is an output of the network for each entry, growth = v log(beta / betatilde); an
     Sigma = betatilde + on_x0^2 E|x_0 - D|^2 / dim,
 
 on_x0 the factor of x_0 in the bridge's mean. They estimate the error by sigma^2 / alpha^2 (1 - E|eps_hat|^2 / dim). The
-two are equal if D is exact. The error itself varies less where noise is large, and holds for a D that is not exact.
+two are equal if D is exact. The error itself varies less where noise is large, and holds for a D that is not exact. It
+is kept from 0 to sigma^2 / alpha^2, the error of D = x_t / alpha, as theirs is: Sigma is then between betatilde and
+beta (alpha_s / alpha_t)^2, which data of a very large variance have.
 
 The last step, from the first level above 0 to clean data, draws no noise; but the decoder of a bound has a variance. It
 is between (sigma/alpha)^2, which is beta in units of x_0, and (sigma/alpha)^2 (1 - r^2), the betatilde, in units of
 x_0, of the step that arrived at this level: betatilde of a step to clean data would be 0. In the published code, too,
-log betatilde at t = 1 is that of t = 2. If no step arrived, both are (sigma/alpha)^2.
+log betatilde at t = 1 is that of t = 2. If no step arrived, both are (sigma/alpha)^2. The measured variance of the
+decoder is the error.
 """
 
 from __future__ import annotations
@@ -93,15 +96,14 @@ class MeasuredVariance:
         )
 
     def growth(self, s: Level, t: Level) -> Tensor:
-        """log(Sigma / betatilde) of the steps from t to s < t, between 0 and log(beta / betatilde)."""
-        ratio = torch.exp(s.log_snr - t.log_snr)  # on_x0^2 error / betatilde = (SNR(s) / SNR(t) - 1) share
-        return torch.log1p((ratio - 1) * self.at(t)).clamp(min=0).minimum(variance_range(s, t).clamp(min=0))
+        """log(Sigma / betatilde) of the steps from t to s < t: log(1 + (SNR(s) / SNR(t) - 1) share)."""
+        return torch.log1p(torch.expm1(s.log_snr - t.log_snr) * self.at(t))
 
     def at(self, level: Level) -> Tensor:
-        """The share at levels, that of the nearest known one beyond both ends."""
+        """The share at levels, at most 1; that of the nearest known one beyond both ends."""
         x = level.log_snr
         known, share = (torch.tensor(part, dtype=x.dtype, device=x.device) for part in (self.log_snr, self.share))
         right = torch.searchsorted(known, x.contiguous()).clamp(1, len(known) - 1)
         left = right - 1
         weight = ((x - known[left]) / (known[right] - known[left])).clamp(0, 1)
-        return share[left] + weight * (share[right] - share[left])
+        return (share[left] + weight * (share[right] - share[left])).clamp(max=1)

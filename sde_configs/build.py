@@ -48,6 +48,7 @@ from scoresde.sde import SDE
 from scoresde.training import TrainingOptions
 
 AUTO = "auto"  # tables fitted to the model that is sampled from: see `samplers.fitted`
+PILOT = "pilot"  # a variance that a pilot run measures
 SAMPLERS: dict[str, type[Sampler]] = {
     "pc": PredictorCorrector,
     "norm_pc": NormPredictorCorrector,
@@ -194,7 +195,7 @@ def threshold(config: ConfigDict, model: ScoreModel, codec: Codec, low: float, h
 def build_sampler(config: ConfigDict, name: str, num_steps: int | None) -> Sampler:
     """A sampler by its name on the command line. "ode" with a number of steps is Heun's method with that many.
 
-    An snr of 0 is the sampler's own; the command chooses it by a pilot run before.
+    An snr of 0, and a variance "pilot", are the sampler's own: `scoresde.app.piloted` puts in what a pilot run finds.
     """
     if name not in SAMPLERS:
         raise unknown_name("sampler", name, [*SAMPLERS, AUTO])
@@ -203,6 +204,8 @@ def build_sampler(config: ConfigDict, name: str, num_steps: int | None) -> Sampl
     options = dict(config.sampling.get(name, {}))
     if options.get("snr") == 0:
         del options["snr"]
+    if options.get("variance") == PILOT:
+        del options["variance"]
     try:
         return SAMPLERS[name](**options)
     except TypeError as error:

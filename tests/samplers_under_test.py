@@ -28,6 +28,7 @@ from samplers import (
     Trigonometric,
     UniPC,
 )
+from scoresde import MeasuredVariance
 
 SAMPLERS: list[Sampler] = [
     PredictorCorrector(),
@@ -39,6 +40,7 @@ SAMPLERS: list[Sampler] = [
     AnnealedLangevin(corrector_steps=2),
     Ancestral(),
     Ancestral(variance="beta"),
+    Ancestral(variance=MeasuredVariance((-10.0, 0.0, 10.0), (0.0, 0.2, 0.9))),
     EulerMaruyama(),
     EulerMaruyama(eta=0.0),
     EulerMaruyama(eta=0.5),

@@ -366,3 +366,38 @@ def test_a_wrapped_model_on_a_grid_is_its_denoiser(device):
         for k, t in enumerate((0.7, 0.3)):
             x0_hat = on_grid.c_skip[k].item() * x_t + on_grid.c_out[k].item() * on_grid.network(k, x_t, cond)
             torch.testing.assert_close(x0_hat, whole.denoise(x_t, t, cond), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_a_second_output_gives_v_and_leaves_the_denoiser_alone(dtype, device):
+    """D by all three ways, v = (second half + 1) / 2, both in the type of the state."""
+    network = MLP(3, width=16, depth=1, learned_variance=True).to(device, dtype)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.3, generator=torch.Generator(device).manual_seed(0))
+    model = NetworkScoreModel(network, VPSDE(), EDMParametrization(0.5), (3,))
+    x_t = torch.randn(6, 3, device=device, dtype=model.dtype)
+    level = VPSDE().level(torch.tensor([0.3, 0.7], dtype=torch.float64))
+    on_grid = model.on_grid(level, x_t)
+    for k in range(2):
+        here = level[k].to(x_t.device, x_t.dtype)
+        x0_hat, v = model.denoise_with_variance(x_t, here)
+        assert v.dtype == x0_hat.dtype == x_t.dtype
+        torch.testing.assert_close(model.denoise_at(x_t, here), x0_hat, rtol=0, atol=0)
+        folded = on_grid.c_skip[k] * x_t + on_grid.c_out[k] * on_grid.network(k, x_t, None)
+        torch.testing.assert_close(folded.to(x_t.dtype), x0_hat, rtol=0, atol=1e-5)
+        raw = network(
+            (model.parametrization.c_in(here) * x_t).to(dtype),
+            model.parametrization.c_noise(here).expand(6).to(model.dtype),
+        )
+        torch.testing.assert_close(2 * v - 1, raw[:, 3:].to(x_t.dtype), rtol=1e-5, atol=1e-5)
+    assert model.learned_variance
+
+
+def test_an_output_of_the_wrong_size_is_named_for_two_outputs_too(device):
+    class Wrong(MLP):
+        def forward(self, x, c_noise, cond=None):
+            return super().forward(x, c_noise, cond)[:, :-1]
+
+    model = NetworkScoreModel(Wrong(2, 8, 1, learned_variance=True).to(device), VPSDE(), EDMParametrization(0.5), (2,))
+    with pytest.raises(UsageError, match=r"returns \(5, 3\) for x_t of shape \(5, 2\): need twice"):
+        model.denoise(torch.zeros(5, 2, device=device), 0.5)

@@ -22,6 +22,7 @@ from scoresde import (
     Scaling,
     TimeInput,
     UsageError,
+    hybrid,
     learned_sde,
     named_sdes,
     networks,
@@ -65,7 +66,8 @@ EXAMPLES = [
     objective.FlowWeighting(),
     objective.DenoisingObjective(objective.LogNormalNoiseLevels(std=0.5), objective.MinSNRWeighting(2.0)),
     objective.VariationalObjective(),
-    networks.MLP(2, width=8, depth=2, num_classes=3),
+    hybrid.HybridObjective(objective.DiscreteTimes(30), objective.VelocityWeighting(), num_steps=15, vlb_weight=0.01),
+    networks.MLP(2, width=8, depth=2, num_classes=3, learned_variance=True),
     networks.UNet(2, channels=4, multipliers=(1, 3), num_blocks=2, num_classes=3, label_dropout=0.2),
     Scaling((0.5, 1.0), 2.0),
 ]

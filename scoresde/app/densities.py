@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, final
+from typing import Any, Literal, NamedTuple, final
 
 import torch
 from torch import Tensor
@@ -206,7 +206,8 @@ def discrete_bound(evaluation: Evaluation) -> list[Row]:
     low, high = (codec.encode(end * one, torch.float64).to(device) for end in (trained.data.low, trained.data.high))
     x = codec.encode(evaluation.raw).to(device)
     grid = Ancestral().grid(model, CHAIN)
-    evaluation.record["discrete bound"] = {"steps": CHAIN, "terms": TERMS, "variance": "posterior"}
+    variance: Literal["posterior", "learned"] = "learned" if trained.network_model.learned_variance else "posterior"
+    evaluation.record["discrete bound"] = {"steps": CHAIN, "terms": TERMS, "variance": variance}
     size = trained.batch_size()
     with Progress("discrete bound", -(-len(x) // size) * (TERMS + 1), unit="evaluations") as progress:
         found = ddpm_bound(
@@ -217,6 +218,7 @@ def discrete_bound(evaluation: Evaluation) -> list[Row]:
             bin_width=bin_width,
             low=low,
             high=high,
+            variance=variance,
             num_terms=TERMS,
             generator=torch.Generator().manual_seed(trained.seed),
             batch_size=size,

@@ -16,6 +16,7 @@ from scoresde.app.device import choose_threads
 from scoresde.app.files import output_path
 from scoresde.app.fitted_tables import best_tables
 from scoresde.app.flags import EvaluateFlags
+from scoresde.app.piloted import piloted_sampler
 from scoresde.app.progress import Progress
 from scoresde.app.trained import Trained
 from scoresde.app.user_data import asked_data, own_data
@@ -201,10 +202,9 @@ def _sampler(trained: Trained, flags: EvaluateFlags) -> tuple[str, Sampler, torc
     name = flags.sampler or build.AUTO
     num_steps = flags.num_steps if flags.sampler else None
     if name == build.AUTO:
-        sampler: Sampler = best_tables(trained)[0]
-    else:
-        sampler = build.build_sampler(trained.config, name, num_steps)
-    return name, sampler, sampler.grid(trained.model, num_steps)
+        fitted = best_tables(trained)[0]
+        return name, fitted, fitted.grid(trained.model, num_steps)
+    return name, *piloted_sampler(trained, name, num_steps)
 
 
 def _drawn(flags: EvaluateFlags) -> int:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from samplers import AnnealedLangevin, PredictorCorrector, Sampler, TableSampler, choose_snr, prepare
+from samplers import Sampler, prepare
 from samplers.sampling import joined
 from scoresde import condition
 from scoresde._batches import batches
@@ -21,7 +21,7 @@ from scoresde.app.files import output_path
 from scoresde.app.fitted_tables import best_tables
 from scoresde.app.flags import SampleFlags
 from scoresde.app.pictures import labels_array, save_numbers, save_picture
-from scoresde.app.pilot_cache import PilotCache
+from scoresde.app.piloted import piloted_sampler
 from scoresde.app.progress import Progress
 from scoresde.app.shards import SampleShards
 from scoresde.app.trained import Trained
@@ -31,7 +31,6 @@ from scoresde.noise import Noise
 from scoresde.training.parallel import World, join_world, leave_world
 from sde_configs import build
 
-PILOT_SAMPLES = 16  # of the run that chooses an snr
 UNKNOWN_EVALUATIONS = 100  # what the progress bar takes for an adaptive sampler's
 
 
@@ -108,39 +107,7 @@ def _sampler(trained: Trained, flags: SampleFlags, leader: bool) -> tuple[Sample
         if leader and len(grid) - 1 in calibrated:
             print(f"the table of {len(grid) - 1} evaluations is calibrated", flush=True)
         return fitted, grid
-    sampler = build.build_sampler(trained.config, name, num_steps)
-    grid = sampler.grid(trained.model, num_steps)
-    if isinstance(sampler, PredictorCorrector | AnnealedLangevin) and trained.config.sampling[name].snr == 0:
-        sampler = _with_piloted_snr(sampler, name, grid, trained, leader)
-    return sampler, grid
-
-
-def _with_piloted_snr(
-    sampler: PredictorCorrector | AnnealedLangevin, name: str, grid: Tensor, trained: Trained, leader: bool
-) -> TableSampler:
-    """The sampler with the snr that a pilot run finds best, kept beside the checkpoint."""
-    settings = trained.sampling_key() | {"sampler": str(sampler), "grid": grid.tolist()}
-
-    def search() -> float:
-        if leader:
-            print("choosing snr by a pilot run ...", flush=True)
-        cond = trained.conditions(PILOT_SAMPLES)
-        return choose_snr(
-            trained.model,
-            lambda snr: replace(sampler, snr=snr),
-            grid,
-            cond,
-            PILOT_SAMPLES,
-            batch_size=trained.batch_size(),
-        )
-
-    def valid(found: Any) -> bool:
-        return isinstance(found, float) and 0 < found < 1
-
-    snr = PilotCache(trained.checkpoint).find("snr", settings, search, valid, write=leader)
-    if leader:
-        print(f"snr {snr} (by a pilot run; --config.sampling.{name}.snr=VALUE sets it)", flush=True)
-    return replace(sampler, snr=snr)
+    return piloted_sampler(trained, name, num_steps, leader)
 
 
 def _draw(trained: Trained, plan: Plan, shards: SampleShards, world: World) -> None:

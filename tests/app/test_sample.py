@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -10,14 +11,16 @@ import pytest
 import torch
 from PIL import Image
 
-from samplers import DDIM, cuda_graph, sample
+from samplers import DDIM, Ancestral, cuda_graph, pilot_variance, sample
+from samplers.pilot_variance import NUM_SAMPLES
 from scoresde.app import sample as sample_module
 from scoresde.app.cli import main
 from scoresde.app.pilot_cache import pilots_path
 from scoresde.app.run_folder import RunFolder
+from scoresde.checkpoint import load
 from sde_configs import build
 from tests.mistakes import assert_mistake
-from tests.runs import SAMPLE, TOY, drawn, newest
+from tests.runs import DIGITS, SAMPLE, TOY, drawn, newest
 
 SAMPLERS = tuple(build.SAMPLERS)
 
@@ -194,7 +197,56 @@ def test_an_snr_is_chosen_anew_for_another_threshold_or_quantile(work, tmp_path,
         assert not chooses(*arguments), arguments
 
 
+def test_the_variance_of_a_pilot_run_is_measured_once_a_checkpoint(work, tmp_path, capsys):
+    """For all grids; its samples are those of the library, and not those of a fixed variance."""
+    pilots_path(newest("toy")).unlink(missing_ok=True)
+    piloted = ["--sampler=ancestral", "--config.sampling.ancestral.variance=pilot"]
+
+    def said(*arguments):
+        _, x = drawn(tmp_path / "a.png", *arguments)
+        return "measuring the variance" in capsys.readouterr().out, x
+
+    (measured, first), (again, second), (other, _) = said(*piloted), said(*piloted), said(*piloted, "--num_steps=9")
+    assert (measured, again, other) == (True, False, False)
+    assert np.array_equal(first, second)
+    assert np.abs(first - said("--sampler=ancestral")[1]).max() > 1e-3
+    loaded = load(newest("toy"))
+    model = loaded.model()
+    variance = pilot_variance(model, torch.arange(NUM_SAMPLES) % 2)
+    expected = sample(model, Ancestral(variance), 6, num_steps=5, cond=torch.arange(6) % 2).x
+    np.testing.assert_allclose(first, model.codec.decode(expected).numpy(), rtol=1e-4, atol=1e-5)
+    pilots = pilots_path(newest("toy"))
+    kept = json.loads(pilots.read_text())
+    for damage in ({"log_snr": [1.0, 0.0], "share": [0.5, 0.5]}, {"log_snr": [0.0]}, [], 3.0):
+        kept["found"] = dict.fromkeys(kept["found"], damage)
+        pilots.write_text(json.dumps(kept))
+        assert said(*piloted)[0]
+
+
+def test_a_learned_variance_is_trained_sampled_and_evaluated(tmp_path, capsys, monkeypatch):
+    """From the command line alone, and for a model that has none the mistake is named."""
+    monkeypatch.chdir(tmp_path)
+    learned = ["--config.network.learned_variance=True", "--config.objective.name=HybridObjective"]
+    assert main([*DIGITS, *learned, "--workdir=runs/learned", "--config.training.dequantize=False"]) == 0
+    outputs = {}
+    for kind in ("learned", "posterior"):
+        flags = ["--workdir=runs/learned", "--sampler=ancestral", f"--config.sampling.ancestral.variance={kind}"]
+        assert main([*SAMPLE, *flags, f"--output={kind}.png"]) == 0
+        with np.load(f"{kind}.npz") as arrays:
+            outputs[kind] = arrays["samples"]
+    assert np.abs(outputs["learned"] - outputs["posterior"]).max() > 1e-3
+    assert main(["--mode=evaluate", "--workdir=runs/learned", "--metric=vlb", "--num_samples=4", "--device=cpu"]) == 0
+    assert "steps of learned variance" in capsys.readouterr().out
+    assert main([*DIGITS, "--workdir=runs/plain"]) == 0
+    flags = ["--workdir=runs/plain", "--sampler=ancestral", "--config.sampling.ancestral.variance=learned"]
+    assert main([*SAMPLE, *flags]) == 2
+    assert "variance='learned': this model has learned none" in capsys.readouterr().err
+    assert main([*DIGITS, learned[0], "--workdir=runs/half"]) == 2
+    assert "take HybridObjective" in capsys.readouterr().err
+
+
 MISTAKES = {
+    "variance": ("--sampler=ancestral --config.sampling.ancestral.variance=best", r"variance='best': need .*'pilot'"),
     "sampler": ("--sampler=pcc", r"unknown sampler 'pcc': did you mean 'pc'"),
     "num_samples": ("--num_samples=0", r"num_samples=0: need at least 1"),
     "num_samples type": ("--num_samples=many", r"--num_samples=many.*--help"),

@@ -84,6 +84,24 @@ def test_the_label_matters(kind, arguments, shape, device):
 
 
 @every_network
+def test_the_second_output_is_behind_the_first_and_both_see_everything(kind, arguments, shape, device):
+    """Twice the channels; the first half is as without it, for the same weights."""
+    x, c_noise = (part.requires_grad_() for part in inputs(shape, device))
+    network = perturbed(kind(**arguments, learned_variance=True), device)
+    plain = kind(**arguments).double().to(device)
+    count = shape[0]
+    plain.load_state_dict(
+        {name: value[:count] if name.startswith("last.") else value for name, value in network.state_dict().items()}
+    )
+    out = network(x, c_noise)
+    assert out.shape == (4, 2 * count, *shape[1:])
+    torch.testing.assert_close(out[:, :count], plain(x, c_noise), rtol=1e-12, atol=1e-12)
+    for half in out.split(count, 1):
+        for part in torch.autograd.grad(half.square().sum(), (x, c_noise), retain_graph=True):
+            assert part.abs().min() > 1e-9
+
+
+@every_network
 def test_a_missing_or_needless_label_is_an_error(kind, arguments, shape, device):
     x, c_noise = (part.float() for part in inputs(shape, device))
     with pytest.raises(UsageError, match=r"cond.*0\.\.2"):
@@ -94,7 +112,7 @@ def test_a_missing_or_needless_label_is_an_error(kind, arguments, shape, device)
 
 @every_network
 def test_its_description_makes_it_again(kind, arguments, shape, device):
-    for labels in ({}, {"num_classes": 4}, {"num_classes": 4, "label_dropout": 0.25}):
+    for labels in ({}, {"num_classes": 4}, {"num_classes": 4, "label_dropout": 0.25, "learned_variance": True}):
         network = perturbed(kind(**arguments, **labels), device)
         described = json.loads(json.dumps(registry.describe(network)))  # as a checkpoint keeps it
         again = registry.construct(described, nn.Module, "network").double().to(device)
@@ -107,6 +125,7 @@ def test_its_description_makes_it_again(kind, arguments, shape, device):
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 7), (8, 8), (9, 4), (13, 13)])
 def test_unet_takes_images_of_any_size(size, device):
+    torch.manual_seed(0)
     for channels_in in (1, 3):
         network = perturbed(UNet(channels_in, channels=8, multipliers=(1, 1, 2)), device)
         x, c_noise = inputs((channels_in, *size), device)

@@ -5,10 +5,35 @@ from __future__ import annotations
 import pytest
 import torch
 
-from samplers import DDIM, Ancestral, ReverseDiffusion, sample, uniform_time
-from scoresde import VESDE, DiscreteVPSDE, ExactScoreModel, UsageError
+from samplers import (
+    DDIM,
+    Ancestral,
+    Heun,
+    NormPredictorCorrector,
+    PredictorCorrector,
+    ReverseDiffusion,
+    Trajectory,
+    prepare,
+    sample,
+    uniform_log_snr,
+    uniform_time,
+)
+from scoresde import (
+    MLP,
+    VESDE,
+    VPSDE,
+    DiscreteVPSDE,
+    EDMParametrization,
+    ExactScoreModel,
+    Gaussian,
+    MeasuredVariance,
+    NetworkScoreModel,
+    ThresholdedModel,
+    UsageError,
+)
 from tests.analytic import SDES, mixture
-from tests.convergence import noise_for
+from tests.convergence import ProbeNoise, noise_for
+from tests.reverse import KnownVariance, TwoOutputs, posterior_variance
 from tests.samplers_under_test import name
 
 
@@ -75,3 +100,121 @@ def test_few_steps_stay_near_the_data(sampler):
             x = sample(model, sampler, 500, num_steps=num_steps).x
             bound = 1.5 if num_steps >= 10 else 10
             assert x.square().mean().sqrt() < bound * rms, f"{sde_name}, {num_steps} steps"
+
+
+# --- variances between the two fixed ones ---------------------------------------------------------------------------
+
+
+def independent(variances, sde):
+    """The exact model of independent Gaussians around 0; float64."""
+    variances = torch.as_tensor(variances, dtype=torch.float64)
+    return ExactScoreModel(Gaussian(torch.zeros_like(variances), variances.diag()), sde)
+
+
+def chain_variances(sampler, model, grid):
+    """The exact variances of a chain's end, started from the exact marginal: it is affine, as in `chain_moments`."""
+    level = model.sde.level(grid[0])
+    dim = model.shape[0]
+    x_T = torch.zeros(len(grid) + 1, dim, dtype=torch.float64)
+    x_T[-1] = 1
+    noise = ProbeNoise(len(x_T), "cpu")
+    y = sampler.prepare(model, grid)(x_T, noise).x
+    start = level.alpha**2 * torch.diagonal(model_variances(model)) + level.sigma**2
+    coefficients = (y[1:] - y[0]).square()
+    return coefficients[:-1].sum(0) + coefficients[-1] * start
+
+
+def model_variances(model):
+    """The covariance of an exact model of a Gaussian, or of one around it."""
+    inner = model.model if isinstance(model, KnownVariance) else model
+    return (
+        inner.target.mixture.rotations[0]
+        @ inner.target.mixture.variances[0].diag()
+        @ (inner.target.mixture.rotations[0].T)
+    )
+
+
+def test_with_the_true_variance_few_steps_have_the_exact_marginal(sde):
+    """25 steps: entry by entry for the learned one, for one number a level if all entries have the same variance."""
+    grid = uniform_log_snr(sde, 25)[:-1]
+    end = sde.level(grid[-1])
+    log_snr = torch.linspace(*sde.span().log_snr.tolist(), 20_001, dtype=torch.float64)
+    level = sde.level(sde.time(log_snr).clamp(sde.t_min, sde.t_max))
+    share = posterior_variance(0.3, level) / level.noise_level**2
+    measured = MeasuredVariance(tuple(level.log_snr.tolist()), tuple(share.tolist()))
+    several = torch.tensor([0.8, 0.3, 0.02], dtype=torch.float64)
+    model = independent(several, sde)
+    cases = [
+        (Ancestral("learned"), KnownVariance(model, grid, several), several),
+        (Ancestral(measured), independent([0.3, 0.3], sde), torch.full((2,), 0.3, dtype=torch.float64)),
+    ]
+    for sampler, exact, variances in cases:
+        got = chain_variances(sampler, exact, grid)
+        torch.testing.assert_close(got, end.alpha**2 * variances + end.sigma**2, rtol=1e-6, atol=0)
+        wrong = chain_variances(Ancestral(), exact, grid)
+        assert ((wrong - (end.alpha**2 * variances + end.sigma**2)).abs() > 1e-3 * variances).all()
+
+
+class Constant(torch.nn.Module):
+    """A second output that is a number everywhere."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.value = value
+
+    def forward(self, x, c_noise, cond=None):
+        return torch.full_like(x, self.value)
+
+
+def two_outputs(second, device):
+    """A model with random weights whose second output is given, and the same without it; float64."""
+    network = MLP(2, width=16, depth=1).double().to(device)
+    generator = torch.Generator(device).manual_seed(0)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2, generator=generator)
+    return (
+        NetworkScoreModel(made, VPSDE(), EDMParametrization(0.7), (2,))
+        for made in (TwoOutputs(network, second), network)
+    )
+
+
+@pytest.mark.parametrize(("output", "variance"), [(-1.0, "posterior"), (1.0, "beta")])
+def test_the_learned_variance_has_the_fixed_ones_at_its_ends(output, variance, device):
+    """Also with a callback, a projection and the denoiser of a thresholded model: the same numbers at every row."""
+    learned, plain = two_outputs(Constant(output), device)
+    trajectories = []
+    for model, sampler in ((learned, Ancestral("learned")), (plain, Ancestral(variance))):
+        seen, places = Trajectory(), []
+
+        def project(row, level, x, places=places):
+            places.append((row, level.t.item()))
+            return x.clamp(-2, 2)
+
+        x, nfe = sample(
+            ThresholdedModel(model, -1.5, 1.5), sampler, 5, num_steps=9, batch_size=2, callback=seen, project=project
+        )
+        trajectories.append((x, seen.x_t, seen.x0_hat, nfe, places))
+    for one, other in zip(*trajectories, strict=True):
+        if isinstance(one, torch.Tensor):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+        else:
+            assert one == other
+
+
+def test_other_samplers_do_not_see_the_second_output(device):
+    learned, plain = two_outputs(Constant(0.4), device)
+    for sampler in (Heun(), Ancestral(), PredictorCorrector()):
+        one, other = (sample(model, sampler, 4, num_steps=8).x for model in (learned, plain))
+        assert torch.equal(one, other), sampler
+
+
+def test_where_the_learned_variance_cannot_be_had_is_named(device):
+    learned, plain = two_outputs(Constant(0.0), device)
+    for model in (plain, ExactScoreModel(mixture(device), VPSDE()), learned.under(VESDE())):
+        with pytest.raises(UsageError, match="variance='learned': this model has learned none"):
+            sample(model, Ancestral("learned"), 3, num_steps=5)
+    for kind in (PredictorCorrector, NormPredictorCorrector):
+        with pytest.raises(UsageError, match=r"predictor=Ancestral\(variance='learned'\): its noise depends on"):
+            kind(Ancestral("learned"))
+    with pytest.raises(UsageError, match="cannot be recorded"):
+        prepare(learned, Ancestral("learned"), num_steps=5, cuda_graph=True)
