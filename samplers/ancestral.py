@@ -116,8 +116,9 @@ class Ancestral(StepSampler):
         return denoiser_table(start, end, on_xt, on_x0, std * torch.exp(0.5 * growth))
 
     def prepare(self, model: ScoreModel, grid: Tensor) -> Prepared:
-        prepared = super().prepare(model, grid)
-        return _PreparedLearned(self.table(model, grid), model, grid) if self.variance == "learned" else prepared
+        if self.variance == "learned":
+            return _PreparedLearned(self.table(model, grid), model, grid)
+        return super().prepare(model, grid)
 
 
 @final

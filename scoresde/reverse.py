@@ -7,7 +7,7 @@ so that
 
     log(beta / betatilde) = 2 log(sigma_t / sigma_s).
 
-They are the best variances for data without and with the variance 1 (for VP). Between them lie, by
+Under VP they are the best ones for data of variance 0 and 1. Between them lie, by
 
     growth = log(Sigma / betatilde),    posterior: 0,    beta: log(beta / betatilde),
 

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from samplers import DDIM, Heun, NormPredictorCorrector
+from samplers import DDIM, Ancestral, Heun, NormPredictorCorrector
 from scoresde import (
+    DiscreteTimes,
+    HybridObjective,
     NetworkScoreModel,
     NoiseParametrization,
     Objective,
@@ -77,6 +79,22 @@ def test_each_sampler_builds_with_the_fields_of_the_configuration(name):
     for field, value in config.sampling[name].items():
         if (field, value) != ("snr", 0):  # stands for a pilot run
             assert getattr(sampler, field) == value
+
+
+def test_a_chain_gives_its_levels_to_the_hybrid_objective():
+    config = load_config(None, "ddpm")
+    config.sde.num_levels = 400
+    override(config, ["--config.objective.name=HybridObjective"])
+    assert build.build_objective(config) == HybridObjective(DiscreteTimes(400), num_steps=400)
+    config = load_config(None, "vp")
+    override(config, ["--config.objective.name=HybridObjective"])
+    assert build.build_objective(config) == HybridObjective()
+
+
+def test_a_variance_of_a_pilot_run_is_left_to_the_command():
+    config = default.get_config()
+    override(config, ["--config.sampling.ancestral.variance=pilot"])
+    assert build.build_sampler(config, "ancestral", None) == Ancestral()
 
 
 def test_norm_pc_is_predictor_corrector_by_the_norms_of_a_batch():
