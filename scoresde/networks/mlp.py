@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import final
 
-import torch
 from torch import Tensor, nn
 
 from scoresde.condition import Condition
@@ -29,8 +28,31 @@ class _Block(nn.Module):
         return h + self.outer(inner)
 
 
+class Trunk(nn.Module):
+    """Residual blocks of `width` on vectors `(B, dim)`, modulated by the noise (and the class): arguments of `MLP`."""
+
+    def __init__(self, dim: int, width: int, depth: int, num_classes: int = 0, label_dropout: float = 0.0) -> None:
+        super().__init__()
+        for name, value in {"dim": dim, "width": width, "depth": depth}.items():
+            require(value >= 1, f"{name}={value} of {type(self).__name__}: need at least 1")
+        self.dim = dim
+        self.width = width
+        self.depth = depth
+        self.conditioning = Conditioning(width, num_classes, label_dropout)
+        self.first = nn.Linear(dim, width)
+        self.blocks = nn.ModuleList(_Block(width) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+
+    def features(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """The features of vectors, `(B, width)`."""
+        h = self.first(x)
+        for block in self.blocks:
+            h = block(h, embedding)
+        return nn.functional.silu(self.norm(h))
+
+
 @final
-class MLP(Network):
+class MLP(Trunk, Network):
     """Residual blocks of `width`, modulated by the noise (and the class); x has shape `(B, dim)`.
 
     Args:
@@ -52,30 +74,17 @@ class MLP(Network):
         label_dropout: float = 0.0,
         learned_variance: bool = False,
     ) -> None:
-        super().__init__()
-        for name, value in {"dim": dim, "width": width, "depth": depth}.items():
-            require(value >= 1, f"{name}={value} of MLP: need at least 1")
-        self.dim = dim
-        self.width = width
-        self.depth = depth
+        super().__init__(dim, width, depth, num_classes, label_dropout)
         self.num_classes = num_classes
         self.label_dropout = label_dropout
         self.learned_variance = learned_variance
         self.cond_dropout = label_dropout
-        self.conditioning = Conditioning(width, num_classes, label_dropout)
-        self.first = nn.Linear(dim, width)
-        self.blocks = nn.ModuleList(_Block(width) for _ in range(depth))
-        self.norm = nn.LayerNorm(width)
         self.last = nn.Linear(width, 2 * dim if learned_variance else dim)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Condition = None) -> Tensor:
-        embedding = self.conditioning(c_noise, cond)
-        h = self.first(x)
-        for block in self.blocks:
-            h = block(h, embedding)
-        return self.last(torch.nn.functional.silu(self.norm(h)))
+        return self.last(self.features(x, self.conditioning(c_noise, cond)))
 
     def check_cond(self, cond: Condition) -> None:
         self.conditioning.check_cond(cond)
