@@ -140,7 +140,7 @@ def sample(
     )
     cond = condition.from_values(cond, num_samples)
     model.check_cond(cond)
-    warn_of_scale(model)
+    warn_of_scale(model.sde, model.sigma_data)
     prepared = prepare(model, sampler, grid, num_steps, cuda_graph)
     drawn: list[Samples] = []
     with model.eval_mode():

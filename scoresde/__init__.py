@@ -1,7 +1,8 @@
 """Score-based generative modelling through stochastic differential equations."""
 
 from scoresde.bounds import ddpm_bound, elbo
-from scoresde.checkpoint import load_model, save_model, save_models
+from scoresde.checkpoint import load_classifier, load_model, models_in, save_model, save_models
+from scoresde.classification import ClassificationObjective
 from scoresde.codec import Codec, Scaling
 from scoresde.condition import Condition
 from scoresde.errors import UsageError
@@ -9,6 +10,7 @@ from scoresde.guidance import (
     APG,
     Autoguidance,
     ClassifierFreeGuidance,
+    ClassifierGuidance,
     ConditionedModel,
     GradientGuidance,
     ProductModel,
@@ -16,11 +18,12 @@ from scoresde.guidance import (
 )
 from scoresde.hybrid import HybridObjective
 from scoresde.learned_sde import LearnedVPSDE
+from scoresde.models.classifier import NoisyClassifier
 from scoresde.models.exact import ExactLabelledModel, ExactScoreModel
 from scoresde.models.network import CallableScoreModel, NetworkScoreModel
 from scoresde.models.thresholded import ThresholdedModel
 from scoresde.named_sdes import EDMSDE, VESDE, VPSDE, CosineSDE, DiscreteVPSDE, RectifiedFlowSDE, SubVPSDE
-from scoresde.networks import MLP, Network, UNet
+from scoresde.networks import MLP, ClassifierNetwork, MLPClassifier, Network, UNet, UNetClassifier
 from scoresde.noise import BatchNoise, Noise
 from scoresde.objective import (
     Batch,
@@ -67,7 +70,10 @@ __all__ = [
     "Batch",
     "BatchNoise",
     "CallableScoreModel",
+    "ClassificationObjective",
     "ClassifierFreeGuidance",
+    "ClassifierGuidance",
+    "ClassifierNetwork",
     "Codec",
     "Condition",
     "ConditionedModel",
@@ -95,6 +101,7 @@ __all__ = [
     "LikelihoodWeighting",
     "LogNormalNoiseLevels",
     "LogSigmaInput",
+    "MLPClassifier",
     "MeasuredVariance",
     "MinSNRWeighting",
     "Network",
@@ -102,6 +109,7 @@ __all__ = [
     "Noise",
     "NoiseParametrization",
     "NoiseWeighting",
+    "NoisyClassifier",
     "Objective",
     "ProductModel",
     "RectifiedFlowSDE",
@@ -114,6 +122,7 @@ __all__ = [
     "TimeInput",
     "TrainingOptions",
     "UNet",
+    "UNetClassifier",
     "UniformTimes",
     "UnitVarianceInput",
     "UsageError",
@@ -124,7 +133,9 @@ __all__ = [
     "ddpm_bound",
     "elbo",
     "fit",
+    "load_classifier",
     "load_model",
+    "models_in",
     "register",
     "save_model",
     "save_models",

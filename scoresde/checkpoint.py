@@ -24,14 +24,17 @@ from scoresde._files import write_bytes
 from scoresde._json import parse_json
 from scoresde.codec import Codec
 from scoresde.errors import UsageError, require
-from scoresde.models.network import NetworkScoreModel, plain_network
-from scoresde.parametrization import Parametrization
+from scoresde.models.base import NetworkModel, plain_network
+from scoresde.models.classifier import NoisyClassifier
+from scoresde.models.network import NetworkScoreModel
+from scoresde.parametrization import Input, Parametrization
 from scoresde.registry import construct, describe, is_registered
 from scoresde.sde import SDE
 
 FORMAT = "scoresde checkpoint 2"
 EARLIER_FORMAT = "scoresde checkpoint 1"
-SCORE = "score"  # the model that a run trains
+SCORE = NetworkScoreModel.role  # the model that a run trains
+CLASSIFIER = NoisyClassifier.role  # or this one
 
 
 @final
@@ -54,7 +57,7 @@ class Checkpoint:
     path: Path
 
     def model(self, weights: str = "ema", name: str = SCORE, network: nn.Module | None = None) -> NetworkScoreModel:
-        """A model, ready to sample from.
+        """A score model, ready to sample from.
 
         Args:
             weights: "ema" for the averaged weights, "weights" for the last ones.
@@ -62,8 +65,28 @@ class Checkpoint:
             network: the network to load the weights into; needed if its class is not registered.
 
         Raises:
-            UsageError: for a name that the file does not hold, or tensors that do not fit the description.
+            UsageError: for a name that the file does not hold, a classifier, or tensors that do not fit their
+                description.
         """
+        model = self._loaded(weights, name, network)
+        if not isinstance(model, NetworkScoreModel):
+            raise UsageError(f"{self._said(name)} is a classifier, not a score model; load it with load_classifier")
+        return model
+
+    def classifier(
+        self, weights: str = "ema", name: str = CLASSIFIER, network: nn.Module | None = None
+    ) -> NoisyClassifier:
+        """A classifier, ready to guide; arguments and errors are those of `model`."""
+        model = self._loaded(weights, name, network)
+        if not isinstance(model, NoisyClassifier):
+            raise UsageError(f"{self._said(name)} is a score model, not a classifier; load it with load_model")
+        return model
+
+    def _said(self, name: str) -> str:
+        return f"model={name!r} of {str(self.path)!r}"
+
+    def _loaded(self, weights: str, name: str, network: nn.Module | None) -> NetworkModel:
+        """A model of either kind, with its weights."""
         models = self.description["models"]
         require(
             weights in ("ema", "weights"),
@@ -82,7 +105,7 @@ class Checkpoint:
             raise UsageError(f"checkpoint: its tensors do not fit the model that it describes ({first})") from error
         return model.eval().requires_grad_(False)
 
-    def _build(self, description: Any, path: str, network: nn.Module | None) -> NetworkScoreModel:
+    def _build(self, description: Any, path: str, network: nn.Module | None) -> NetworkModel:
         """Builds a described model, with fresh weights or around a given network."""
         check_described(description, path)
         if network is None:
@@ -94,13 +117,15 @@ class Checkpoint:
             )
             with torch.random.fork_rng(devices=[]):
                 network = construct(description["network"], nn.Module, f"{path}.network")
-        return NetworkScoreModel(
-            network,
-            construct(description["sde"], SDE, f"{path}.sde"),
-            construct(description["parametrization"], Parametrization, f"{path}.parametrization"),
-            tuple(description["shape"]),
-            construct(description["codec"], Codec, f"{path}.codec"),
-        )
+        sde = construct(description["sde"], SDE, f"{path}.sde")
+        codec = construct(description["codec"], Codec, f"{path}.codec")
+        shape = tuple(description["shape"])
+        if kind_of(description) == CLASSIFIER:
+            rule = construct(description["input"], Input, f"{path}.input")
+            num_classes, sigma_data = description["num_classes"], description["sigma_data"]
+            return NoisyClassifier(network, sde, shape, num_classes, sigma_data, rule, codec)
+        rule = construct(description["parametrization"], Parametrization, f"{path}.parametrization")
+        return NetworkScoreModel(network, sde, rule, shape, codec)
 
 
 def save(path: Path, step: int, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
@@ -196,12 +221,26 @@ def _read(path: Path, with_tensors: bool = True) -> tuple[dict[str, Any], dict[s
     return header, tensors
 
 
-def save_model(model: NetworkScoreModel, path: Path | str) -> None:
-    """Writes a model to a file, to be read by `load_model`; see `save_models`."""
-    save_models({SCORE: model}, path)
+def models_in(path: Path | str) -> dict[str, str]:
+    """The models that a file holds: by name, whether each is a "score" model or a "classifier"; nothing is loaded.
+
+    Raises:
+        UsageError: for a file that cannot be read.
+    """
+    return {name: kind_of(description) for name, description in read_header(path)["models"].items()}
 
 
-def save_models(models: Mapping[str, NetworkScoreModel], path: Path | str) -> None:
+def kind_of(description: Any) -> str:
+    """Whether a description is of a "score" model or a "classifier"; files of earlier versions know only the first."""
+    return str(description.get("kind", SCORE)) if isinstance(description, Mapping) else SCORE
+
+
+def save_model(model: NetworkModel, path: Path | str) -> None:
+    """Writes a model to a file, to be read by `load_model` or `load_classifier`; see `save_models`."""
+    save_models({model.role if isinstance(model, NetworkModel) else SCORE: model}, path)
+
+
+def save_models(models: Mapping[str, NetworkModel], path: Path | str) -> None:
     """Writes models to one file, by name.
 
     For a network whose class is not registered, the file holds the weights only, and `load_model` needs the network.
@@ -217,8 +256,9 @@ def save_models(models: Mapping[str, NetworkScoreModel], path: Path | str) -> No
     for name, model in models.items():
         require(bool(name) and "." not in name, f"name={name!r} of a model: need a name without dots")
         require(
-            isinstance(model, NetworkScoreModel),
-            f"model of {type(model).__name__}: only a NetworkScoreModel has weights to save; save the one inside it",
+            isinstance(model, NetworkModel),
+            f"model of {type(model).__name__}: only a NetworkScoreModel has weights to save, and a NoisyClassifier; "
+            "save the one inside it",
         )
         descriptions[name] = describe_model(model)
         tensors |= {f"ema.{name}.{key}": value for key, value in model_state(model).items()}
@@ -244,15 +284,33 @@ def load_model(
     return load(path).model("ema", name, network).to(device)
 
 
+def load_classifier(
+    path: Path | str, device: torch.device | str = "cpu", network: nn.Module | None = None, name: str = CLASSIFIER
+) -> NoisyClassifier:
+    """Loads a classifier from a file of `save_model`, or from a run's checkpoint; as `load_model` does."""
+    return load(path).classifier("ema", name, network).to(device)
+
+
 def check_described(description: Any, path: str) -> None:
     """Raises `UsageError` for a description of a model that lacks a part; the message begins with `path`."""
-    kinds = {"network": Mapping, "sde": Mapping, "parametrization": Mapping, "codec": Mapping, "shape": Sequence}
+    kinds: dict[str, type | tuple[type, ...]] = {
+        "network": Mapping,
+        "sde": Mapping,
+        "codec": Mapping,
+        "shape": Sequence,
+    }
+    role = kind_of(description)
+    require(role in (SCORE, CLASSIFIER), f"{path}.kind={role!r}: need {SCORE!r} or {CLASSIFIER!r}")
+    if role == CLASSIFIER:
+        kinds |= {"input": Mapping, "num_classes": int, "sigma_data": (int, float)}
+    else:
+        kinds |= {"parametrization": Mapping}
     for part, kind in kinds.items():
         value = description.get(part) if isinstance(description, Mapping) else None
         require(isinstance(value, kind), f"{path}.{part}={value!r}: this description of a model is damaged")
 
 
-def describe_model(model: NetworkScoreModel) -> dict[str, Any]:
+def describe_model(model: NetworkModel) -> dict[str, Any]:
     """The description of a model, without its weights.
 
     Raises:
@@ -268,16 +326,24 @@ def describe_model(model: NetworkScoreModel) -> dict[str, Any]:
         "only these, and could not be loaded",
     )
     registered = is_registered(type(network))
-    return {
+    description = {
         "network": describe(network) if registered else {"name": type(network).__name__, "registered": False},
         "sde": describe(model.sde),
-        "parametrization": describe(model.parametrization),
         "shape": list(model.shape),
         "codec": describe(model.codec),
     }
+    if isinstance(model, NetworkScoreModel):
+        return description | {"parametrization": describe(model.parametrization)}
+    assert isinstance(model, NoisyClassifier)
+    return description | {
+        "kind": CLASSIFIER,
+        "input": describe(model.input),
+        "sigma_data": model.sigma_data,
+        "num_classes": model.num_classes,
+    }
 
 
-def model_state(model: NetworkScoreModel) -> dict[str, Tensor]:
+def model_state(model: NetworkModel) -> dict[str, Tensor]:
     """The tensors of a model by name, without the names that `torch.compile` adds."""
     state = {name: value for name, value in model.state_dict().items() if not name.startswith("network.")}
     return state | {f"network.{name}": v for name, v in plain_network(model.network).state_dict().items()}

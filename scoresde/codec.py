@@ -18,6 +18,7 @@ from torch import Tensor
 from scoresde.errors import require
 
 WIDE = (torch.float64, torch.int32, torch.int64)  # types of raw data that float32 may not resolve
+RESOLVED = 1e-6  # of a deviation: what rounding may move a value
 FAR = 8.0  # scales from 0 to the center up to which float32 holds 1e-6 of a scale
 
 
@@ -101,3 +102,16 @@ class Scaling(Codec):
 def _factor(value: float | tuple[float, ...], like: Tensor) -> float | Tensor:
     """A number, or those of the columns in a shape that broadcasts over samples `(B, C, ...)`."""
     return like.new_tensor(value).view(-1, *[1] * (like.ndim - 2)) if isinstance(value, tuple) else value
+
+
+def same_scaling(one: Codec, other: Codec) -> bool:
+    """Whether two codecs are equal, scalings but for rounding, which differs between machines."""
+    if not (isinstance(one, Scaling) and isinstance(other, Scaling)):
+        return one == other
+    centers, scales = (
+        [torch.tensor(codec_part, dtype=torch.float64) for codec_part in parts]
+        for parts in ((one.center, other.center), (one.scale, other.scale))
+    )
+    return centers[0].shape == centers[1].shape and all(
+        bool(((a - b).abs() <= RESOLVED * scales[0].abs()).all()) for a, b in (centers, scales)
+    )

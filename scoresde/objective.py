@@ -42,7 +42,7 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple, final
+from typing import ClassVar, Generic, NamedTuple, TypeVar, final
 
 import torch
 from torch import Tensor
@@ -51,6 +51,7 @@ from scoresde.bounds import prior_cost, reconstruction_cost
 from scoresde.condition import Condition
 from scoresde.errors import require
 from scoresde.learned_sde import shape_gradient
+from scoresde.models.base import NetworkModel
 from scoresde.models.network import NetworkScoreModel
 from scoresde.noise import BatchNoise
 from scoresde.score_model import ScoreModel
@@ -65,6 +66,7 @@ class Batch(NamedTuple):
 
 
 Averaged = Callable[[], contextlib.AbstractContextManager[None]]
+Model = TypeVar("Model", bound=NetworkModel)
 
 
 class TrainingTimes(ABC):
@@ -211,23 +213,25 @@ class FlowWeighting(Weighting):
         return (0.5 * (model.sde.diffusion(level.t) / level.sigma) ** 2 * level.alpha) ** 2
 
 
-class Objective(ABC):
+class Objective(ABC, Generic[Model]):
     """The quantity that training minimises. Calling it returns one loss a sample, `(B,)`; average it for a step.
 
     Attributes:
+        trains: the kind of model that it is for.
         learns_variance: whether it trains a network's second output (`scoresde.hybrid`).
     """
 
+    trains: ClassVar[type[NetworkModel]] = NetworkScoreModel
     learns_variance: ClassVar[bool] = False
 
     @abstractmethod
-    def draw(self, model: NetworkScoreModel, batch: Batch, noise: BatchNoise) -> Mapping[str, Tensor]:
+    def draw(self, model: Model, batch: Batch, noise: BatchNoise) -> Mapping[str, Tensor]:
         """The random numbers that the loss of a batch depends on, by name, one entry a sample in each: `(B, ...)`."""
 
     @abstractmethod
     def at(
         self,
-        model: NetworkScoreModel,
+        model: Model,
         batch: Batch,
         draws: Mapping[str, Tensor],
         averaged: Averaged = contextlib.nullcontext,
@@ -243,9 +247,7 @@ class Objective(ABC):
         """
 
     @final
-    def __call__(
-        self, model: NetworkScoreModel, raw: Tensor, cond: Condition = None, noise: BatchNoise | None = None
-    ) -> Tensor:
+    def __call__(self, model: Model, raw: Tensor, cond: Condition = None, noise: BatchNoise | None = None) -> Tensor:
         """Draws what is random and returns the loss of each sample.
 
         Args:
@@ -259,9 +261,7 @@ class Objective(ABC):
         return self.at(model, batch, self.draw(model, batch, noise))
 
 
-def times_and_noise(
-    times: TrainingTimes, model: NetworkScoreModel, batch: Batch, noise: BatchNoise
-) -> Mapping[str, Tensor]:
+def times_and_noise(times: TrainingTimes, model: NetworkModel, batch: Batch, noise: BatchNoise) -> Mapping[str, Tensor]:
     """A time "t" `(B,)` and a noise "eps" `(B, *shape)` for each sample."""
     return {
         "t": times.at(model.sde, noise.stratified("times")).to(model.dtype),
@@ -271,7 +271,7 @@ def times_and_noise(
 
 @final
 @dataclass(frozen=True)
-class DenoisingObjective(Objective):
+class DenoisingObjective(Objective[NetworkScoreModel]):
     """Denoising score matching: times, weight, and the network's own target. A learned path is not trained."""
 
     times: TrainingTimes = field(default_factory=UniformTimes)
@@ -297,7 +297,7 @@ class DenoisingObjective(Objective):
 
 @final
 @dataclass(frozen=True)
-class VariationalObjective(Objective):
+class VariationalObjective(Objective[NetworkScoreModel]):
     """An upper bound on -log p(x_0) / dim in nats, estimated at one uniform time a sample (`scoresde.bounds`).
 
     Prior and reconstruction at the ends, and gamma = -log_snr between them,

@@ -203,10 +203,7 @@ class ScoreModel(ABC):
 
     @final
     def _check_shape(self, x_t: Tensor) -> None:
-        if x_t.shape[1:] != self.shape:
-            raise UsageError(
-                f"x_t of shape {tuple(x_t.shape)}: this model takes (batch, {', '.join(map(str, self.shape))})"
-            )
+        check_state(x_t, self.shape)
 
 
 class WrappedModel(ScoreModel):
@@ -327,6 +324,12 @@ def with_learned_variance(model: ScoreModel, x_t: Tensor, level: Level, cond: Co
     return x0_hat, v
 
 
+def check_state(x_t: Tensor, shape: tuple[int, ...]) -> None:
+    """Raises `UsageError` unless x_t is a batch of samples of a shape."""
+    if x_t.shape[1:] != shape:
+        raise UsageError(f"x_t of shape {tuple(x_t.shape)}: this model takes (batch, {', '.join(map(str, shape))})")
+
+
 def check_data(model: ScoreModel, x_0: Tensor, cond: Condition) -> None:
     """Raises `UsageError` for data or conditions that a model cannot take."""
     require(
@@ -339,13 +342,12 @@ def check_data(model: ScoreModel, x_0: Tensor, cond: Condition) -> None:
     model.check_cond(cond)
 
 
-def warn_of_scale(model: ScoreModel) -> None:
-    """Warns if the SDE's noise levels do not span the scale of the data: it starts too narrow, or ends too noisy."""
-    largest, smallest = model.sde.span().noise_level.tolist()
-    sigma_data = model.sigma_data
+def warn_of_scale(sde: SDE, sigma_data: float) -> None:
+    """Warns if an SDE's noise levels do not span the scale of the data: it starts too narrow, or ends too noisy."""
+    largest, smallest = sde.span().noise_level.tolist()
     if largest < SPANNED * sigma_data or smallest * SPANNED > sigma_data:
         warnings.warn(
-            f"sigma_data={sigma_data:.3g}: the noise levels of {type(model.sde).__name__}, {smallest:.3g} to "
+            f"sigma_data={sigma_data:.3g}: the noise levels of {type(sde).__name__}, {smallest:.3g} to "
             f"{largest:.3g}, do not span it; scale the data to a deviation near 1, or choose other noise levels",
             stacklevel=3,
         )

@@ -28,7 +28,7 @@ LAYERS = [  # a name stands for the module and all below it; modules of one laye
     {"scoresde.score_model"},
     {"scoresde.bounds", "scoresde.models"},
     {"scoresde.guidance"},
-    {"scoresde.objective"},
+    {"scoresde.objective", "scoresde.classification"},
     {"scoresde.hybrid"},
     {"scoresde.registry"},
     {"scoresde.checkpoint"},

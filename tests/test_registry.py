@@ -13,6 +13,7 @@ from torch import nn
 
 import scoresde
 from scoresde import (
+    ClassifierNetwork,
     Codec,
     DenoisingObjective,
     LogSigmaInput,
@@ -22,6 +23,7 @@ from scoresde import (
     Scaling,
     TimeInput,
     UsageError,
+    classification,
     hybrid,
     learned_sde,
     named_sdes,
@@ -67,8 +69,11 @@ EXAMPLES = [
     objective.DenoisingObjective(objective.LogNormalNoiseLevels(std=0.5), objective.MinSNRWeighting(2.0)),
     objective.VariationalObjective(),
     hybrid.HybridObjective(objective.DiscreteTimes(30), objective.VelocityWeighting(), num_steps=15, vlb_weight=0.01),
+    classification.ClassificationObjective(objective.LogNormalNoiseLevels(std=0.7)),
     networks.MLP(2, width=8, depth=2, num_classes=3, learned_variance=True),
     networks.UNet(2, channels=4, multipliers=(1, 3), num_blocks=2, num_classes=3, label_dropout=0.2),
+    networks.MLPClassifier(2, 5, width=8, depth=2),
+    networks.UNetClassifier(2, 5, channels=4, multipliers=(1, 3), num_blocks=2),
     Scaling((0.5, 1.0), 2.0),
 ]
 
@@ -99,7 +104,11 @@ def test_every_class_comes_back_through_json(example):
 
 
 def test_the_classes_of_a_kind():
-    assert {"MLP", "UNet"} == set(filter(own, registry.classes(nn.Module)))  # LearnedVPSDE is a module as well
+    classifiers = {"MLPClassifier", "UNetClassifier"}
+    assert {"MLP", "UNet"} | classifiers == set(
+        filter(own, registry.classes(nn.Module))
+    )  # LearnedVPSDE is a module too
+    assert classifiers == set(filter(own, registry.classes(ClassifierNetwork)))
     assert {"MLP", "UNet"} == set(filter(own, registry.classes(Network)))
     assert {"TimeInput", "LogSigmaInput", "UnitVarianceInput"} == set(filter(own, registry.classes(Input)))
     assert {"Scaling"} == set(filter(own, registry.classes(Codec)))

@@ -112,7 +112,7 @@ def log_prob(
     """
     check_data(model, x_0, cond)
     size = choose_batch_size(batch_size, model.shape, model.device, graphs=1)
-    warn_of_scale(model)
+    warn_of_scale(model.sde, model.sigma_data)
     warn_of_repeats(x_0)
     flow = inversion(model.sde, num_evaluations, model.sigma_data)
     divergence = divergence or _default_divergence(x_0)
@@ -150,7 +150,7 @@ def adaptive_log_prob(
     """
     check_data(model, x_0, cond)
     size = choose_batch_size(batch_size, model.shape, model.device, graphs=1)
-    warn_of_scale(model)
+    warn_of_scale(model.sde, model.sigma_data)
     warn_of_repeats(x_0)
     check_tolerances(rtol, atol, x_0.dtype)
     largest, smallest = model.sde.span().noise_level

@@ -12,7 +12,7 @@ from scoresde import checkpoint as checkpoint_file
 from scoresde.app.flags import TrainedFlags
 from scoresde.app.run_folder import checkpoint_at
 from scoresde.checkpoint import Checkpoint
-from scoresde.data.scaling import same_scaling
+from scoresde.codec import same_scaling
 from scoresde.errors import UsageError, require
 from scoresde.guidance import APG, Autoguidance, ClassifierFreeGuidance, Linear, Rescale, Rule
 from scoresde.models.network import NetworkScoreModel

@@ -27,10 +27,9 @@ from scoresde.app.pictures import save_picture
 from scoresde.app.progress import Progress
 from scoresde.app.run_folder import RunFolder
 from scoresde.app.tracking import Tracker
-from scoresde.codec import Codec
+from scoresde.codec import Codec, same_scaling
 from scoresde.data.arrays import ArrayData
 from scoresde.data.info import DataInfo
-from scoresde.data.scaling import same_scaling
 from scoresde.errors import require
 from scoresde.registry import construct
 from scoresde.training import DivergedError, Trainer, join_world, leave_world

@@ -18,13 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scoresde.codec import Codec, Scaling
+from scoresde.codec import RESOLVED, Scaling
 from scoresde.errors import require
 
 SMALLEST_STD = 1 / 3  # of values that fill [-1, 1] well
 LARGEST_MEAN = 1 / 2  # of the same, either way
 MODERATE = (0.2, 2.0)  # deviations in the model's units that networks and noise ranges are made for
-RESOLVED = 1e-6  # of a deviation: what rounding may move a value
 BLOCK = 2**22  # entries converted at a time
 
 
@@ -98,19 +97,6 @@ def suits(values: Tensor, scaling: Scaling) -> bool:
     found = moments(values)
     unit = torch.tensor(numbers[1], dtype=torch.float64).abs().expand_as(found.std)
     return _moderate(replace(found, std=torch.where(found.std > 0, found.std, unit)), scaling)
-
-
-def same_scaling(one: Codec, other: Codec) -> bool:
-    """Whether two codecs are equal, scalings but for rounding, which differs between machines."""
-    if not (isinstance(one, Scaling) and isinstance(other, Scaling)):
-        return one == other
-    centers, scales = (
-        [torch.tensor(codec_part, dtype=torch.float64) for codec_part in parts]
-        for parts in ((one.center, other.center), (one.scale, other.scale))
-    )
-    return centers[0].shape == centers[1].shape and all(
-        bool(((a - b).abs() <= RESOLVED * scales[0].abs()).all()) for a, b in (centers, scales)
-    )
 
 
 def _moderate(found: Moments, scaling: Scaling) -> bool:

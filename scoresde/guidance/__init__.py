@@ -1,5 +1,6 @@
 """Guidance: models made from models, for every sampler."""
 
+from scoresde.guidance.classifiers import ClassifierGuidance
 from scoresde.guidance.gradients import GradientGuidance, classifier_log_prob
 from scoresde.guidance.pairs import Autoguidance, ClassifierFreeGuidance, GuidedModel
 from scoresde.guidance.products import ConditionedModel, ProductModel
@@ -10,6 +11,7 @@ __all__ = [
     "APG",
     "Autoguidance",
     "ClassifierFreeGuidance",
+    "ClassifierGuidance",
     "ConditionedModel",
     "GradientGuidance",
     "GuidedModel",

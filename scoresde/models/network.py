@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from itertools import chain
-from numbers import Integral
 from typing import final
 
 import torch
@@ -13,15 +11,15 @@ from torch import Tensor, nn
 
 from scoresde.codec import Codec, Scaling
 from scoresde.condition import Condition
-from scoresde.errors import UsageError, require
-from scoresde.networks.base import Network
-from scoresde.parametrization import Parametrization
+from scoresde.errors import UsageError
+from scoresde.models.base import NetworkModel, state_dtype
+from scoresde.parametrization import Input, Parametrization
 from scoresde.score_model import GridModel, ScoreModel, evaluating
 from scoresde.sde import SDE, Level
 
 
 @final
-class NetworkScoreModel(nn.Module, ScoreModel):
+class NetworkScoreModel(NetworkModel, ScoreModel):
     """A network under an SDE: D = c_skip x_t + c_out F(c_in x_t, c_noise, cond).
 
     A network with a second output also gives v of a learned variance; only what asks for it sees it.
@@ -36,6 +34,8 @@ class NetworkScoreModel(nn.Module, ScoreModel):
         codec: the map from raw data to the model's units and back; the identity by default.
     """
 
+    role = "score"
+
     def __init__(
         self,
         network: nn.Module,
@@ -44,39 +44,19 @@ class NetworkScoreModel(nn.Module, ScoreModel):
         shape: Sequence[int],
         codec: Codec = Scaling(),  # noqa: B008  frozen
     ) -> None:
-        super().__init__()
-        is_shape = isinstance(shape, Sequence) and all(isinstance(size, Integral) and size > 0 for size in shape)
-        require(is_shape, f"shape={shape!r}: need the shape of one sample, such as (2,)")
-        require(isinstance(sde, SDE), f"sde={sde!r}: need an SDE, such as VPSDE()")
-        require(isinstance(codec, Codec), f"codec={codec!r}: need a Codec, such as Scaling(center=127.5, scale=127.5)")
-        self.network = network
-        self.sde = sde
+        super().__init__(network, sde, shape, codec)
         self.parametrization = parametrization
-        self.shape = tuple(int(size) for size in shape)
-        self.codec = codec
 
     @property
     def sigma_data(self) -> float:
         return self.parametrization.sigma_data
 
     @property
-    def device(self) -> torch.device:
-        tensor = self._any_tensor()
-        return torch.device("cpu") if tensor is None else tensor.device
+    def input(self) -> Input:
+        return self.parametrization.input
 
-    @property
-    def dtype(self) -> torch.dtype:
-        return state_dtype(self._compute_dtype(torch.float32))
-
-    def _any_tensor(self) -> Tensor | None:
-        """A floating-point parameter or buffer, the network's if it has one."""
-        tensors = chain(self.network.parameters(), self.network.buffers(), self.parameters(), self.buffers())
-        return next((tensor for tensor in tensors if tensor.is_floating_point()), None)
-
-    def _compute_dtype(self, default: torch.dtype) -> torch.dtype:
-        """The type in which the network computes; the default if it has no tensors."""
-        tensor = self._any_tensor()
-        return default if tensor is None else tensor.dtype
+    def with_network(self, network: nn.Module) -> NetworkScoreModel:
+        return NetworkScoreModel(network, self.sde, self.parametrization, self.shape, self.codec)
 
     @property
     def learned_variance(self) -> bool:
@@ -90,11 +70,8 @@ class NetworkScoreModel(nn.Module, ScoreModel):
 
     def outputs(self, x_t: Tensor, level: Level, cond: Condition = None) -> tuple[Tensor, Tensor | None]:
         """F, and v of the learned variance; None in its place if the network has no second output."""
-        self._check_shape(x_t)
-        compute = self._compute_dtype(x_t.dtype)
-        c_in = self.parametrization.c_in(level.match_rank(x_t))
-        c_noise = self.parametrization.c_noise(level).expand(len(x_t)).to(state_dtype(compute))
-        output = self.network((c_in * x_t).to(compute), c_noise, cond)
+        x, c_noise = self.inputs(x_t, level)
+        output = self.network(x, c_noise, cond)
         if not self.learned_variance:
             return _same_shape(output, x_t).to(x_t.dtype), None
         first, second = _halves(output, x_t)
@@ -112,7 +89,7 @@ class NetworkScoreModel(nn.Module, ScoreModel):
         self._check_shape(like)
         rule = self.parametrization
         network = self.network
-        compute = self._compute_dtype(like.dtype)
+        compute = self.compute_dtype(like.dtype)
         same_type = compute == like.dtype
         c_in = rule.c_in(levels).tolist()
         scaled = [abs(factor - 1) > 1e-12 for factor in c_in]
@@ -127,11 +104,6 @@ class NetworkScoreModel(nn.Module, ScoreModel):
 
         return GridModel(rule.c_skip(levels), rule.c_out(levels), evaluate)
 
-    def contract(self) -> Network | None:
-        """The network as a `Network`; None for another module, whose conditions are unknown."""
-        inner = plain_network(self.network)
-        return inner if isinstance(inner, Network) else None
-
     def check_cond(self, cond: Condition) -> None:
         network = self.contract()
         if network is not None:
@@ -145,9 +117,6 @@ class NetworkScoreModel(nn.Module, ScoreModel):
                 "scoresde.networks.Network with null_cond"
             )
         return network.null_cond(cond, hidden)
-
-    def eval_mode(self) -> contextlib.AbstractContextManager[None]:
-        return evaluating(self)
 
 
 @final
@@ -230,18 +199,6 @@ class CallableScoreModel(ScoreModel):
         device = self._device if device is None else device
         dtype = self._dtype if dtype is None else dtype
         return CallableScoreModel(function, self.predicts, self.sde, self.shape, device, dtype)
-
-
-def plain_network(network: nn.Module) -> nn.Module:
-    """The network without the wrappers that training in several processes and `torch.compile` put around it."""
-    inner = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
-    inner = getattr(inner, "_orig_mod", inner)
-    return inner if isinstance(inner, nn.Module) else network
-
-
-def state_dtype(compute: torch.dtype) -> torch.dtype:
-    """The type of the state for a network that computes in a type: float64 for float64, float32 for every other."""
-    return torch.float64 if compute == torch.float64 else torch.float32
 
 
 def _for_each(times: Tensor, like: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:

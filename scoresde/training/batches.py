@@ -11,7 +11,7 @@ from torch import Tensor
 from scoresde import condition
 from scoresde.data.arrays import ArrayData
 from scoresde.errors import require
-from scoresde.models.network import NetworkScoreModel
+from scoresde.models.base import NetworkModel
 from scoresde.noise import key_of
 from scoresde.objective import Batch
 
@@ -28,7 +28,7 @@ class Batches(ABC):
     quantized: bool
 
     @abstractmethod
-    def check(self, model: NetworkScoreModel) -> None:
+    def check(self, model: NetworkModel) -> None:
         """Raises `UsageError` for data that the model cannot take."""
 
     @abstractmethod
@@ -36,7 +36,7 @@ class Batches(ABC):
         """The samples of one process: those at the places `share` of the batch of a step."""
 
 
-def check_shape(raw_shape: tuple[int, ...], model: NetworkScoreModel) -> None:
+def check_shape(raw_shape: tuple[int, ...], model: NetworkModel) -> None:
     """Raises `UsageError` unless the model's codec encodes data of a shape to the model's shape."""
     encoded = model.codec.encoded_shape(raw_shape)
     require(
@@ -65,7 +65,7 @@ class ArrayBatches(Batches):
         self._epoch = -1
         self._order = torch.empty(0, dtype=torch.long)
 
-    def check(self, model: NetworkScoreModel) -> None:
+    def check(self, model: NetworkModel) -> None:
         check_shape(self.raw_shape, model)
         model.check_cond(self.data.cond)
 

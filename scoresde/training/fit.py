@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from scoresde import condition
+from scoresde.classification import ClassificationObjective
 from scoresde.codec import Scaling
 from scoresde.data.arrays import ArrayData
 from scoresde.errors import UsageError, require
-from scoresde.models.network import NetworkScoreModel
-from scoresde.objective import DenoisingObjective, Objective
+from scoresde.models.base import NetworkModel
+from scoresde.models.classifier import NoisyClassifier
+from scoresde.objective import DenoisingObjective, Model, Objective
 from scoresde.training.options import TrainingOptions
 from scoresde.training.trainer import DivergedError, Trainer
 
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def fit(
-    model: NetworkScoreModel,
+    model: Model,
     data: ArrayLike,
     cond: Any = None,
     *,
@@ -34,7 +36,7 @@ def fit(
     options: TrainingOptions | None = None,
     seed: int = 0,
     progress: bool = True,
-) -> NetworkScoreModel:
+) -> Model:
     """Trains a model in memory and returns a copy of it with averaged weights, from which to sample.
 
     The model that is passed in ends with the last weights of the optimiser, which are noisier.
@@ -44,8 +46,9 @@ def fit(
         data: `(N, *raw_shape)`, in a tensor, a numpy array or lists: floats in the model's units for a model without a
             codec, otherwise raw data for its codec.
         cond: conditions with one entry a sample: `(N,)` integers for a class-conditional network, or any others that
-            the network takes (see `scoresde.condition`).
-        objective: the loss; by default the error of the noise at uniform times.
+            the network takes (see `scoresde.condition`). Of a `NoisyClassifier` the labels.
+        objective: the loss; by default, at uniform times, the error of the noise, or of a `NoisyClassifier` the
+            cross-entropy.
         options: options of the optimisation.
         seed: seed of batches, times and noises, not of the initial weights.
         progress: whether to show a bar.
@@ -64,7 +67,7 @@ def fit(
     trainer = Trainer(
         model,
         ArrayData(values, condition.from_values(cond, len(values) if values.ndim else 0)),
-        objective or DenoisingObjective(),
+        objective or _usual_objective(model),
         options or TrainingOptions(),
         seed,
     )
@@ -79,6 +82,10 @@ def fit(
         raise DivergedError(f"the last steps before step {trainer.step_number} had no finite loss: lower training.lr")
     with trainer.average.applied(model):
         return copy.deepcopy(model).eval().requires_grad_(False)
+
+
+def _usual_objective(model: NetworkModel) -> Objective:
+    return ClassificationObjective() if isinstance(model, NoisyClassifier) else DenoisingObjective()
 
 
 def _tensor(values: ArrayLike) -> Tensor:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from scoresde.errors import require
-from scoresde.models.network import NetworkScoreModel
+from scoresde.models.base import NetworkModel
+from scoresde.objective import Model
 
 
 def share(count: int, part: int, num_parts: int) -> slice:
@@ -63,15 +64,15 @@ class Parallel(ABC):
     """A way in which processes share a model in training."""
 
     @abstractmethod
-    def wrap(self, model: NetworkScoreModel) -> NetworkScoreModel:
+    def wrap(self, model: Model) -> Model:
         """The model with which to compute losses: gradients of its network are averaged over the processes."""
 
-    def groups(self, model: NetworkScoreModel) -> list[list[nn.Parameter]]:
+    def groups(self, model: NetworkModel) -> list[list[nn.Parameter]]:
         """The parameters in groups, each of which torch can compute with at once."""
         return [list(model.parameters())]
 
     @abstractmethod
-    def exchange(self, wrapped: NetworkScoreModel, last: bool) -> contextlib.AbstractContextManager[None]:
+    def exchange(self, wrapped: NetworkModel, last: bool) -> contextlib.AbstractContextManager[None]:
         """A context for a forward and a backward pass; gradients are exchanged in the last one of a step only."""
 
     @abstractmethod
@@ -87,10 +88,10 @@ class Parallel(ABC):
 class Alone(Parallel):
     """One process."""
 
-    def wrap(self, model: NetworkScoreModel) -> NetworkScoreModel:
+    def wrap(self, model: Model) -> Model:
         return model
 
-    def exchange(self, wrapped: NetworkScoreModel, last: bool) -> contextlib.AbstractContextManager[None]:
+    def exchange(self, wrapped: NetworkModel, last: bool) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
 
     def whole(self, tensor: Tensor) -> Tensor:
@@ -104,11 +105,11 @@ class Alone(Parallel):
 class Replicated(Parallel):
     """Each process holds all weights (torch's DistributedDataParallel)."""
 
-    def wrap(self, model: NetworkScoreModel) -> NetworkScoreModel:
+    def wrap(self, model: Model) -> Model:
         network = DistributedDataParallel(model.network)
-        return NetworkScoreModel(network, model.sde, model.parametrization, model.shape, model.codec)
+        return model.with_network(network)
 
-    def exchange(self, wrapped: NetworkScoreModel, last: bool) -> contextlib.AbstractContextManager[None]:
+    def exchange(self, wrapped: NetworkModel, last: bool) -> contextlib.AbstractContextManager[None]:
         network = wrapped.network
         assert isinstance(network, DistributedDataParallel)
         return contextlib.nullcontext() if last else network.no_sync()
@@ -129,7 +130,7 @@ class Sharded(Parallel):
         world: the processes.
     """
 
-    def __init__(self, model: NetworkScoreModel, world: World) -> None:
+    def __init__(self, model: NetworkModel, world: World) -> None:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import FSDPModule, fully_shard
 
@@ -144,10 +145,10 @@ class Sharded(Parallel):
         assert isinstance(network, FSDPModule)
         self._network = network
 
-    def wrap(self, model: NetworkScoreModel) -> NetworkScoreModel:
+    def wrap(self, model: Model) -> Model:
         return model
 
-    def groups(self, model: NetworkScoreModel) -> list[list[nn.Parameter]]:
+    def groups(self, model: NetworkModel) -> list[list[nn.Parameter]]:
         from torch.distributed.tensor import DTensor
 
         groups: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
@@ -155,7 +156,7 @@ class Sharded(Parallel):
             groups[isinstance(p, DTensor)].append(p)  # those of a learned SDE or codec are not sharded
         return [group for group in groups if group]
 
-    def exchange(self, wrapped: NetworkScoreModel, last: bool) -> contextlib.AbstractContextManager[None]:
+    def exchange(self, wrapped: NetworkModel, last: bool) -> contextlib.AbstractContextManager[None]:
         self._network.set_requires_gradient_sync(last)
         return contextlib.nullcontext()
 

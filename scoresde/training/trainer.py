@@ -8,7 +8,7 @@ without a saved random state, and each process computes only its own share of th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import final
+from typing import Generic, final
 
 import torch
 from torch import Tensor
@@ -16,13 +16,13 @@ from torch import Tensor
 from scoresde import condition
 from scoresde._batches import batches, choose_batch_size
 from scoresde._shape import match_rank
-from scoresde.checkpoint import SCORE
 from scoresde.codec import WIDE
 from scoresde.data.arrays import ArrayData
 from scoresde.errors import UsageError, require
+from scoresde.models.base import NetworkModel
 from scoresde.models.network import NetworkScoreModel
 from scoresde.noise import BatchNoise
-from scoresde.objective import Batch, Objective
+from scoresde.objective import Batch, Model, Objective
 from scoresde.score_model import warn_of_scale
 from scoresde.training.average import Average
 from scoresde.training.batches import ArrayBatches, Batches
@@ -37,7 +37,7 @@ class DivergedError(UsageError):
 
 
 @final
-class Trainer:
+class Trainer(Generic[Model]):
     """A model in training.
 
     Attributes:
@@ -56,13 +56,18 @@ class Trainer:
 
     def __init__(
         self,
-        model: NetworkScoreModel,
+        model: Model,
         data: Batches | ArrayData,
-        objective: Objective,
+        objective: Objective[Model],
         options: TrainingOptions,
         seed: int = 0,
         world: World = ALONE,
     ) -> None:
+        require(
+            isinstance(model, objective.trains),
+            f"objective={type(objective).__name__}: trains a {objective.trains.__name__}, and the model is a "
+            f"{type(model).__name__}",
+        )
         source = ArrayBatches(data, options.batch_size, seed) if isinstance(data, ArrayData) else data
         source.check(model)
         require(
@@ -79,11 +84,11 @@ class Trainer:
             f"training.flip=True: mirrors images, and the data have shape {source.raw_shape}; set it to False",
         )
         require(
-            objective.learns_variance or not model.learned_variance,
+            objective.learns_variance or not (isinstance(model, NetworkScoreModel) and model.learned_variance),
             f"objective {type(objective).__name__}: does not train the network's second output; take HybridObjective, "
             "or a network with learned_variance=False",
         )
-        warn_of_scale(model)
+        warn_of_scale(model.sde, model.sigma_data)
         if not any(p.requires_grad for p in model.parameters()):  # such as a model that `fit` returned
             model.requires_grad_(True)
         model.train()
@@ -235,15 +240,16 @@ class Trainer:
 
         To be called in every process, because weights may be sharded.
         """
+        role = self.model.role
         average = self.average.tensors
         moments = self.optimizer.state
         tensors = {}
         for name, value in self.model.state_dict().items():
-            tensors[f"weights.{SCORE}.{name}"] = value
-            tensors[f"ema.{SCORE}.{name}"] = average[name]
+            tensors[f"weights.{role}.{name}"] = value
+            tensors[f"ema.{role}.{name}"] = average[name]
         for name, parameter in self.model.named_parameters():
             for key, value in moments[parameter].items():
-                tensors[f"optimizer.{key}.{SCORE}.{name}"] = value
+                tensors[f"optimizer.{key}.{role}.{name}"] = value
         tensors = {name: self.parallel.whole(value) for name, value in tensors.items()}
         if self._record:
             tensors["record"] = self.world.mean(torch.stack(self._record))
@@ -258,11 +264,12 @@ class Trainer:
         Raises:
             UsageError: for tensors of another model.
         """
+        role = self.model.role
         here = self.model.state_dict()
-        weights = _part(tensors, f"weights.{SCORE}.", here)
-        average = _part(tensors, f"ema.{SCORE}.", here)
+        weights = _part(tensors, f"weights.{role}.", here)
+        average = _part(tensors, f"ema.{role}.", here)
         parameters = dict(self.model.named_parameters())
-        moments = {key: _part(tensors, f"optimizer.{key}.{SCORE}.", None) for key in MOMENTS}
+        moments = {key: _part(tensors, f"optimizer.{key}.{role}.", None) for key in MOMENTS}
         trained = moments[MOMENTS[0]].keys()  # a frozen parameter has no moments
         for key, moment in moments.items():
             known = moment.keys() == trained and moment.keys() <= parameters.keys()
@@ -289,7 +296,7 @@ class Trainer:
         self.step_number = step_number
 
 
-def _parallel(model: NetworkScoreModel, options: TrainingOptions, world: World) -> Parallel:
+def _parallel(model: NetworkModel, options: TrainingOptions, world: World) -> Parallel:
     """The way in which the processes share the model."""
     if options.shard and world.size > 1:
         return Sharded(model, world)

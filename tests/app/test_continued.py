@@ -12,8 +12,7 @@ import pytest
 from scoresde import checkpoint
 from scoresde.app.cli import main
 from scoresde.app.run_folder import RunFolder
-from scoresde.codec import Scaling
-from scoresde.data.scaling import same_scaling
+from scoresde.codec import Scaling, same_scaling
 from scoresde.training import Trainer, TrainingOptions
 from tests.app.test_train import ROLLBACK, fail_from
 from tests.mistakes import assert_mistake
