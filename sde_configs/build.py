@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from ml_collections import ConfigDict
+from torch import nn
 
 from samplers import (
     DDIM,
@@ -32,14 +33,16 @@ from samplers import (
     Trigonometric,
     UniPC,
 )
+from scoresde import condition
 from scoresde._batches import choose_batch_size
 from scoresde.codec import Codec, Scaling
 from scoresde.data import ArrayData, ReadOptions, load
 from scoresde.errors import UsageError, require, unknown_name
 from scoresde.hybrid import HybridObjective
 from scoresde.models import ThresholdedModel
+from scoresde.models.classifier import NoisyClassifier
 from scoresde.models.network import NetworkScoreModel
-from scoresde.networks import Network
+from scoresde.networks import ClassifierNetwork, Network
 from scoresde.objective import Objective
 from scoresde.parametrization import Parametrization
 from scoresde.registry import classes, construct
@@ -72,7 +75,12 @@ SAMPLERS: dict[str, type[Sampler]] = {
     "stochastic_heun": StochasticHeun,
 }
 
-FROM_DATA = {"UNet": "channels_in", "MLP": "dim"}  # the size that the data give to a built-in network
+FROM_DATA = {  # the size that the data give to a built-in network
+    "UNet": "channels_in",
+    "MLP": "dim",
+    "UNetClassifier": "channels_in",
+    "MLPClassifier": "dim",
+}
 
 
 def sampler_options(cls: type[Sampler]) -> dict[str, Any]:
@@ -102,32 +110,60 @@ def _given_scaling(config: ConfigDict) -> Scaling | None:
 
 def build_model(config: ConfigDict, train: ArrayData) -> NetworkScoreModel:
     """The model for some data, its weights drawn from the seed; the global random state is left as it was."""
+    network = _build_network(config, train, Network)
+    rule = _build_parametrization(config, train)
+    sde = construct(config.sde.to_dict(), SDE, "config.sde")
+    return NetworkScoreModel(network, sde, rule, train.codec.encoded_shape(train.shape), train.codec)
+
+
+def build_classifier(config: ConfigDict, train: ArrayData) -> NoisyClassifier:
+    """The classifier for some labelled data, which sees x_t and the noise as the score model would."""
+    labels = train.labels
+    if labels is None:
+        found = "no labels" if train.cond is None else condition.describe(train.cond, "labels")
+        hidden = "; config.data.class_conditional=False leaves them out" if not config.data.class_conditional else ""
+        raise UsageError(f"data: {found}; a classifier needs a class for each sample, a whole number{hidden}")
+    known = labels.unique().tolist()
+    require(len(known) > 1, f"data: all labels are {known[0]}; a classifier tells at least two classes apart")
+    network = _build_network(config, train, ClassifierNetwork)
+    rule = _build_parametrization(config, train)
+    sde = construct(config.sde.to_dict(), SDE, "config.sde")
+    shape = train.codec.encoded_shape(train.shape)
+    return NoisyClassifier(network, sde, shape, train.num_classes, rule.sigma_data, rule.input, train.codec)
+
+
+def _build_network(config: ConfigDict, train: ArrayData, kind: type[nn.Module]) -> nn.Module:
+    """The network for some data, its weights drawn from the seed; the global random state is left as it was."""
     network: dict[str, Any] = config.network.to_dict()
     shape = train.codec.encoded_shape(train.shape)
-    needs = {"UNet": (3, "images (channels, height, width)"), "MLP": (1, "vectors")}
-    fits = {3: "use --config.network.name=UNet", 1: "use --config.network.name=MLP or --config toy"}
+    suffix = "Classifier" if kind is ClassifierNetwork else ""
+    needs = {f"UNet{suffix}": (3, "images (channels, height, width)"), f"MLP{suffix}": (1, "vectors")}
+    fits = {
+        3: f"use --config.network.name=UNet{suffix}",
+        1: f"use --config.network.name=MLP{suffix} or --config toy",
+    }
     if network["name"] in needs:
-        axes, kind = needs[network["name"]]
+        axes, expected = needs[network["name"]]
         own = "no built-in network takes it; reshape the data, or write a network (docs/extending.md)"
         require(
             len(shape) == axes,
-            f"network.name={network['name']!r}: needs {kind}, and the data has shape {shape}; "
+            f"network.name={network['name']!r}: needs {expected}, and the data has shape {shape}; "
             f"{fits.get(len(shape), own)}",
         )
         network[FROM_DATA[network["name"]]] = shape[0]
     require(0 <= config.seed < 2**64, f"seed={config.seed}: need 0 <= seed < 2**64")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        built = construct(network | {"num_classes": train.num_classes}, Network, "config.network")
-    parametrization: dict[str, Any] = config.parametrization.to_dict()
-    parametrization["sigma_data"] = parametrization["sigma_data"] or train.rms()
-    return NetworkScoreModel(
-        built,
-        construct(config.sde.to_dict(), SDE, "config.sde"),
-        construct(parametrization, Parametrization, "config.parametrization"),
-        shape,
-        train.codec,
-    )
+        built: nn.Module = construct(network | {"num_classes": train.num_classes}, kind, "config.network")
+    return built
+
+
+def _build_parametrization(config: ConfigDict, train: ArrayData) -> Parametrization:
+    """What a network sees and emits; the scale of the data is measured unless it is given."""
+    described: dict[str, Any] = config.parametrization.to_dict()
+    described["sigma_data"] = described["sigma_data"] or train.rms()
+    rule: Parametrization = construct(described, Parametrization, "config.parametrization")
+    return rule
 
 
 def build_objective(config: ConfigDict) -> Objective:

@@ -13,7 +13,7 @@ from typing import Any
 
 from absl import flags as absl_flags
 
-from scoresde.app.flags import MODES, Flags, Mode, TrainedFlags, TrainFlags, modes_with
+from scoresde.app.flags import MODES, Flags, Mode, TrainedFlags, modes_with
 from scoresde.app.interrupt import noted_interrupts
 from scoresde.errors import UsageError, flag_error, machine_error, require, unknown_name
 
@@ -168,12 +168,14 @@ def help_text(name: str | None) -> str:
         return "\n".join([*lines, "", "fields of the configuration that it takes:", fields])
     shared = {field.name for field in dataclasses.fields(TrainedFlags)}
     lines = [EXAMPLES, "modes (python main.py --mode MODE --help shows one):"]
-    lines += [f"  {key:<14}{mode.summary}" for key, mode in MODES.items()]
-    lines += ["", "flags of --mode train:", *_describe_flags(TrainFlags)]
+    lines += [f"  {key:<18}{mode.summary}" for key, mode in MODES.items()]
+    for key, mode in MODES.items():
+        if not issubclass(mode.flags, TrainedFlags):
+            lines += ["", f"flags of --mode {key}:", *_describe_flags(mode.flags)]
     lines += ["", "flags of every other mode:", *_describe_flags(TrainedFlags)]
     for key, mode in MODES.items():
         own = _describe_flags(mode.flags, shared)
-        if key != "train" and own:
+        if issubclass(mode.flags, TrainedFlags) and own:
             lines += ["", f"and of --mode {key}:", *own]
     lines += ["", f"recipes for --config: {', '.join(recipes())}", "", "fields of the default configuration:"]
     return "\n".join([*lines, describe_fields()])

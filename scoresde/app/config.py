@@ -48,6 +48,25 @@ def load_config(sde: str | None, name: str | None) -> ConfigDict:
     return config
 
 
+def as_classifier(config: ConfigDict) -> ConfigDict:
+    """The configuration of a classifier that sees what the score model of a configuration sees.
+
+    Its network is the half of the score model's that looks, its objective has the same times, and its optimiser is that
+    of Dhariwal and Nichol 2021. A configuration that names another network is a classifier's already.
+    """
+    half = {"UNet": "UNetClassifier", "MLP": "MLPClassifier"}.get(config.network.name)
+    if half is None:
+        return config
+    network = {k: v for k, v in config.network.items() if k not in ("name", "label_dropout")}
+    times = config.objective.get("times", ConfigDict({"name": "UniformTimes"}))
+    config.network = ConfigDict({"name": half, **network})
+    config.objective = ConfigDict({"name": "ClassificationObjective", "times": times})
+    config.data.class_conditional = True
+    config.training.lr = 3e-4
+    config.training.weight_decay = 0.05
+    return config
+
+
 def _read(name: str) -> ConfigDict:
     if name in recipes():
         return importlib.import_module(f"sde_configs.{name}").get_config()

@@ -53,6 +53,20 @@ class TrainFlags(Flags):
 
 
 @dataclass(frozen=True)
+class TrainClassifierFlags(Flags):
+    """Of --mode train_classifier."""
+
+    instead: ClassVar[Mapping[str, str]] = {
+        "num_steps": "--config.training.num_steps",
+        "input": "--config.data.path",
+    }
+
+    sde: str | None = flag(None, "{sdes} (vp)")
+    config: str | None = flag(None, "a recipe, or a .py or .json file, as of the score model that it is to guide")
+    workdir: str | None = flag(None, "folder of the run (runs/<sde>-classifier)")
+
+
+@dataclass(frozen=True)
 class TrainedFlags(Flags):
     """Of modes that use a trained model."""
 
@@ -160,6 +174,11 @@ class Mode(NamedTuple):
 
 MODES = {
     "train": Mode("trains, or continues a run", TrainFlags, "scoresde.app.train:train"),
+    "train_classifier": Mode(
+        "trains a classifier of noisy samples, for guidance",
+        TrainClassifierFlags,
+        "scoresde.app.train_classifier:train_classifier",
+    ),
     "sample": Mode("draws samples from a trained model", SampleFlags, "scoresde.app.sample:sample"),
     "compare": Mode(
         "which sampler, and how many steps, for a trained model", CompareFlags, "scoresde.app.compare:compare"

@@ -185,10 +185,24 @@ class RunFolder:
 
 
 def newest_run(root: Path) -> RunFolder:
-    """The folder under `root` whose checkpoint was written last."""
-    runs = [RunFolder(path) for path in root.glob("*/") if RunFolder(path).all_checkpoints()]
+    """The run of a score model under `root` whose checkpoint was written last."""
+    runs = score_runs(root)
     require(bool(runs), f"workdir: nothing is trained yet under {str(root)!r}; {HOW_TO_TRAIN}")
     return max(runs, key=lambda run: run.all_checkpoints()[-1].stat().st_mtime)
+
+
+def score_runs(root: Path) -> list[RunFolder]:
+    """The runs under `root` that have checkpoints, other than those of classifiers."""
+    runs = [RunFolder(path) for path in root.glob("*/")]
+    return [run for run in runs if run.all_checkpoints() and not _is_of_classifier(run.all_checkpoints()[-1])]
+
+
+def _is_of_classifier(path: Path) -> bool:
+    """Whether a file is known to hold no score model; one that cannot be read is not."""
+    try:
+        return checkpoint.SCORE not in checkpoint.read_header(path)["models"]
+    except (UsageError, OSError):
+        return False
 
 
 def checkpoint_at(given: str, flag: str) -> Path:

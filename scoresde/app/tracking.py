@@ -39,7 +39,7 @@ class Tracker:
         except Exception as error:  # any failure of the service or the package: go on without it
             self._give_up(error)
 
-    def log(self, metrics: Mapping[str, float | None]) -> None:
+    def log(self, metrics: Mapping[str, Any]) -> None:
         """One line of metrics."""
         if self._run is not None:
             try:

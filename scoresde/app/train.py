@@ -9,7 +9,7 @@ import shlex
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, final
 
@@ -25,12 +25,14 @@ from scoresde.app.init_from import RECORD, Origin
 from scoresde.app.interrupt import Interruption
 from scoresde.app.pictures import save_picture
 from scoresde.app.progress import Progress
+from scoresde.app.run import Kind, Run
 from scoresde.app.run_folder import RunFolder
 from scoresde.app.tracking import Tracker
 from scoresde.codec import Codec, same_scaling
 from scoresde.data.arrays import ArrayData
 from scoresde.data.info import DataInfo
 from scoresde.errors import require
+from scoresde.models.network import NetworkScoreModel
 from scoresde.registry import construct
 from scoresde.training import DivergedError, Trainer, join_world, leave_world
 from sde_configs import build
@@ -42,10 +44,7 @@ LOWEST_LR_SCALE = 1 / 8  # after three divergences
 
 def train(flags: TrainFlags, overrides: Sequence[str]) -> int:
     """Trains what flags and overrides ask for; returns the exit status."""
-    name = flags.sde or Path(flags.config or "vp").stem
-    if flags.sde and flags.config:
-        name = f"{Path(flags.config).stem}-{flags.sde}"
-    folder = RunFolder(Path(flags.workdir or f"runs/{name}"))
+    folder = RunFolder(Path(flags.workdir or f"runs/{run_name(flags.sde, flags.config)}"))
     origin = None
     if flags.init_from is not None:
         require(flags.workdir is not None, f"init_from={flags.init_from!r}: name the new run's folder with --workdir")
@@ -59,27 +58,47 @@ def train(flags: TrainFlags, overrides: Sequence[str]) -> int:
     return status
 
 
+def run_name(sde: str | None, config: str | None) -> str:
+    """The name of a run that is not named: that of its SDE, its recipe, or both."""
+    recipe = Path(config or "vp").stem
+    if sde and config:
+        return f"{recipe}-{sde}"
+    return sde or recipe
+
+
 @final
-@dataclass(frozen=True)
-class Run:
-    """A run in training: its folder, its trainer, and what its checkpoints say of it."""
+class ScoreKind(Kind):
+    """A run that trains a score model."""
 
-    folder: RunFolder
-    trainer: Trainer
-    config: ConfigDict
-    description: dict[str, Any]
-    info: DataInfo
-    data: ArrayData
-    held_out: ArrayData | None
-    origin: Origin | None
+    def build_model(self, config: ConfigDict, data: ArrayData) -> NetworkScoreModel:
+        return build.build_model(config, data)
 
-    @property
-    def leader(self) -> bool:
-        """Whether this process is the one that writes and prints."""
-        return self.trainer.world.leader
+    def measure(self, run: Run, held_out: ArrayData) -> dict[str, Any]:
+        return {}
+
+    def draw(self, run: Run) -> None:
+        """Samples, by 20 Heun steps."""
+        trainer = run.trainer
+        info = run.info
+        labels = torch.arange(DEMO_SAMPLES) % info.num_classes if info.num_classes else None
+        with trainer.average.applied(trainer.model):
+            size = build.build_batch_size(run.config, trainer.model.shape, trainer.device)
+            x, _ = sample(trainer.model, Heun(), DEMO_SAMPLES, cond=labels, batch_size=size)
+            raw = trainer.model.codec.decode(x).cpu()
+        if run.leader:
+            save_picture(run.folder.demo(trainer.step_number), raw, info, labels)
+
+    def next_step(self, folder: RunFolder) -> str:
+        return f"sample: python main.py --mode sample --sampler pc --workdir {shlex.quote(str(folder.path))}"
 
 
-def train_in(folder: RunFolder, config: ConfigDict, device: torch.device, origin: Origin | None = None) -> int:
+def train_in(
+    folder: RunFolder,
+    config: ConfigDict,
+    device: torch.device,
+    origin: Origin | None = None,
+    kind: Kind = ScoreKind(),  # noqa: B008  without state
+) -> int:
     """Trains, or continues, the run in a folder; returns the exit status.
 
     Args:
@@ -87,10 +106,11 @@ def train_in(folder: RunFolder, config: ConfigDict, device: torch.device, origin
         config: all that the run depends on, beside its origin.
         device: where to compute.
         origin: the checkpoint with whose weights a new run begins; fresh weights by default.
+        kind: what is trained.
     """
     for name in ("every", "checkpoint_every", "keep"):
         require(config.logging[name] >= 1, f"config.logging.{name}={config.logging[name]}: need at least 1")
-    run = build_run(folder, config, device, origin)
+    run = build_run(folder, config, device, origin, kind)
     trainer = run.trainer
     with _claimed(run):
         newest = resume(run)
@@ -110,13 +130,13 @@ def train_in(folder: RunFolder, config: ConfigDict, device: torch.device, origin
         received = loop(run)
     if run.leader and received is None:
         print(f"trained; the checkpoint is {folder.checkpoint_path(trainer.step_number)}")
-        print(f"sample: python main.py --mode sample --sampler pc --workdir {shlex.quote(str(folder.path))}")
+        print(kind.next_step(folder))
     elif run.leader:
         print(f"stopped at step {trainer.step_number}, saved in {folder.path}; the same command goes on from there")
     return 0 if received is None else 128 + received
 
 
-def build_run(folder: RunFolder, config: ConfigDict, device: torch.device, origin: Origin | None) -> Run:
+def build_run(folder: RunFolder, config: ConfigDict, device: torch.device, origin: Origin | None, kind: Kind) -> Run:
     """The run as it begins: with fresh weights, or with those of its origin if the folder has no checkpoints yet."""
     world, device = join_world(device)
     plain_config = json.loads(config.to_json_best_effort())
@@ -126,19 +146,20 @@ def build_run(folder: RunFolder, config: ConfigDict, device: torch.device, origi
         data = replace(data, codec=codec)
         held_out = None if held_out is None else replace(held_out, codec=codec)
     choose_threads(config.training.batch_size // world.size * math.prod(data.shape))
-    model = build.build_model(config, data).to(device)
+    model = kind.build_model(config, data).to(device)
     info = DataInfo.of(data, held_out)
     description = {
-        "models": {checkpoint.SCORE: checkpoint.describe_model(model)},
+        "models": {model.role: checkpoint.describe_model(model)},
         "data": info.to_json(),
         "config": plain_config,
     }
     if origin is not None:
         description[RECORD] = origin.to_json()
         if not folder.all_checkpoints():
+            assert isinstance(model, NetworkScoreModel)
             origin.load_into(model, data.class_names)
     trainer = Trainer(model, data, build.build_objective(config), build.build_options(config), config.seed, world)
-    return Run(folder, trainer, config, description, info, data, held_out, origin)
+    return Run(folder, trainer, kind, config, description, info, data, held_out, origin)
 
 
 @contextlib.contextmanager
@@ -233,8 +254,8 @@ def _check_continues(run: Run, newest: checkpoint.Checkpoint) -> None:
         RECORD not in newest.description or run.origin is not None,
         f"{source}: its run began from a checkpoint; go on by the same command, with --init_from",
     )
-    described = newest.description["models"].get(checkpoint.SCORE)
-    checkpoint.check_described(described, f"checkpoint={str(newest.path)!r}: models.{checkpoint.SCORE}")
+    described = newest.description["models"].get(run.trainer.model.role)
+    checkpoint.check_described(described, f"checkpoint={str(newest.path)!r}: models.{run.trainer.model.role}")
     was = construct(described["codec"], Codec, "codec")
     now = run.data.codec
     require(
@@ -287,15 +308,15 @@ def loop(run: Run) -> int | None:
                 except DivergedError as error:
                     roll_back(run, error)
                     continue
-                if to_save and run.held_out is not None:
-                    metrics["held_out_loss"] = trainer.held_out_loss(run.held_out)
+                if to_save:
+                    metrics |= measure_held_out(run)
                 log(run, metrics, time.monotonic() - start, tracker)
                 note = f"loss {metrics['loss']:.4f}" if metrics["loss"] is not None else "loss not finite"
             progress.update(step, note)
             if to_save:
                 save(run)
             if step in demo_steps(run):
-                draw_demo(run)
+                run.kind.draw(run)
             if trainer.world.size == 1 or to_log:
                 stop = trainer.world.any(interruption.signal is not None, trainer.device)
                 received = (interruption.signal or signal.SIGTERM) if stop else None
@@ -309,11 +330,18 @@ def save_origin(run: Run, tracker: Tracker) -> None:
     if run.leader:
         run.folder.cut_logs(-1)
     if run.held_out is not None:
-        log(run, {"step": 0, "held_out_loss": run.trainer.held_out_loss(run.held_out)}, 0.0, tracker)
+        log(run, {"step": 0} | measure_held_out(run), 0.0, tracker)
     save(run)
 
 
-def log(run: Run, metrics: dict[str, float | None], seconds: float, tracker: Tracker) -> None:
+def measure_held_out(run: Run) -> dict[str, Any]:
+    """The loss of the held-out samples, if there are any, and what else their kind of model is judged by."""
+    if run.held_out is None:
+        return {}
+    return {"held_out_loss": run.trainer.held_out_loss(run.held_out)} | run.kind.measure(run, run.held_out)
+
+
+def log(run: Run, metrics: dict[str, Any], seconds: float, tracker: Tracker) -> None:
     """Writes a line of metrics, and when it was."""
     if run.leader:
         run.folder.append(run.folder.metrics, metrics)
@@ -348,17 +376,4 @@ def draw_lost_demo(run: Run) -> None:
     step = run.trainer.step_number
     lost = step > 0 and step in demo_steps(run) and not run.folder.demo(step).exists()
     if run.trainer.world.any(lost and run.leader, run.trainer.device):
-        draw_demo(run)
-
-
-def draw_demo(run: Run) -> None:
-    """A quick look at what the averaged model has learned: 20 Heun steps."""
-    trainer = run.trainer
-    info = run.info
-    labels = torch.arange(DEMO_SAMPLES) % info.num_classes if info.num_classes else None
-    with trainer.average.applied(trainer.model):
-        size = build.build_batch_size(run.config, trainer.model.shape, trainer.device)
-        x, _ = sample(trainer.model, Heun(), DEMO_SAMPLES, cond=labels, batch_size=size)
-        raw = trainer.model.codec.decode(x).cpu()
-    if run.leader:
-        save_picture(run.folder.demo(trainer.step_number), raw, info, labels)
+        run.kind.draw(run)

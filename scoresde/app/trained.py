@@ -83,6 +83,11 @@ class Trained:
             f"{source}: was saved from Python and holds a model alone; sample from it there: "
             f"samplers.sample(scoresde.load_model({str(loaded.path)!r}), samplers.Heun(), 100)",
         )
+        models = loaded.description["models"]
+        require(
+            checkpoint_file.SCORE in models,
+            f"{source}: holds a {' and a '.join(models)} and no score model; give a run of --mode train",
+        )
         config = of_checkpoint(loaded.description["config"])
         require(
             wanted in (None, config.sde.name),

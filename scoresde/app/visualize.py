@@ -13,6 +13,7 @@ from scoresde.app.figures import denoising, density, langevin, schedule, score_f
 from scoresde.app.figures.subject import TRAINED_IN_SECONDS, FigureOptions, Subject, subject_of_data, subject_of_run
 from scoresde.app.files import output_path
 from scoresde.app.flags import VisualizeFlags
+from scoresde.app.run_folder import score_runs
 from scoresde.app.trained import Trained
 from scoresde.errors import UsageError, require, unknown_name
 
@@ -95,7 +96,7 @@ def _subject(flags: VisualizeFlags, overrides: Sequence[str], figure: FigureSpec
     """
     device = choose_device(flags.device)
     given = flags.sde or flags.config or any(a.startswith("--config.") for a in overrides)
-    newest = not (figure.of_sde or given) and any(Path("runs").glob("*/checkpoints/step-*.safetensors"))
+    newest = not (figure.of_sde or given) and bool(score_runs(Path("runs")))
     if flags.checkpoint or flags.workdir or newest:
         require(
             flags.config is None,

@@ -10,6 +10,7 @@ from scoresde.metrics.bits import (
 )
 from scoresde.metrics.classifier import Classifier, Judgement, judge, train_classifier
 from scoresde.metrics.frechet import frechet_distance
+from scoresde.metrics.noise_levels import LevelScores, score_by_noise_level
 from scoresde.metrics.sliced import sliced_wasserstein
 from scoresde.metrics.variational_dequantization import VariationalDequantization, train_dequantization
 
@@ -18,6 +19,7 @@ __all__ = [
     "Classifier",
     "Dequantization",
     "Judgement",
+    "LevelScores",
     "TruncatedNormalDequantization",
     "UniformDequantization",
     "VariationalDequantization",
@@ -25,6 +27,7 @@ __all__ = [
     "dequantize",
     "frechet_distance",
     "judge",
+    "score_by_noise_level",
     "sliced_wasserstein",
     "train_classifier",
     "train_dequantization",

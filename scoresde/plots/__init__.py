@@ -1,6 +1,6 @@
 """Pictures from arrays, without models or solvers."""
 
-from scoresde.plots.curves import error_curves, langevin, schedules, training
+from scoresde.plots.curves import classification, error_curves, langevin, schedules, training
 from scoresde.plots.fields import densities, score_curves, score_fields
 from scoresde.plots.images import Strip, image_grid, image_strips
 from scoresde.plots.paths import Paths, TimeSpace, trajectories
@@ -12,6 +12,7 @@ __all__ = [
     "Paths",
     "Strip",
     "TimeSpace",
+    "classification",
     "densities",
     "error_curves",
     "image_grid",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -196,5 +197,33 @@ def training(
     right.set(xscale="log", yscale="log", xlabel=f"noise level $\\sigma/\\alpha$ ({unit})")
     right.set_ylabel(f"mean $|D - x_0|^2$ / dim (({unit})$^2$)")
     right.set_title("error by noise level", fontsize=10)
+    right.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def classification(
+    noise_levels: Tensor, losses: Mapping[str, Tensor], accuracies: Mapping[str, Tensor], num_classes: int
+) -> Figure:
+    """Loss and accuracy of a classifier of noisy samples at each noise level, beside those of a guess.
+
+    Args:
+        noise_levels: sigma / alpha, `(n,)`.
+        losses: for each curve the mean of -log p(y | x_t) in nats, `(n,)`.
+        accuracies: for each curve the share of samples that are classified rightly, `(n,)`.
+        num_classes: classes that are told apart.
+    """
+    figure = new_figure(8, 3.5)
+    left, right = figure.subplots(1, 2)
+    guess = {"loss": math.log(num_classes), "accuracy": 1 / num_classes}
+    panels = {"loss": (left, losses, "$-\\log p(y\\,|\\,x_t)$ (nats)"), "accuracy": (right, accuracies, "accuracy")}
+    for title, (axes, curves, label) in panels.items():
+        for k, (name, values) in enumerate(curves.items()):
+            look = {"color": COLOURS[k % len(COLOURS)], "linestyle": DASHES[k % 4]}
+            axes.plot(numbers("noise_levels", noise_levels), numbers(name, values), label=name, **look)
+        axes.axhline(guess[title], color="black", linewidth=0.8, linestyle=":", label="a guess")
+        axes.set(xscale="log", xlabel="noise level $\\sigma/\\alpha$ (data units)", ylabel=label)
+        axes.set_title(f"{title} by noise level", fontsize=10)
+    left.set_ylim(bottom=0)
+    right.set_ylim(0, 1.02)
     right.legend(frameon=False, fontsize=9)
     return figure

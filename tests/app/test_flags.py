@@ -16,10 +16,13 @@ ALL = sorted({name for names in NAMES.values() for name in names})
 
 
 def test_the_modes_are_these():
-    assert set(MODES) == {"train", "sample", "compare", "calibrate", "evaluate", "invert", "interpolate", "visualize"}
+    assert set(MODES) == {
+        *("train", "train_classifier", "sample", "compare", "calibrate", "evaluate", "invert", "interpolate"),
+        "visualize",
+    }
     for name, mode in MODES.items():
         assert callable(mode.load()), name
-        assert issubclass(mode.flags, TrainedFlags) == (name != "train")
+        assert issubclass(mode.flags, TrainedFlags) == (not name.startswith("train"))
 
 
 def test_every_flag_is_described():

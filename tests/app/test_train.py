@@ -80,7 +80,7 @@ def test_an_interrupted_run_goes_on_as_if_never_stopped(whole, tmp_path, monkeyp
 
 def test_a_signal_while_a_picture_is_drawn_is_not_lost(whole, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(train_module, "draw_demo", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        patch.setattr(train_module.ScoreKind, "draw", lambda *_: os.kill(os.getpid(), signal.SIGINT))
         assert train(tmp_path) == 130
     assert RunFolder(tmp_path).newest_checkpoint().step == 5
     assert train(tmp_path) == 0

@@ -1,0 +1,57 @@
+"""A run in training, and what depends on the kind of model that it trains."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, final
+
+from ml_collections import ConfigDict
+
+from scoresde.app.init_from import Origin
+from scoresde.app.run_folder import RunFolder
+from scoresde.data.arrays import ArrayData
+from scoresde.data.info import DataInfo
+from scoresde.models.base import NetworkModel
+from scoresde.training import Trainer
+
+
+@final
+@dataclass(frozen=True)
+class Run:
+    """A run in training: its folder, its trainer, and what its checkpoints say of it."""
+
+    folder: RunFolder
+    trainer: Trainer
+    kind: Kind
+    config: ConfigDict
+    description: dict[str, Any]
+    info: DataInfo
+    data: ArrayData
+    held_out: ArrayData | None
+    origin: Origin | None
+
+    @property
+    def leader(self) -> bool:
+        """Whether this process is the one that writes and prints."""
+        return self.trainer.world.leader
+
+
+class Kind(ABC):
+    """What runs do differently for different kinds of models. All processes of a run call it; the leader writes."""
+
+    @abstractmethod
+    def build_model(self, config: ConfigDict, data: ArrayData) -> NetworkModel:
+        """The model with fresh weights."""
+
+    @abstractmethod
+    def measure(self, run: Run, held_out: ArrayData) -> dict[str, Any]:
+        """What is logged of held-out samples at a checkpoint, beside their loss."""
+
+    @abstractmethod
+    def draw(self, run: Run) -> None:
+        """Draws a quick look at what the averaged model has learned, `run.folder.demo(step)`."""
+
+    @abstractmethod
+    def next_step(self, folder: RunFolder) -> str:
+        """What to do with the trained model, in one line."""
