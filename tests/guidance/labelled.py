@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 
-from scoresde import ExactLabelledModel, GaussianMixture
+from scoresde import (
+    VPSDE,
+    ExactLabelledModel,
+    GaussianMixture,
+    MLPClassifier,
+    NoisyClassifier,
+    TrainingOptions,
+    fit,
+)
 from tests.analytic import mixture
 
 
@@ -32,3 +42,26 @@ def powered_score(model, x_t, level, cond, w):
     whole = model.mixture.log_prob(x, level.alpha, level.sigma)
     own = joint.gather(1, cond[:, None])[:, 0]
     return torch.autograd.grad(((1 - w) * whole + w * own).sum(), x)[0]
+
+
+def labelled_samples(model, num_samples, seed=0):
+    """Clean samples of an exact model, and their classes."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.multinomial(model.probabilities, num_samples, replacement=True, generator=generator)
+    x = torch.empty(num_samples, *model.shape, dtype=model.dtype)
+    for label, target in enumerate(model.targets):
+        own = labels == label
+        x[own] = target.sample(int(own.sum()), generator)
+    return x, labels
+
+
+@functools.cache
+def trained_classifier():
+    """A small classifier of `labelled`, under the VP SDE, trained in seconds."""
+    x, labels = labelled_samples(labelled(VPSDE()), 20_000)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = MLPClassifier(2, 3, width=48, depth=2)
+    classifier = NoisyClassifier(network, VPSDE(), (2,), 3, sigma_data=x.std().item())
+    options = TrainingOptions(num_steps=600, batch_size=256, lr=5e-3, ema_decay=0.98)
+    return fit(classifier, x.float(), labels, options=options, progress=False)
