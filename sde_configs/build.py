@@ -124,7 +124,8 @@ def build_classifier(config: ConfigDict, train: ArrayData) -> NoisyClassifier:
         hidden = "; config.data.class_conditional=False leaves them out" if not config.data.class_conditional else ""
         raise UsageError(f"data: {found}; a classifier needs a class for each sample, a whole number{hidden}")
     known = labels.unique().tolist()
-    require(len(known) > 1, f"data: all labels are {known[0]}; a classifier tells at least two classes apart")
+    only = train.class_names[known[0]] if train.class_names else known[0]
+    require(len(known) > 1, f"data: all samples are of class {only}; a classifier tells at least two apart")
     network = _build_network(config, train, ClassifierNetwork)
     rule = _build_parametrization(config, train)
     sde = construct(config.sde.to_dict(), SDE, "config.sde")

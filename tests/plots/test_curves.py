@@ -60,3 +60,18 @@ def test_training_is_drawn_with_what_there_is(loss):
 def test_training_needs_a_step():
     with pytest.raises(UsageError, match="records: hold no step"):
         plots.training({"step": [], "loss": [], "grad_norm": []}, torch.ones(1), {"learned": torch.ones(1)})
+
+
+def test_a_classifier_is_shown_beside_a_guess():
+    levels = torch.logspace(-2, 1, 4)
+    losses = {"training": torch.tensor([0.1, 0.2, 0.9, 1.3]), "held out": torch.tensor([0.2, 0.3, 1.0, 1.4])}
+    accuracies = {name: 1 - loss / 2 for name, loss in losses.items()}
+    figure = plots.classification(levels, losses, accuracies, 4)
+    for axes, curves, guess in zip(figure.axes, (losses, accuracies), (math.log(4), 0.25), strict=True):
+        lines = {line.get_label(): line for line in axes.lines}
+        assert lines["a guess"].get_ydata()[0] == guess
+        for name, values in curves.items():
+            assert lines[name].get_ydata().tolist() == values.tolist()
+        assert axes.get_xscale() == "log"
+        assert axes.get_ylim()[0] <= 0
+    assert drawn(figure) > 5000
