@@ -9,7 +9,7 @@ import inspect
 from pathlib import Path
 
 from scoresde.app.config import documented_fields, recipes
-from scoresde.networks import Network
+from scoresde.networks import ClassifierNetwork, Network
 from scoresde.objective import Objective, TrainingTimes, Weighting
 from scoresde.parametrization import Input, Parametrization
 from scoresde.registry import classes
@@ -34,6 +34,7 @@ A run keeps all fields in `config.json`; of a trained model only those of `sampl
 
 KINDS = {
     "network": Network,
+    "network (of --mode train_classifier)": ClassifierNetwork,
     "sde": SDE,
     "parametrization": Parametrization,
     "parametrization.input": Input,
@@ -50,7 +51,8 @@ def page() -> str:
     for name, value, comment in documented_fields():
         text += f"| `{name}` | `{value!r}` | {comment.replace('|', 'or')} |\n"
     for section, kind in KINDS.items():
-        text += f"\n## Classes for `{section}.name`, with the fields that stand beside it\n\n"
+        field, _, mode = section.partition(" ")
+        text += f"\n## Classes for `{field}.name`{mode and ' ' + mode}, with the fields that stand beside it\n\n"
         text += "| class | fields |\n|---|---|\n"
         for name, cls in classes(kind).items():
             if not cls.__module__.startswith("scoresde."):
