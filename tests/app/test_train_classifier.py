@@ -21,7 +21,8 @@ from scoresde.app.run_folder import RunFolder
 from scoresde.training import Trainer
 from tests.app.test_faults import assert_named, inject
 from tests.mistakes import assert_mistake
-from tests.runs import LOGGED, SAMPLE, assert_same_run, contents, logged_steps, records
+from tests.processes import run
+from tests.runs import LOGGED, SAMPLE, assert_same_run, contents, final_tensors, logged_steps, records
 
 CLASSIFIER = ["--mode=train_classifier", "--device=cpu", *LOGGED[1:]]
 LEVELS = {"noise_levels", "held_out_loss_by_level", "held_out_accuracy_by_level"}
@@ -228,3 +229,14 @@ def test_a_loaded_classifier_knows_its_noise_levels(whole):
     largest, smallest = VPSDE().span().noise_level.tolist()
     assert classifier.noise_range() == pytest.approx((smallest, largest))
     assert torch.isfinite(classifier.logits(torch.zeros(1, 2), VPSDE().level(torch.tensor(0.5)))).all()
+
+
+def test_two_processes_train_as_one(whole, tmp_path):
+    run(2, tmp_path, *CLASSIFIER, "--workdir=two")
+    one, two = (records(RunFolder(folder))[-1] for folder in (whole, tmp_path / "two"))
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        assert two[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+    one, two = (final_tensors(folder) for folder in (whole, tmp_path / "two"))
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-5, msg=name)
