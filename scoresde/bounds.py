@@ -37,7 +37,7 @@ from scoresde._shape import match_rank
 from scoresde.condition import Condition
 from scoresde.errors import require
 from scoresde.noise import Noise
-from scoresde.reverse import MeasuredVariance, decoder_range, step_cost, variance_range
+from scoresde.reverse import MeasuredVariance, decoder_log_prob, decoder_range, step_cost, variance_range
 from scoresde.score_model import ScoreModel, check_data, warn_of_repeats, with_learned_variance
 from scoresde.sde import SDE, Level
 from scoresde.targets import Target
@@ -373,33 +373,6 @@ def _decode(
     x0_hat = model.denoise_at(x_t, level, cond)
     share = variance.at(levels[-1:]).clamp(min=SMALLEST) if isinstance(variance, MeasuredVariance) else 1.0
     return x0_hat, (last.noise_level * share**0.5).expand(len(x_t))
-
-
-def decoder_log_prob(
-    x_0: Tensor,
-    mean: Tensor,
-    std: Tensor,
-    bin_width: float | Tensor,
-    low: float | Tensor,
-    high: float | Tensor,
-) -> Tensor:
-    """Log mass of N(mean, std^2) in the bin of each entry of x_0, `(B, *)`, nats (Ho et al. 2020, equation 13).
-
-    Args:
-        x_0: data on the levels low, low + bin_width, .., high.
-        mean: `(B, *)`.
-        std: `(B,)`, or `(B, *)`.
-        bin_width, low, high: as in `ddpm_bound`.
-    """
-    x = x_0.double()
-    std = match_rank(std.double(), x_0)
-    lower = torch.where(x < low + 0.5 * bin_width, -math.inf, (x - 0.5 * bin_width - mean) / std)
-    upper = torch.where(x > high - 0.5 * bin_width, math.inf, (x + 0.5 * bin_width - mean) / std)
-    # bins in the upper tail are reflected to the lower one, where log_ndtr keeps its digits
-    reflect = lower > 0
-    smaller = torch.special.log_ndtr(torch.where(reflect, -upper, lower))
-    larger = torch.special.log_ndtr(torch.where(reflect, -lower, upper))
-    return larger + torch.log(-torch.expm1(smaller - larger))
 
 
 def _check_levels(x_0: Tensor, bin_width: float | Tensor, low: float | Tensor, high: float | Tensor) -> None:

@@ -26,7 +26,6 @@ from typing import final
 import torch
 from torch import Tensor
 
-from scoresde.bounds import decoder_log_prob
 from scoresde.codec import Scaling
 from scoresde.errors import UsageError, require
 from scoresde.models.network import NetworkScoreModel
@@ -42,7 +41,7 @@ from scoresde.objective import (
     UniformTimes,
     Weighting,
 )
-from scoresde.reverse import decoder_range, step_cost, variance_range
+from scoresde.reverse import decoder_log_prob, decoder_range, step_cost, variance_range
 from scoresde.sde import SDE, Level
 
 

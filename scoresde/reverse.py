@@ -31,12 +31,14 @@ decoder is the error.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import final
 
 import torch
 from torch import Tensor
 
+from scoresde._shape import match_rank
 from scoresde.errors import require
 from scoresde.sde import Level
 
@@ -65,6 +67,33 @@ def step_cost(error: Tensor, growth: Tensor, s: Level, t: Level) -> Tensor:
 def decoder_range(s: Level, t: Level) -> Tensor:
     """log of the ratio of the decoder's two variances at a level s, at which a step from t arrived: -log(1 - r^2)."""
     return -torch.log(-torch.expm1((t.log_snr - s.log_snr).clamp(max=-NEAREST)))
+
+
+def decoder_log_prob(
+    x_0: Tensor,
+    mean: Tensor,
+    std: Tensor,
+    bin_width: float | Tensor,
+    low: float | Tensor,
+    high: float | Tensor,
+) -> Tensor:
+    """Log mass of N(mean, std^2) in the bin of each entry of x_0, `(B, *)`, nats (Ho et al. 2020, equation 13).
+
+    Args:
+        x_0: data on the levels low, low + bin_width, .., high.
+        mean: `(B, *)`.
+        std: `(B,)`, or `(B, *)`.
+        bin_width, low, high: as in `scoresde.bounds.ddpm_bound`.
+    """
+    x = x_0.double()
+    std = match_rank(std.double(), x_0)
+    lower = torch.where(x < low + 0.5 * bin_width, -math.inf, (x - 0.5 * bin_width - mean) / std)
+    upper = torch.where(x > high - 0.5 * bin_width, math.inf, (x + 0.5 * bin_width - mean) / std)
+    # bins in the upper tail are reflected to the lower one, where log_ndtr keeps its digits
+    reflect = lower > 0
+    smaller = torch.special.log_ndtr(torch.where(reflect, -upper, lower))
+    larger = torch.special.log_ndtr(torch.where(reflect, -lower, upper))
+    return larger + torch.log(-torch.expm1(smaller - larger))
 
 
 @final

@@ -28,7 +28,8 @@ from scoresde import (
     ddpm_bound,
     elbo,
 )
-from scoresde.bounds import decoder_log_prob, prior_cost, reconstruction_cost
+from scoresde.bounds import prior_cost, reconstruction_cost
+from scoresde.reverse import decoder_log_prob
 from tests.analytic import SDES, gaussian, mixture, network_model
 from tests.densities import exact_log_prob
 from tests.losses import whole_batch
