@@ -57,7 +57,7 @@ def as_classifier(config: ConfigDict) -> ConfigDict:
     half = {"UNet": "UNetClassifier", "MLP": "MLPClassifier"}.get(config.network.name)
     if half is None:
         return config
-    network = {k: v for k, v in config.network.items() if k not in ("name", "label_dropout")}
+    network = {k: v for k, v in config.network.items() if k not in ("name", "label_dropout", "learned_variance")}
     times = config.objective.get("times", ConfigDict({"name": "UniformTimes"}))
     config.network = ConfigDict({"name": half, **network})
     config.objective = ConfigDict({"name": "ClassificationObjective", "times": times})

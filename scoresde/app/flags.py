@@ -73,9 +73,11 @@ class TrainedFlags(Flags):
     sde: str | None = flag(None, "the run of an SDE, runs/<sde> (the newest run)")
     workdir: str | None = flag(None, "folder of the run (the newest run)")
     checkpoint: str | None = flag(None, "a file; in no run, samples/ lies beside it (the newest of the run)")
-    guidance: float | None = flag(None, "weight of classifier-free guidance, 1 is off: see docs/guidance.md (off)")
+    guidance: float | None = flag(None, "weight of guidance: see docs/guidance.md (none)")
     guidance_interval: str | None = flag(None, "noise levels with guidance, as in 0.3,1.6 (all)")
-    guide_with: str | None = flag(None, "a worse checkpoint of the same data, or its run: guide away from that instead")
+    guide_with: str | None = flag(
+        None, "a classifier's checkpoint or run: guide by it; a worse model's: guide away from it"
+    )
 
 
 @dataclass(frozen=True)

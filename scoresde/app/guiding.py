@@ -13,8 +13,17 @@ from scoresde.app.flags import TrainedFlags
 from scoresde.app.run_folder import checkpoint_at
 from scoresde.checkpoint import Checkpoint
 from scoresde.codec import same_scaling
+from scoresde.data.info import DataInfo
 from scoresde.errors import UsageError, require
-from scoresde.guidance import APG, Autoguidance, ClassifierFreeGuidance, Linear, Rescale, Rule
+from scoresde.guidance import (
+    APG,
+    Autoguidance,
+    ClassifierFreeGuidance,
+    ClassifierGuidance,
+    Linear,
+    Rescale,
+    Rule,
+)
 from scoresde.models.network import NetworkScoreModel
 from scoresde.score_model import ScoreModel
 
@@ -25,16 +34,17 @@ class Guiding:
     """How a trained model is guided.
 
     Attributes:
-        scale: the weight w; 1 is off.
+        scale: the weight w, 1 is off; of a classifier gamma, 0 is off.
         interval: noise levels with guidance, or None for all.
         rule: how estimates are combined.
-        worse: the checkpoint to guide away from; None for the model without its condition.
+        other: a checkpoint: of a classifier to guide by, or of a model to guide away from; None for the model without
+            its condition.
     """
 
     scale: float
     interval: tuple[float, float] | None
     rule: Rule
-    worse: Checkpoint | None
+    other: Checkpoint | None
 
     @classmethod
     def of(cls, flags: TrainedFlags, config: ConfigDict) -> Guiding:
@@ -54,27 +64,51 @@ class Guiding:
         if scale is None:
             return cls(1.0, None, rule, None)
         given = flags.guide_with
-        worse = None if given is None else checkpoint_file.load(checkpoint_at(given, "guide_with"))
-        return cls(scale, _interval(flags.guidance_interval), rule, worse)
+        other = None if given is None else checkpoint_file.load(checkpoint_at(given, "guide_with"))
+        guiding = cls(scale, _interval(flags.guidance_interval), rule, other)
+        require(
+            not guiding.by_classifier or isinstance(rule, Linear),
+            f"config.sampling.guidance={rule}: is for guidance away from a reference, not by a classifier",
+        )
+        return guiding
 
     @property
     def is_off(self) -> bool:
         """Whether the model is left as it is."""
-        return self.scale == 1
+        return self.scale == 1 and not self.by_classifier
 
-    def apply(self, model: NetworkScoreModel) -> ScoreModel:
+    @property
+    def by_classifier(self) -> bool:
+        """Whether the other checkpoint is that of a classifier."""
+        return self.other is not None and checkpoint_file.CLASSIFIER in self.other.description["models"]
+
+    @property
+    def classes(self) -> DataInfo | None:
+        """The classes that a classifier tells apart."""
+        if self.other is None or not self.by_classifier or "data" not in self.other.description:
+            return None
+        return DataInfo.from_json(self.other.description["data"], f"guide_with={str(self.other.path)!r}")
+
+    def apply(self, model: NetworkScoreModel, own_classes: int) -> ScoreModel:
         """The guided model.
+
+        Args:
+            model: the model.
+            own_classes: classes that it takes, 0 for none.
 
         Raises:
             UsageError: for a model that cannot be guided so.
         """
         if self.is_off:
             return model
-        if self.worse is not None:
-            worse = self.worse.model().to(model.device)
+        if self.other is not None and self.by_classifier:
+            classifier = self.other.classifier().to(model.device)
+            return ClassifierGuidance(model, classifier, self.scale, interval=self.interval, model_cond=own_classes > 0)
+        if self.other is not None:
+            worse = self.other.model().to(model.device)
             require(
                 same_scaling(worse.codec, model.codec),
-                f"guide_with={str(self.worse.path)!r}: its model scales the data by {worse.codec}, and this one by "
+                f"guide_with={str(self.other.path)!r}: its model scales the data by {worse.codec}, and this one by "
                 f"{model.codec}; give a checkpoint of the same data",
             )
             return Autoguidance(model, worse, self.scale, self.interval, self.rule)
@@ -90,8 +124,8 @@ class Guiding:
         """All that guidance depends on, as JSON can hold it; empty if it is off."""
         if self.is_off:
             return {}
-        worse = None if self.worse is None else self.worse.digest
-        return {"guidance": [self.scale, self.interval and list(self.interval), str(self.rule), worse]}
+        other = None if self.other is None else self.other.digest
+        return {"guidance": [self.scale, self.interval and list(self.interval), str(self.rule), other]}
 
     @property
     def label(self) -> str:

@@ -112,7 +112,9 @@ class Trained:
         model = self.network_model
         if self.config.sampling.compile:
             model.network.compile()
-        return build.threshold(self.config, self.guiding.apply(model), model.codec, self.data.low, self.data.high)
+        return build.threshold(
+            self.config, self.guiding.apply(model, self.data.num_classes), model.codec, self.data.low, self.data.high
+        )
 
     def batch_size(self, graphs: int = 0) -> int:
         """Samples at a time: what the user asks for, or else what needs no more memory than a step of training.
@@ -137,12 +139,14 @@ class Trained:
         Raises:
             UsageError: for labels that the model does not know.
         """
-        classes = self.data.num_classes
+        known = self.guiding.classes if self.data.num_classes == 0 else self.data
+        known = known or self.data
+        classes = known.num_classes
         if labels is None:
             return torch.arange(num_samples) % classes if classes else None
         require(classes > 0, f"labels={labels!r}: this model was trained without classes; leave --labels out")
         try:
-            given = torch.tensor([self.data.class_number(part.strip()) for part in labels.split(",")])
+            given = torch.tensor([known.class_number(part.strip()) for part in labels.split(",")])
         except UsageError as error:
             raise UsageError(
                 f"labels={labels!r}: {error}; give classes between commas, as in --labels=3,1,4"
@@ -150,7 +154,7 @@ class Trained:
         except (RuntimeError, ValueError) as error:
             raise UsageError(f"labels={labels!r}: larger than any class number") from error
         try:
-            self.network_model.check_cond(given)
+            self.model.check_cond(given)
         except UsageError as error:
             raise UsageError(f"labels={labels!r}: {str(error).removeprefix('cond: ')}") from error
         return given.repeat(-(-num_samples // len(given)))[:num_samples]

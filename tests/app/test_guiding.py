@@ -30,6 +30,9 @@ def files(runs):
         dropped = [*LABELLED, "--workdir=runs/dropped", "--config.network.label_dropout=0.2"]
         assert main(dropped) == 0
         assert main([*LABELLED, "--workdir=runs/whole_labels"]) == 0
+        assert main([*LABELLED, "--workdir=runs/no_labels", "--config.data.class_conditional=False"]) == 0
+        classifier = ["--mode=train_classifier", *LABELLED[1:], "--workdir=runs/classifier"]
+        assert main(classifier) == 0
 
 
 def drawn(output, *arguments, workdir="runs/dropped"):
@@ -72,6 +75,16 @@ def test_an_earlier_checkpoint_guides_a_model_without_dropped_labels(work, tmp_p
     assert np.allclose(itself, plain, atol=1e-5)
 
 
+def test_a_classifier_guides_a_model_that_knows_no_classes(work, tmp_path, capsys):
+    run, by = {"workdir": "runs/no_labels"}, "--guide_with=runs/classifier"
+    off = drawn(tmp_path / "a.png", "--guidance=0", by, **run)
+    assert "8 network evaluations each" in capsys.readouterr().out
+    for label, sign in ((0, -1), (1, 1)):
+        guided = drawn(tmp_path / "b.png", "--guidance=2", by, f"--labels={label}", **run)
+        assert sign * (guided.mean() - off.mean()) > 0.2
+        assert "8 network evaluations each" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("sampler", ["auto", "pc"])
 def test_what_is_fitted_to_a_guided_model_is_kept_apart(work, tmp_path, capsys, sampler):
     how = [f"--sampler={sampler}", "--num_steps=5" if sampler == "auto" else "--num_steps=20"]
@@ -111,6 +124,8 @@ def test_a_default_name_tells_the_weight(work):
             ["--guidance=2", "--config.sampling.guidance.momentum=-0.5", "--sampler=heun", "--num_steps=6"],
             "guidance with momentum needs one evaluation a step",
         ),
+        (["--guidance=2", "--guide_with=runs/classifier", "--config.sampling.guidance.eta=0"], "not by a classifier"),
+        (["--guidance=2", "--guide_with=runs/classifier", "--labels=7"], "labels='7'"),
         (["--guidance=2", "--workdir=runs/whole_labels"], "label_dropout=0.1; or take Autoguidance"),
         (["--guidance=2", "--workdir=runs/toy", "--labels=0"], "labels"),
     ],
