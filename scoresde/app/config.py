@@ -18,6 +18,8 @@ import sde_configs
 from scoresde._json import parse_json
 from scoresde.app.files import flat
 from scoresde.errors import UsageError, flag_error, require, unknown_name
+from scoresde.networks import ClassifierNetwork
+from scoresde.registry import classes
 from sde_configs import default
 from sde_configs.build import SAMPLERS
 
@@ -57,7 +59,8 @@ def as_classifier(config: ConfigDict) -> ConfigDict:
     half = {"UNet": "UNetClassifier", "MLP": "MLPClassifier"}.get(config.network.name)
     if half is None:
         return config
-    network = {k: v for k, v in config.network.items() if k not in ("name", "label_dropout", "learned_variance")}
+    taken = inspect.signature(classes(ClassifierNetwork)[half]).parameters
+    network = {k: v for k, v in config.network.items() if k in taken}  # labels and variances are the score model's
     times = config.objective.get("times", ConfigDict({"name": "UniformTimes"}))
     config.network = ConfigDict({"name": half, **network})
     config.objective = ConfigDict({"name": "ClassificationObjective", "times": times})

@@ -68,12 +68,11 @@ def test_it_learns_the_moons(tmp_path):
 
 
 def test_the_settings_are_those_of_classifiers_and_the_recipe_s_otherwise():
-    config = as_classifier(load_config("smld", None))
     recipe = load_config("smld", None)
-    assert config.network.to_dict() == {
-        "name": "UNetClassifier",
-        **{k: v for k, v in recipe.network.items() if k not in ("name", "label_dropout")},
-    }
+    recipe.network.multipliers = (1, 3, 2)
+    config = as_classifier(recipe.copy_and_resolve_references())
+    expected = {"name": "UNetClassifier", "channels": 16, "multipliers": (1, 3, 2), "num_blocks": 1}
+    assert config.network.to_dict() == expected
     assert (config.training.lr, config.training.weight_decay) == (3e-4, 0.05)
     assert (config.sde, config.parametrization) == (recipe.sde, recipe.parametrization)
     assert config.objective.to_dict() == {"name": "ClassificationObjective", "times": {"name": "LadderTimes"}}
