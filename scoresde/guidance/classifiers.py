@@ -11,6 +11,7 @@ from scoresde.codec import Codec, same_scaling
 from scoresde.condition import Condition
 from scoresde.errors import require
 from scoresde.guidance.gradients import GradientGuidance, classifier_log_prob
+from scoresde.guidance.weighed import Weighed, WeighedModel
 from scoresde.guidance.weights import Weight
 from scoresde.models.base import NetworkModel
 from scoresde.models.classifier import NoisyClassifier
@@ -23,7 +24,7 @@ ROUNDING = 1e-3  # relative difference of noise levels that counts as none
 
 
 @final
-class ClassifierGuidance(WrappedModel):
+class ClassifierGuidance(WeighedModel):
     """A model tilted by p(y | x_t)^gamma at every level, y the condition: D + gamma sigma^2/alpha grad log p(y | x_t).
 
     With gamma = 1 a perfect classifier makes the conditional model of an unconditional one. A larger gamma favours
@@ -65,6 +66,11 @@ class ClassifierGuidance(WrappedModel):
 
     def denoise_at(self, x_t: Tensor, level: Level, cond: Condition = None) -> Tensor:
         return self.model.denoise_at(x_t, level, cond)
+
+    def weigh(self, x_t: Tensor, level: Level, cond: Condition = None) -> Weighed:
+        """The weights of the target p(x_t) p(y | x_t)^gamma."""
+        assert isinstance(self.model, GradientGuidance)
+        return self.model.weigh(x_t, level, cond)
 
 
 def _check_same_data(model: ScoreModel, classifier: NoisyClassifier) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from samplers import DDIM, Heun, sample
+from samplers import DDIM, Heun, sample, sample_particles
 from scoresde import (
     EDMSDE,
     MLP,
@@ -83,6 +83,16 @@ def test_the_number_of_evaluations_is_that_of_the_score_network():
     exact = labelled(VPSDE()).to(dtype=torch.float32)
     guided = ClassifierGuidance(exact, trained_classifier())
     assert sample(guided, DDIM(), 3, num_steps=5, cond=LABELS[:3]).nfe == 5
+
+
+def test_particles_are_weighed_by_the_classifier():
+    """In each class the mean of the particles is that of p(x) p(y | x), which is known."""
+    exact = labelled(VPSDE()).to(dtype=torch.float32)
+    guided = ClassifierGuidance(exact, trained_classifier(), 1.0)
+    for label in range(3):
+        x = sample_particles(guided, 1, 2000, num_steps=60, cond=torch.tensor([label]), seed=label).x[0]
+        truth = exact.targets[label].sample(20_000, torch.Generator().manual_seed(0))
+        assert ((x.mean(0) - truth.mean(0)).abs() / truth.std(0)).max() < 0.2, label
 
 
 def network_model(num_classes=0, codec=None, sde=None):
