@@ -19,6 +19,7 @@ from torch import Tensor
 from samplers import (
     DDIM,
     Ancestral,
+    NormPredictorCorrector,
     PredictorCorrector,
     TableSampler,
     power_phi,
@@ -90,11 +91,16 @@ def compare(model: ExactLabelledModel, w: float) -> None:
     )
     draw(f"CFG++, strength {w / 10:g}, 25 steps", DDIM(), lambda: ClassifierFreeGuidance(model, plus_plus()), 25)
     draw("flow, APG of eta 0", DDIM(), lambda: ClassifierFreeGuidance(model, w, rule=APG()), STEPS)
-    for steps, corrections, snr in ((40, 4, 0.4), (80, 4, 0.3), (80, 8, 0.2), (160, 8, 0.2)):
+    for steps, corrections, snr in ((40, 4, 0.4), (80, 4, 0.3), (160, 8, 0.2)):
         grid = power_phi(model.sde, steps, 2.0, model.sigma_data)
         sampler = PredictorCorrector(Ancestral(), snr, corrections)
         found = sample(guided, sampler, NUM_SAMPLES, grid=grid, cond=LABEL)
         report(f"{steps} steps, {corrections} corrections of snr {snr:g}", found.x, found.nfe)
+    for steps, corrections, snr in ((40, 4, 0.4), (60, 4, 0.35), (60, 6, 0.3), (80, 8, 0.25)):
+        grid = power_phi(model.sde, steps, 2.0, model.sigma_data)
+        by_norm = NormPredictorCorrector(Ancestral(), snr, corrections, "leimkuhler_matthews")
+        found = sample(guided, by_norm, NUM_SAMPLES, grid=grid, cond=LABEL, batch_size=NUM_SAMPLES)
+        report(f"{steps} steps, {corrections} of Leimkuhler-Matthews, {snr:g}", found.x, found.nfe)
     for steps in (100, 400):
         particles = sample_particles(guided, 1, NUM_SAMPLES, num_steps=steps, cond=LABEL)
         report(f"particles, {steps} steps", particles.x[0], particles.nfe)

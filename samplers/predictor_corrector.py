@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field
-from typing import final
+from typing import Literal, final
 
 import torch
 from torch import Tensor
@@ -115,11 +115,15 @@ class NormPredictorCorrector(Sampler):
         predictor: a one-step sampler that is a table, or None.
         snr: signal-to-noise ratio of a Langevin step, by the norms of a batch.
         corrector_steps: Langevin steps for each predictor step.
+        scheme: of the Langevin steps. "euler" takes fresh noise. "leimkuhler_matthews" takes the mean of it and of that
+            of the row before (Leimkuhler and Matthews 2013): the density of a Gaussian is then kept for steps of any
+            size that is stable, so that steps can be larger (docs/guidance.md).
     """
 
     predictor: StepSampler | None = field(default_factory=ReverseDiffusion)
     snr: float = 0.16  # Song et al. 2021, appendix G, CIFAR-10
     corrector_steps: int = 1
+    scheme: Literal["euler", "leimkuhler_matthews"] = "euler"
 
     order = 0
     noise = "independent"
@@ -127,6 +131,10 @@ class NormPredictorCorrector(Sampler):
 
     def __post_init__(self) -> None:
         check_corrector(self.snr, self.corrector_steps)
+        require(
+            self.scheme in ("euler", "leimkuhler_matthews"),
+            f"scheme={self.scheme!r}: need 'euler' or 'leimkuhler_matthews'",
+        )
         if self.predictor is not None:
             check_predictor(self.predictor)
 
@@ -196,6 +204,8 @@ class _PreparedByNorm(Prepared):
                 score = (level.alpha * evaluate(y, level) - y) / level.sigma**2
                 z = noise.normal(row + 1, tuple(y.shape[1:]), y.dtype)
                 size = 2 * ratio**2 * (sampler.snr * _mean_norm(z) / _mean_norm(score)) ** 2
+                if sampler.scheme == "leimkuhler_matthews":
+                    z = (noise.normal(row, tuple(y.shape[1:]), y.dtype) + z) / 2
                 y = y + size * score + torch.sqrt(2 * size) * z
                 if project is not None:
                     y = project(row, level, y)

@@ -36,6 +36,7 @@ SAMPLERS: list[Sampler] = [
     PredictorCorrector(corrector_first=True),
     NormPredictorCorrector(),
     NormPredictorCorrector(predictor=None, corrector_steps=2),
+    NormPredictorCorrector(corrector_steps=2, scheme="leimkuhler_matthews"),
     AnnealedLangevin(),
     AnnealedLangevin(corrector_steps=2),
     Ancestral(),

@@ -256,7 +256,11 @@ MISTAKES = {
     "label": ("--labels=0,2", r"labels='0,2': labels from 0 to 2; need labels 0\.\.1"),
     "labels without classes": ("--workdir=runs/points --labels=1", r"labels='1'.*without classes; leave --labels out"),
     "graph": ("--config.sampling.cuda_graph=True", r"cuda_graph=True: .*(cpu|path noise)"),
-    "config": ("--config=toy", r"config=toy: belongs to --mode train, --mode train_classifier, --mode visualize; leave it out of --mode sample"),
+    "config": (
+        "--config=toy",
+        r"config=toy: belongs to --mode train, --mode train_classifier, --mode visualize; "
+        "leave it out of --mode sample",
+    ),
     "output in a file": ("--output=file/x.png", r"output='file/x\.png': cannot be written.*--output"),
     "output is a folder": ("--output=folder.png", r"output='folder\.png': is a folder.*--output"),
     "numbers are a folder": ("--output=numbers.png", r"output='numbers\.npz': is a folder.*--output"),

@@ -16,7 +16,8 @@ from samplers import (
     uniform_time,
 )
 from samplers.table import Loop
-from scoresde import VESDE, DiscreteVPSDE, ExactScoreModel, UsageError
+from scoresde import VESDE, VPSDE, DiscreteVPSDE, ExactScoreModel, Gaussian, UsageError
+from scoresde.noise import Noise
 from scoresde.sde import transition
 from sde_configs import default
 from sde_configs.build import build_sampler
@@ -118,3 +119,20 @@ def test_the_configuration_reaches_the_corrector():
     config.sampling.pc.step = "norm"
     with pytest.raises(UsageError, match=r"config\.sampling\.pc: .*step"):
         build_sampler(config, "pc", None)
+
+
+def test_large_steps_of_leimkuhler_and_matthews_keep_the_variance_of_a_gaussian(device):
+    """100 corrections of 0.5 of a standard normal's curvature at one level; Euler's have a variance of 4/3 of it."""
+    target = Gaussian(torch.zeros(2, dtype=torch.float64, device=device), torch.ones(2, device=device).double())
+    model = ExactScoreModel(target, VPSDE())
+    grid = torch.tensor([0.31, 0.3], dtype=torch.float64)
+    noise = Noise(0, torch.arange(8000, device=device))
+    x_T = Noise(1, torch.arange(8000, device=device)).normal(0, (2,), torch.float64)
+    variances = {}
+    for scheme in ("euler", "leimkuhler_matthews"):
+        sampler = NormPredictorCorrector(snr=0.5, corrector_steps=100, scheme=scheme)
+        variances[scheme] = sampler.run(model, x_T, grid, noise).var().item()
+    assert variances["leimkuhler_matthews"] == pytest.approx(1.0, abs=0.04)
+    assert variances["euler"] == pytest.approx(4 / 3, abs=0.06)
+    with pytest.raises(UsageError, match="scheme='heun'"):
+        NormPredictorCorrector(scheme="heun")
