@@ -200,7 +200,7 @@ def test_without_the_training_data_the_density_is_that_under_the_prior_of_the_sd
     trained = Trained.of(TrainedFlags(device="cpu", workdir="runs/gone_points"), ())
     x = asked_data(trained, "given.npz")[0].all()[0]
     expected = log_prob(trained.model, x, num_evaluations=9).log_prob.mean().item()
-    assert value == pytest.approx(expected - trained.network_model.codec.log_volume((2,)), rel=1e-5)
+    assert value == pytest.approx(expected - trained.network_model.codec.log_volume(trained.model.shape), rel=1e-5)
 
 
 def test_all_metrics_are_those_that_the_data_allow(work):
