@@ -33,7 +33,7 @@ from samplers.table import Callback, Projection, Table, denoiser_table
 from scoresde.condition import Condition
 from scoresde.errors import require
 from scoresde.noise import NoiseSource
-from scoresde.reverse import MeasuredVariance, variance_range
+from scoresde.reverse import MeasuredVariance, check_variance, variance_range
 from scoresde.score_model import ScoreModel, with_learned_variance
 from scoresde.sde import Level, bridge
 
@@ -94,11 +94,7 @@ class Ancestral(StepSampler):
     default_num_steps = 500
 
     def __post_init__(self) -> None:
-        require(
-            isinstance(self.variance, MeasuredVariance) or self.variance in ("posterior", "beta", "learned"),
-            f"variance={self.variance!r}: need 'posterior', 'beta', 'learned' or a MeasuredVariance ('pilot' on "
-            "the command line)",
-        )
+        check_variance(self.variance)
 
     @property
     def min_steps(self) -> int:

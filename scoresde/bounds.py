@@ -37,7 +37,14 @@ from scoresde._shape import match_rank
 from scoresde.condition import Condition
 from scoresde.errors import require
 from scoresde.noise import Noise
-from scoresde.reverse import MeasuredVariance, decoder_log_prob, decoder_range, step_cost, variance_range
+from scoresde.reverse import (
+    MeasuredVariance,
+    check_variance,
+    decoder_log_prob,
+    decoder_range,
+    step_cost,
+    variance_range,
+)
 from scoresde.score_model import ScoreModel, check_data, warn_of_repeats, with_learned_variance
 from scoresde.sde import SDE, Level
 from scoresde.targets import Target
@@ -113,12 +120,8 @@ def elbo(
     """The continuous-time variational bound of log p(x_0) over [t_min, t_max], estimated without bias.
 
     The range of log-SNR is divided into `num_evaluations` equal cells. Each sample is evaluated at one random log-SNR
-    in each cell, with fresh noise. A control variate is subtracted from each squared error: the zero-mean error of a
-    linear denoiser, scaled by the coefficient that was optimal in the previous cell. It leaves the mean unchanged, and
-    at small noise removes nearly all variance due to eps.
-
-    The standard error estimates the variance of a cell from second differences of three neighbours: their noise is
-    independent, and their means lie nearly on a line.
+    in each cell, with fresh noise. The standard error estimates the variance of a cell from second differences of three
+    neighbours: their noise is independent, and their means lie nearly on a line.
 
     Args:
         model: the model; each sample costs `num_evaluations` evaluations of it.
@@ -166,7 +169,11 @@ def elbo(
 
 
 def _controlled(cells: Tensor) -> Tensor:
-    """Errors `(n, B)` less their control variates, from both `(n, 2, B)`; the factor is the best of the cell before."""
+    """Squared errors `(n, B)` less their control variates, from both `(n, 2, B)`.
+
+    The variate is the zero-mean error of a linear denoiser, scaled by the coefficient that was optimal in the previous
+    cell. It leaves the mean unchanged, and at small noise removes nearly all variance due to eps.
+    """
     error, linear = cells.unbind(1)
     best = ((error * linear).sum(1) / linear.square().sum(1).clamp(min=1e-300)).clamp(0, 1)
     factor = torch.cat([torch.zeros_like(best[:1]), best[:-1]])
@@ -278,17 +285,9 @@ def ddpm_bound(
     size = choose_batch_size(batch_size, model.shape, model.device)
     for part in batches(len(x_0), size):
         _check_levels(x_0[part], bin_width, low, high)
-    require(
-        isinstance(variance, MeasuredVariance) or variance in ("posterior", "beta", "learned"),
-        f"variance={variance!r}: need 'posterior', 'beta', 'learned' or a MeasuredVariance",
-    )
+    check_variance(variance)
     levels = _noisy_levels(model.sde, grid.to(x_0.device, torch.float64))
-    num_steps = len(levels) - 1  # between two noisy times; the last step is the decoder's
-    num_terms = num_steps if num_terms is None else num_terms
-    require(
-        0 <= num_terms <= num_steps and (num_terms > 0 or num_steps == 0),
-        f"num_terms={num_terms}: need 1 to {num_steps}, the steps of the grid between noisy times",
-    )
+    num_terms = _check_terms(num_terms, len(levels) - 1)  # the last step is the decoder's
     parts = []
     with model.eval_mode():
         for part, noise in _noises(x_0, size, generator):
@@ -303,6 +302,16 @@ def ddpm_bound(
             parts.append((prior_cost(clean.double(), levels[0]), steps, decoder))
     prior, steps, decoder = (torch.cat(found) for found in zip(*parts, strict=True))
     return DDPMBound(-(prior + steps.sum(1) + decoder), prior, steps, decoder)
+
+
+def _check_terms(num_terms: int | None, num_steps: int) -> int:
+    """The number of steps that are evaluated, of those between noisy times."""
+    num_terms = num_steps if num_terms is None else num_terms
+    require(
+        0 <= num_terms <= num_steps and (num_terms > 0 or num_steps == 0),
+        f"num_terms={num_terms}: need 1 to {num_steps}, the steps of the grid between noisy times",
+    )
+    return num_terms
 
 
 def _chain_costs(

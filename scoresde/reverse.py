@@ -136,3 +136,12 @@ class MeasuredVariance:
         left = right - 1
         weight = ((x - known[left]) / (known[right] - known[left])).clamp(0, 1)
         return (share[left] + weight * (share[right] - share[left])).clamp(max=1)
+
+
+def check_variance(variance: object) -> None:
+    """Raises `UsageError` for a variance that no reverse step has."""
+    require(
+        isinstance(variance, MeasuredVariance) or variance in ("posterior", "beta", "learned"),
+        f"variance={variance!r}: need 'posterior', 'beta', 'learned' or a MeasuredVariance ('pilot' on the command "
+        "line)",
+    )
