@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, final
 
+import torch
 from ml_collections import ConfigDict
 
 from scoresde import checkpoint as checkpoint_file
@@ -112,13 +113,20 @@ class Guiding:
                 f"{model.codec}; give a checkpoint of the same data",
             )
             return Autoguidance(model, worse, self.scale, self.interval, self.rule)
+        require(
+            own_classes > 0,
+            f"guidance={self.scale:g}: this model was trained without labels; --guide_with=CHECKPOINT guides it by a "
+            "classifier, or away from an earlier checkpoint",
+        )
+        guided = ClassifierFreeGuidance(model, self.scale, self.interval, self.rule)
         try:
-            return ClassifierFreeGuidance(model, self.scale, self.interval, self.rule)
+            guided.check_cond(torch.zeros(1, dtype=torch.long, device=model.device))
         except UsageError as error:
             raise UsageError(
                 f"guidance={self.scale:g}: {error}; on the command line, --guide_with=CHECKPOINT guides away from an "
                 "earlier checkpoint"
             ) from error
+        return guided
 
     def key(self) -> dict[str, Any]:
         """All that guidance depends on, as JSON can hold it; empty if it is off."""

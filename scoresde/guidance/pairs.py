@@ -174,7 +174,7 @@ class ClassifierFreeGuidance(GuidedModel):
         rule: `Linear()`, `Rescale(...)` or `APG(...)`.
 
     Raises:
-        UsageError: for a model without a null condition.
+        UsageError: while sampling, for a model without a null condition.
 
     Example:
         guided = ClassifierFreeGuidance(model, 2.0, interval=(0.3, 1.6))
@@ -189,17 +189,21 @@ class ClassifierFreeGuidance(GuidedModel):
         rule: Rule | None = None,
     ) -> None:
         super().__init__(model, scale, interval, rule)
+
+    def check_cond(self, cond: Condition) -> None:
+        count = condition.count(cond)
+        if count is None:
+            raise UsageError("cond: guidance needs a condition, such as a label for each sample")
+        self.model.check_cond(cond)
         try:
-            model.null_cond(None, torch.ones(1, dtype=torch.bool, device=model.device))
+            self.model.null_cond(
+                cond, torch.ones(count, dtype=torch.bool, device=next(condition.parts(cond))[1].device)
+            )
         except UsageError as error:
             raise UsageError(
                 f"classifier-free guidance: {error}; or take Autoguidance or ClassifierGuidance, which need no null "
                 "condition"
             ) from error
-
-    def check_cond(self, cond: Condition) -> None:
-        require(cond is not None, "cond: guidance needs a condition, such as a label for each sample")
-        self.model.check_cond(cond)
 
     def _none(self, x_t: Tensor, cond: Condition) -> Condition:
         return self.model.null_cond(cond, torch.ones(len(x_t), dtype=torch.bool, device=x_t.device))

@@ -177,8 +177,6 @@ def test_mistakes_are_named(device):
         (lambda: ClassifierFreeGuidance(model, float("nan")), "scale=nan"),
         (lambda: ClassifierFreeGuidance(model, 2.0, (3.0, 1.0)), r"interval=\(3, 1\)"),
         (lambda: ClassifierFreeGuidance(model, 2.0, (1e5, 2e5)), "outside the noise levels of VPSDE"),
-        (lambda: ClassifierFreeGuidance(unlabelled, 2.0), "network.label_dropout=0.1; or take Autoguidance"),
-        (lambda: ClassifierFreeGuidance(foreign, 2.0), "does not define a null condition; or take"),
         (lambda: Autoguidance(model, labelled(VPSDE(), device, (3,)), 2.0), r"worse: .*shape \(3,\); need \(2,\)"),
         (lambda: Rescale(1.5), "mix=1.5"),
         (lambda: APG(radius=0.0), "radius=0.0"),
@@ -186,6 +184,12 @@ def test_mistakes_are_named(device):
     ):
         with pytest.raises(UsageError, match=message):
             make()
+    for asked, message in (
+        (unlabelled, "network.label_dropout=0.1; or take Autoguidance"),
+        (foreign, "does not define a null condition; or take"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            sample(ClassifierFreeGuidance(asked, 2.0), DDIM(), 4, num_steps=3, cond=LABELS.to(device))
     with pytest.raises(UsageError, match="cond: guidance needs a condition"):
         sample(ClassifierFreeGuidance(model, 2.0), DDIM(), 4, num_steps=3)
     with pytest.raises(UsageError, match=r"scale: its function gives -0.5 at a noise level of"):
