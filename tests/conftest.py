@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 import torch
 
 from tests.analytic import SDES
 
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore it in what they start in the background
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
