@@ -61,7 +61,7 @@ def sample_particles(
 
     Args:
         model: a guided model whose weights are known: `ClassifierFreeGuidance`, `Autoguidance`, `ProductModel`,
-            `GradientGuidance`.
+            `GradientGuidance`, `ClassifierGuidance`.
         num_problems: how many sets of particles.
         num_particles: in each set.
         num_steps: of a grid that is uniform in log-SNR; 200 by default.

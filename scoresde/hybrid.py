@@ -26,6 +26,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from scoresde._shape import match_rank
 from scoresde.codec import Scaling
 from scoresde.errors import UsageError, require
 from scoresde.models.network import NetworkScoreModel
@@ -40,6 +41,7 @@ from scoresde.objective import (
     TrainingTimes,
     UniformTimes,
     Weighting,
+    output_error,
 )
 from scoresde.reverse import decoder_log_prob, decoder_range, step_cost, variance_range
 from scoresde.sde import SDE, Level
@@ -47,7 +49,7 @@ from scoresde.sde import SDE, Level
 
 @final
 @dataclass(frozen=True)
-class HybridObjective(Objective):
+class HybridObjective(Objective[NetworkScoreModel]):
     """Denoising score matching, and with it the variance of the reverse steps.
 
     Attributes:
@@ -90,19 +92,17 @@ class HybridObjective(Objective):
         u = draws["u"]
         with torch.no_grad():
             level = model.sde.level(self.times.at(model.sde, u)).to(x_0.device, x_0.dtype)
-            wide = level.match_rank(x_0)
-            c_out = model.parametrization.c_out(wide)
-            weight = self.weighting(model, level) * model.parametrization.c_out(level) ** 2
-            target = model.parametrization.target(wide, x_0, draws["eps"])
-        output, v = model.outputs(wide.alpha * x_0 + wide.sigma * draws["eps"], level, batch.cond)
+            c_out = model.parametrization.c_out(level)
+            weight = self.weighting(model, level) * c_out**2
+        error, v = output_error(model, x_0, level, draws["eps"], batch.cond)
         if v is None:
             raise UsageError(
                 "objective HybridObjective: trains a variance, and the network has no second output for it; make it "
                 "with network.learned_variance=True"
             )
-        error = output - target
         simple = weight * error.flatten(1).square().mean(1)
-        cost = self._cost(model, batch.raw, x_0, u, (c_out * error).detach(), v)
+        of_x0 = (match_rank(c_out, x_0) * error).detach()  # D - x_0
+        cost = self._cost(model, batch.raw, x_0, u, of_x0, v)
         return simple + self.vlb_weight * self.num_steps * cost.flatten(1).mean(1)
 
     def _cost(self, model: NetworkScoreModel, raw: Tensor, x_0: Tensor, u: Tensor, error: Tensor, v: Tensor) -> Tensor:

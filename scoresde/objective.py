@@ -338,8 +338,14 @@ class VariationalObjective(Objective[NetworkScoreModel]):
 
 
 def squared_error(model: NetworkScoreModel, x_0: Tensor, level: Level, eps: Tensor, cond: Condition) -> Tensor:
-    """|F - F*|^2 / dim of each sample `(B,)` at a level `(B,)`, F* the value of F at which D = x_0."""
+    """|F - F*|^2 / dim of each sample `(B,)`; arguments as of `output_error`."""
+    return output_error(model, x_0, level, eps, cond)[0].flatten(1).square().mean(1)
+
+
+def output_error(
+    model: NetworkScoreModel, x_0: Tensor, level: Level, eps: Tensor, cond: Condition
+) -> tuple[Tensor, Tensor | None]:
+    """F - F* `(B, *)` at a level `(B,)`, F* the value of F at which D = x_0; and v of a learned variance, or None."""
     wide = level.match_rank(x_0)
-    x_t = wide.alpha * x_0 + wide.sigma * eps
-    error = model.output(x_t, level, cond) - model.parametrization.target(wide, x_0, eps)
-    return error.flatten(1).square().mean(1)
+    output, v = model.outputs(wide.alpha * x_0 + wide.sigma * eps, level, cond)
+    return output - model.parametrization.target(wide, x_0, eps), v

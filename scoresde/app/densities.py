@@ -27,6 +27,8 @@ from scoresde.targets import Gaussian
 CHAIN = 1000
 TERMS = 64
 FULL_COVARIANCE_UP_TO = 1024  # entries of a sample
+BELOW = "part of noise below t_min, nats per dimension"
+STEPS = "error of the steps, nats per dimension, at most about"
 VARIATIONAL = "variational"  # dequantisation, learned for the model that is evaluated
 TRAINING_STEPS = 500  # of it
 
@@ -156,7 +158,7 @@ def _dequantization(evaluation: Evaluation, name: str) -> Dequantization:
 def _by_flow(evaluation: Evaluation, x: Tensor, prior: Gaussian | None, num_evaluations: int) -> tuple[Tensor, Tensor]:
     """Log densities in nats `(B,)`, and their standard errors by probes, on the host."""
     of_data = "prior of the training data's mean and covariance"
-    flow = {"evaluations": num_evaluations, "prior": of_data if prior else "prior of the SDE, N(0, sigma(t_max)^2)"}
+    flow = {"evaluations": num_evaluations, "prior": of_data if prior else "prior of the data's deviation alone"}
     flow["divergence"] = "exact" if evaluation.dim <= EXACT_UP_TO else "by a fresh probe a step"
     size = evaluation.trained.batch_size(graphs=1)
     with Progress("likelihood", -(-len(x) // size) * num_evaluations, unit="evaluations") as progress:
@@ -171,8 +173,8 @@ def _by_flow(evaluation: Evaluation, x: Tensor, prior: Gaussian | None, num_eval
             on_evaluation=progress.advance,
         )
     evaluation.record["flow"] = flow | {
-        "part of noise below t_min, nats per dimension": found.truncation.mean().item() / evaluation.dim,
-        "error of the steps, nats per dimension, at most about": found.step_error.mean().item() / evaluation.dim,
+        BELOW: found.truncation.mean().item() / evaluation.dim,
+        STEPS: found.step_error.mean().item() / evaluation.dim,
     }
     return found.log_prob.cpu(), found.standard_error.cpu()
 

@@ -11,7 +11,7 @@ import torch
 
 from samplers import Sampler, sample
 from scoresde._files import MARK, write_text
-from scoresde.app.densities import VARIATIONAL, Evaluation, Row, densities, discrete_bound
+from scoresde.app.densities import BELOW, STEPS, VARIATIONAL, Evaluation, Row, densities, discrete_bound
 from scoresde.app.device import choose_threads
 from scoresde.app.files import output_path
 from scoresde.app.fitted_tables import best_tables
@@ -169,10 +169,9 @@ def notes(record: dict[str, Any]) -> list[str]:
     if "flow" in record:
         flow = record["flow"]
         lines.append(f"flow: {flow['evaluations']} evaluations, divergence {flow['divergence']}, {flow['prior']}")
-        below, steps = (abs(value) for name, value in flow.items() if "nats per dimension" in name)
         lines.append(
-            f"not in the standard error: an error of the steps of at most about {steps:.1g} nats per dimension; "
-            f"{below:.1g} come from noise below the smallest level"
+            f"not in the standard error: an error of the steps of at most about {flow[STEPS]:.1g} nats per dimension; "
+            f"{flow[BELOW]:.1g} come from noise below the smallest level"
         )
     if "units of nats" in record:
         lines.append(f"nats: of densities in {record['units of nats']} units")

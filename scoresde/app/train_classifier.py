@@ -5,6 +5,7 @@ The run is one as `--mode train` makes it, of another kind of model.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, final
@@ -73,11 +74,8 @@ class ClassifierKind(Kind):
             write_bytes(run.folder.demo(run.trainer.step_number), plots.png_bytes(picture))
 
     def next_step(self, folder: RunFolder) -> str:
-        newest = str(folder.all_checkpoints()[-1])
-        return (
-            "guide with it in Python: scoresde.ClassifierGuidance(scoresde.load_model(MODEL), "
-            f"scoresde.load_classifier({newest!r}), scale=2.0)"
-        )
+        run = shlex.quote(str(folder.path))
+        return f"guide with it: python main.py --mode sample --workdir MODEL --guidance 4 --guide_with {run}"
 
 
 def _scores(run: Run, data: ArrayData) -> LevelScores:

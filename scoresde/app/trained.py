@@ -139,8 +139,7 @@ class Trained:
         Raises:
             UsageError: for labels that the model does not know.
         """
-        known = self.guiding.classes if self.data.num_classes == 0 else self.data
-        known = known or self.data
+        known = self.data if self.data.num_classes else self.guiding.classes or self.data
         classes = known.num_classes
         if labels is None:
             return torch.arange(num_samples) % classes if classes else None

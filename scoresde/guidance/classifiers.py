@@ -15,8 +15,7 @@ from scoresde.guidance.weighed import Weighed, WeighedModel
 from scoresde.guidance.weights import Weight
 from scoresde.models.base import NetworkModel
 from scoresde.models.classifier import NoisyClassifier
-from scoresde.networks.mlp import MLP
-from scoresde.networks.unet import UNet
+from scoresde.networks.embedding import LabelledNetwork
 from scoresde.score_model import ScoreModel, WrappedModel
 from scoresde.sde import Level
 
@@ -56,21 +55,21 @@ class ClassifierGuidance(WeighedModel):
     ) -> None:
         _check_same_data(model, classifier)
         log_prob = classifier_log_prob(classifier.under(model.sde))
-        super().__init__(GradientGuidance(model, log_prob, scale, interval=interval, model_cond=model_cond))
+        super().__init__(model)
+        self.tilted = GradientGuidance(model, log_prob, scale, interval=interval, model_cond=model_cond)
         _check_noise_levels(model, classifier, interval)
         self.classifier = classifier
 
     def check_cond(self, cond: Condition) -> None:
         self.classifier.check_cond(cond)
-        self.model.check_cond(cond)
+        self.tilted.check_cond(cond)
 
     def denoise_at(self, x_t: Tensor, level: Level, cond: Condition = None) -> Tensor:
-        return self.model.denoise_at(x_t, level, cond)
+        return self.tilted.denoise_at(x_t, level, cond)
 
     def weigh(self, x_t: Tensor, level: Level, cond: Condition = None) -> Weighed:
         """The weights of the target p(x_t) p(y | x_t)^gamma."""
-        assert isinstance(self.model, GradientGuidance)
-        return self.model.weigh(x_t, level, cond)
+        return self.tilted.weigh(x_t, level, cond)
 
 
 def _check_same_data(model: ScoreModel, classifier: NoisyClassifier) -> None:
@@ -92,7 +91,7 @@ def _check_same_data(model: ScoreModel, classifier: NoisyClassifier) -> None:
         "the same data",
     )
     network = inner.contract()
-    classes = network.num_classes if isinstance(network, MLP | UNet) else 0
+    classes = network.num_classes if isinstance(network, LabelledNetwork) else 0
     require(
         classes in (0, classifier.num_classes),
         f"classifier: tells {classifier.num_classes} classes apart; need the {classes} of the model",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import final
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from scoresde.condition import Condition, describe
 from scoresde.errors import UsageError, require
+from scoresde.networks.base import Network
 
 
 class Conditioning(nn.Module):
@@ -78,3 +80,23 @@ class Conditioning(nn.Module):
         if not isinstance(cond, Tensor):
             return torch.full_like(hidden, self.num_classes, dtype=torch.long)
         return cond.long().masked_fill(hidden, self.num_classes)
+
+
+class LabelledNetwork(Network):
+    """A network whose conditions are the labels that its `Conditioning` embeds.
+
+    Attributes:
+        conditioning: the embedding.
+        num_classes: classes to condition on; 0 for none.
+    """
+
+    conditioning: Conditioning
+    num_classes: int
+
+    @final
+    def check_cond(self, cond: Condition) -> None:
+        self.conditioning.check_cond(cond)
+
+    @final
+    def null_cond(self, cond: Condition, hidden: Tensor) -> Condition:
+        return self.conditioning.null_cond(cond, hidden)

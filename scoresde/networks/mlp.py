@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from scoresde.condition import Condition
 from scoresde.errors import require
-from scoresde.networks.base import Network
-from scoresde.networks.embedding import Conditioning
+from scoresde.networks.embedding import Conditioning, LabelledNetwork
 
 
 class _Block(nn.Module):
@@ -52,7 +51,7 @@ class Trunk(nn.Module):
 
 
 @final
-class MLP(Trunk, Network):
+class MLP(Trunk, LabelledNetwork):
     """Residual blocks of `width`, modulated by the noise (and the class); x has shape `(B, dim)`.
 
     Args:
@@ -85,9 +84,3 @@ class MLP(Trunk, Network):
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Condition = None) -> Tensor:
         return self.last(self.features(x, self.conditioning(c_noise, cond)))
-
-    def check_cond(self, cond: Condition) -> None:
-        self.conditioning.check_cond(cond)
-
-    def null_cond(self, cond: Condition, hidden: Tensor) -> Condition:
-        return self.conditioning.null_cond(cond, hidden)

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from scoresde.condition import Condition
 from scoresde.errors import require
-from scoresde.networks.base import Network
-from scoresde.networks.embedding import Conditioning
+from scoresde.networks.embedding import Conditioning, LabelledNetwork
 
 
 def norm(channels: int) -> nn.GroupNorm:
@@ -131,7 +130,7 @@ class Encoder(nn.Module):
 
 
 @final
-class UNet(Encoder, Network):
+class UNet(Encoder, LabelledNetwork):
     """Residual blocks down to the coarsest level, attention there, and up again with skip connections.
 
     Args:
@@ -183,9 +182,3 @@ class UNet(Encoder, Network):
             else:  # back to the finer level, whose size may have been odd
                 h = layer(F.interpolate(h, size=skips[-1].shape[2:], mode="nearest"))
         return self.last(F.silu(self.norm(h)))
-
-    def check_cond(self, cond: Condition) -> None:
-        self.conditioning.check_cond(cond)
-
-    def null_cond(self, cond: Condition, hidden: Tensor) -> Condition:
-        return self.conditioning.null_cond(cond, hidden)

@@ -183,7 +183,7 @@ def test_without_the_training_data_a_file_is_evaluated_as_far_as_it_can_be(
         shown = capsys.readouterr().out
         assert f"left out: {left}" in shown
         assert reason in record["left out"]
-        assert record["flow"]["prior"] == "prior of the SDE, N(0, sigma(t_max)^2)"
+        assert record["flow"]["prior"] == "prior of the data's deviation alone"
         found = set(record["results"])
         assert {"log density, nats", "ELBO, nats"} <= found
         assert ("discrete bound, bits per dimension" in found) == (run == "gone")
@@ -194,7 +194,7 @@ def test_without_the_training_data_a_file_is_evaluated_as_far_as_it_can_be(
     assert "left out" not in bound  # it needs no training data
 
 
-def test_without_the_training_data_the_density_is_that_under_the_prior_of_the_sde(orphans, work, tmp_path):
+def test_without_the_training_data_the_density_is_that_under_the_default_prior(orphans, work, tmp_path):
     arguments = ["--workdir=runs/gone_points", "--input=given.npz", "--metric=nll", "--num_steps=9"]
     value = evaluated(tmp_path / "e.json", *arguments)["results"]["log density, nats"]["value"]
     trained = Trained.of(TrainedFlags(device="cpu", workdir="runs/gone_points"), ())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 
@@ -108,10 +110,17 @@ def classifier_of(sde=None, num_classes=3, codec=None, dim=2):
 
 def test_noise_levels_are_compared_where_there_is_guidance():
     narrow = classifier_of(VESDE(sigma_min=0.1, sigma_max=10.0))
-    ClassifierGuidance(network_model(), narrow, interval=(0.1, 10.0))
-    ClassifierGuidance(network_model(sde=VESDE(sigma_min=0.1, sigma_max=10.0)), narrow)
-    ClassifierGuidance(network_model(sde=VESDE(sigma_min=0.2, sigma_max=9.0)), narrow)
-    ClassifierGuidance(network_model(sde=VESDE(sigma_min=0.05, sigma_max=9.0)), narrow, interval=(0.3, 50.0))
+    for low, high, interval, accepted in (
+        (0.1, 10.0, None, True),
+        (0.2, 9.0, None, True),
+        (0.05, 9.0, None, False),
+        (0.05, 9.0, (0.3, 50.0), True),
+        (0.05, 20.0, (0.3, 50.0), False),
+    ):
+        model = network_model(sde=VESDE(sigma_min=low, sigma_max=high))
+        with contextlib.nullcontext() if accepted else pytest.raises(UsageError, match="give an interval inside them"):
+            assert ClassifierGuidance(model, narrow, interval=interval).sde == model.sde
+    assert ClassifierGuidance(network_model(), narrow, interval=(0.1, 10.0)).classifier is narrow
 
 
 def test_wrapped_models_are_looked_into():
