@@ -18,7 +18,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -158,22 +158,22 @@ def in_a_process(*arguments: str) -> float:
     return float(subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout)
 
 
+def compare(group: str, column: str, unit: str, groups: Sequence[str], columns: Sequence[str]) -> None:
+    """A table of peaks: for each group the columns, beside the first of them."""
+    print(f"{group:<42}{column:<24}{'MB':>8}{unit:>12}")
+    for name in groups:
+        first = None
+        for each in columns:
+            peak = in_a_process(name, each)
+            first = first or peak
+            print(f"{name:<42}{each:<24}{peak:>8.1f}{peak / first:>12.2f}", flush=True)
+
+
 def main() -> None:
-    print(f"{'':<42}{'task':<24}{'MB':>8}{'of a step':>12}")
-    for problem in PROBLEMS:
-        step = None
-        for task in TASKS:
-            peak = in_a_process(problem, task)
-            step = step or peak
-            print(f"{problem:<42}{task:<24}{peak:>8.1f}{peak / step:>12.2f}", flush=True)
+    compare("", "task", "of a step", list(PROBLEMS), list(TASKS))
     known = [name for name in LIBRARIES if name == "scoresde" or importlib.util.find_spec(name)]
-    print(f"\n{'forward pass, 2 of 3x128x128':<42}{'library':<24}{'MB':>8}{'of ours':>12}")
-    for settings in NETWORKS:
-        ours = None
-        for library in known:
-            peak = in_a_process(settings, library)
-            ours = ours or peak
-            print(f"{settings:<42}{library:<24}{peak:>8.1f}{peak / ours:>12.2f}", flush=True)
+    print()
+    compare("forward pass, 2 of 3x128x128", "library", "of ours", list(NETWORKS), known)
 
 
 if __name__ == "__main__":
