@@ -24,6 +24,7 @@ from samplers.likelihood.inversion import slerp, to_data, to_noise
 from samplers.likelihood.log_prob import Likelihood, adaptive_log_prob, log_prob
 from samplers.multistep import DEIS, Adams, SDEDPMSolver, UniPC
 from samplers.particles import ParticleSamples, sample_particles
+from samplers.pilot_corrector import pilot_corrector
 from samplers.pilot_variance import measure_variance, pilot_variance
 from samplers.predictor_corrector import NormPredictorCorrector, PredictorCorrector
 from samplers.probability_flow import ProbabilityFlow
@@ -80,6 +81,7 @@ __all__ = [
     "log_prob",
     "measure_variance",
     "phi_to_clean",
+    "pilot_corrector",
     "pilot_variance",
     "power_phi",
     "prepare",

@@ -186,7 +186,7 @@ def sum_table(
     scale = integrand.scale(arrival)
     p, q = integrand.factors(level)
     c = torch.zeros_like(level.t) if noise is None else noise
-    return Table(level, arrival, scale / integrand.scale(level), scale[:, None] * weights, c, p, q)
+    return Table(level, arrival, scale / integrand.scale(level), scale[:, None] * weights, c, torch.zeros_like(c), p, q)
 
 
 def stage_table(

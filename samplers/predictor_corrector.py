@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field
-from typing import Literal, final
+from typing import final
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from torch import Tensor
 from samplers import grids
 from samplers.ancestral import Ancestral
 from samplers.base import Prepared, Sampler, Samples, StepSampler
-from samplers.langevin import check_corrector, langevin_table
+from samplers.langevin import MeasuredSnr, Scheme, check_corrector, langevin_table
 from samplers.reverse_diffusion import ReverseDiffusion
 from samplers.table import Callback, Loop, Projection, Table, concatenate
 from scoresde.condition import Condition
@@ -30,6 +30,13 @@ from scoresde.errors import require
 from scoresde.noise import NoiseSource
 from scoresde.score_model import ScoreModel
 from scoresde.sde import Level, transition
+
+GUIDED_STEPS = 60  # with the corrections that `pilot_corrector` finds
+
+
+def guided_grid(model: ScoreModel, num_steps: int) -> Tensor:
+    """The grid of `pilot_corrector`, dense where the modes of the data part."""
+    return grids.power_phi(model.sde, num_steps, 2.0, model.sigma_data)
 
 
 def check_predictor(predictor: StepSampler) -> None:
@@ -64,35 +71,45 @@ class PredictorCorrector(StepSampler):
 
     Attributes:
         predictor: a one-step sampler that is a table.
-        snr: signal-to-noise ratio of a Langevin step.
+        snr: signal-to-noise ratio of a Langevin step, one or that of each noise level.
         corrector_steps: Langevin steps for each predictor step.
         corrector_first: correct before the step, at the level that it leaves (Song et al.'s code), not after it (their
             paper).
+        scheme: of the Langevin steps: "euler", or "leimkuhler_matthews" for longer ones (`samplers.langevin`); after a
+            predictor without noise its first step adds half the noise.
     """
 
     predictor: StepSampler = field(default_factory=ReverseDiffusion)
-    snr: float = 0.16  # Song et al. 2021, appendix G, CIFAR-10
+    snr: float | MeasuredSnr = 0.16  # Song et al. 2021, appendix G, CIFAR-10
     corrector_steps: int = 1
     corrector_first: bool = False
+    scheme: Scheme = "euler"
 
     order = 0
     noise = "independent"
     one_step = True
-    default_num_steps = 250
 
     def __post_init__(self) -> None:
-        check_corrector(self.snr, self.corrector_steps)
+        check_corrector(self.snr, self.corrector_steps, self.scheme)
         check_predictor(self.predictor)
+
+    @property
+    def default_num_steps(self) -> int:
+        return GUIDED_STEPS if isinstance(self.snr, MeasuredSnr) else 250
 
     @property
     def min_steps(self) -> int:
         return self.predictor.min_steps
 
     def default_grid(self, model: ScoreModel, num_steps: int) -> Tensor:
+        if isinstance(self.snr, MeasuredSnr):
+            return guided_grid(model, num_steps)
         return grids.uniform_log_snr(model.sde, num_steps)
 
     def steps(self, model: ScoreModel, start: Level, end: Level) -> Table:
-        corrector = langevin_table(start if self.corrector_first else end, self.snr, self.corrector_steps)
+        corrected = start if self.corrector_first else end
+        snr = self.snr.at(corrected) if isinstance(self.snr, MeasuredSnr) else self.snr
+        corrector = langevin_table(corrected, snr, self.corrector_steps, self.scheme)
         tables = []
         for k in range(len(start)):
             predict = self.predictor.steps(model, start[k : k + 1], end[k : k + 1])
@@ -115,26 +132,20 @@ class NormPredictorCorrector(Sampler):
         predictor: a one-step sampler that is a table, or None.
         snr: signal-to-noise ratio of a Langevin step, by the norms of a batch.
         corrector_steps: Langevin steps for each predictor step.
-        scheme: of the Langevin steps. "euler" takes fresh noise. "leimkuhler_matthews" takes the mean of it and of that
-            of the row before (Leimkuhler and Matthews 2013): the density of a Gaussian is then kept for steps of any
-            size that is stable, so that steps can be larger (docs/guidance.md).
+        scheme: of the Langevin steps: "euler" or "leimkuhler_matthews" (`samplers.langevin`).
     """
 
     predictor: StepSampler | None = field(default_factory=ReverseDiffusion)
     snr: float = 0.16  # Song et al. 2021, appendix G, CIFAR-10
     corrector_steps: int = 1
-    scheme: Literal["euler", "leimkuhler_matthews"] = "euler"
+    scheme: Scheme = "euler"
 
     order = 0
     noise = "independent"
     default_num_steps = 250
 
     def __post_init__(self) -> None:
-        check_corrector(self.snr, self.corrector_steps)
-        require(
-            self.scheme in ("euler", "leimkuhler_matthews"),
-            f"scheme={self.scheme!r}: need 'euler' or 'leimkuhler_matthews'",
-        )
+        check_corrector(self.snr, self.corrector_steps, self.scheme)
         if self.predictor is not None:
             check_predictor(self.predictor)
 

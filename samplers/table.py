@@ -2,7 +2,7 @@ r"""Every linear solver is a table of numbers, and one loop runs them all.
 
 On a given grid a linear solver computes, row by row,
 
-    y_{k+1} = a_k y_k + sum_j b_kj h_{k-j} + c_k z_k,        h_k = p_k D(y_k, t_k) + q_k y_k,
+    y_{k+1} = a_k y_k + sum_j b_kj h_{k-j} + c_k z_k + d_k z_{k-1},        h_k = p_k D(y_k, t_k) + q_k y_k,
 
 where y is the state x_t, D the denoiser, h the combination of D and y that the solver treats as smooth (D itself, the
 noise, the velocity), and z_k fresh standard normal noise. A solver with several stages has several rows a step: later
@@ -43,7 +43,8 @@ class Table:
         arrival: the level of the state after each row.
         a: `(n,)` factor of the state.
         b: `(n, H)` factors of h_k, h_{k-1}, ..., h_{k-H+1}.
-        c: `(n,)` standard deviation of the added noise.
+        c: `(n,)` factor of the row's own noise.
+        d: `(n,)` factor of the noise of the row before; before the first row it is that of x_T.
         p, q: `(n,)` factors of D and of the state in h.
     """
 
@@ -52,6 +53,7 @@ class Table:
     a: Tensor
     b: Tensor
     c: Tensor
+    d: Tensor
     p: Tensor
     q: Tensor
 
@@ -61,12 +63,12 @@ class Table:
 
     def rows(self, index: slice) -> Table:
         """Some of the rows."""
-        return Table(self.level[index], self.arrival[index], *(getattr(self, name)[index] for name in "abcpq"))
+        return Table(self.level[index], self.arrival[index], *(getattr(self, name)[index] for name in "abcdpq"))
 
     def __str__(self) -> str:
         history = "".join(f"{f'b_k-{j}' if j else 'b_k':>12}" for j in range(self.b.shape[1]))
-        lines = [f"{'row':>5}{'t':>12}{'noise level':>12}{'a':>12}{history}{'c':>12}{'p':>12}{'q':>12}"]
-        columns = [self.level.t, self.level.noise_level, self.a, *self.b.T, self.c, self.p, self.q]
+        lines = [f"{'row':>5}{'t':>12}{'noise level':>12}{'a':>12}{history}{'c':>12}{'d':>12}{'p':>12}{'q':>12}"]
+        columns = [self.level.t, self.level.noise_level, self.a, *self.b.T, self.c, self.d, self.p, self.q]
         for k, row in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
             lines.append(f"{k:>5}" + "".join(f"{value:>12.5g}" for value in row))
         return "\n".join(lines)
@@ -74,7 +76,7 @@ class Table:
 
 def denoiser_table(level: Level, arrival: Level, a: Tensor, b: Tensor, c: Tensor) -> Table:
     """A table whose rows use D at their own time only: y' = a y + b D + c z."""
-    return Table(level, arrival, a, b[:, None], c, torch.ones_like(a), torch.zeros_like(a))
+    return Table(level, arrival, a, b[:, None], c, torch.zeros_like(a), torch.ones_like(a), torch.zeros_like(a))
 
 
 def clean_table(level: Level) -> Table:
@@ -96,10 +98,10 @@ def interleave(tables: Sequence[Table]) -> Table:
 def _combined(tables: Sequence[Table], combine: Callable[[list[Tensor]], Tensor]) -> Table:
     width = max(table.b.shape[1] for table in tables)
     b = [torch.nn.functional.pad(table.b, (0, width - table.b.shape[1])) for table in tables]
-    a, c, p, q = (combine([getattr(table, name) for table in tables]) for name in "acpq")
+    a, c, d, p, q = (combine([getattr(table, name) for table in tables]) for name in "acdpq")
     level = Level.join(combine, [table.level for table in tables])
     arrival = Level.join(combine, [table.arrival for table in tables])
-    return Table(level, arrival, a, combine(b), c, p, q)
+    return Table(level, arrival, a, combine(b), c, d, p, q)
 
 
 @final
@@ -129,19 +131,23 @@ class Loop:
         self._c_out = on_grid.c_out.tolist()
         self._level = table.level.to(like.device, like.dtype)
         self._arrival = table.arrival.to(like.device, like.dtype)
+        drawn = _drawn(table)
         self._rows = list(
             zip(
                 (table.a + table.b[:, 0] * on_y).tolist(),
                 (table.b[:, 0] * on_network).tolist(),
                 table.b[:, 1:].tolist(),
                 table.c.tolist(),
+                table.d.tolist(),
+                drawn[1:],
                 _read_later(table.b),
                 on_y.tolist(),
                 on_network.tolist(),
                 strict=True,
             )
         )
-        self._draws = [first_row + k + 1 for k, c in enumerate(table.c.tolist()) if c != 0]
+        self._draws = [first_row + k for k, wanted in enumerate(drawn) if wanted]
+        self._reads_x_T = drawn[0]
 
     def __call__(
         self,
@@ -167,7 +173,8 @@ class Loop:
         network = self._network
         y = x_T
         width = self.table.b.shape[1] - 1
-        for k, (a, b, earlier, c, read_later, h_y, h_network) in enumerate(self._rows):
+        z = next(noises) if self._reads_x_T else x_T  # if no row reads it, any tensor serves as a placeholder
+        for k, (a, b, earlier, c, d, draws, read_later, h_y, h_network) in enumerate(self._rows):
             output = network(k, y, cond)
             if callback is not None:
                 x0_hat = torch.mul(y, self._c_skip[k]).add_(output, alpha=self._c_out[k])
@@ -182,10 +189,21 @@ class Loop:
                 # if h is never read, any tensor serves as a placeholder
                 h = torch.mul(y, h_y).add_(output, alpha=h_network) if read_later else output
                 known = [h, *known[: width - 1]]
-            if c != 0:
-                after.add_(next(noises), alpha=c)
+            before = z
+            if draws:
+                z = next(noises)
+                after.add_(z, alpha=c)
+            if d != 0:
+                after.add_(before, alpha=d)
             y = after if project is None else project(self.first_row + k, self._arrival[k], after)
         return y
+
+
+def _drawn(table: Table) -> list[bool]:
+    """Whether the noise of x_T, and then that of each row, is read by the row or by the next."""
+    own = torch.nn.functional.pad(table.c != 0, (1, 0))
+    by_next = torch.nn.functional.pad(table.d != 0, (0, 1))
+    return (own | by_next).tolist()
 
 
 def _read_later(b: Tensor) -> list[bool]:

@@ -38,6 +38,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from scoresde._by_level import check_by_level, interpolate
 from scoresde._shape import match_rank
 from scoresde.errors import require
 from scoresde.sde import Level
@@ -112,17 +113,7 @@ class MeasuredVariance:
     share: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        levels = torch.tensor(self.log_snr, dtype=torch.float64)
-        share = torch.tensor(self.share, dtype=torch.float64)
-        require(
-            len(levels) == len(share) >= 2 and bool(levels.isfinite().all()) and bool((levels.diff() > 0).all()),
-            f"log_snr, share of MeasuredVariance: have {len(levels)} and {len(share)} numbers; need as many of both, "
-            "at least 2, and log_snr rising",
-        )
-        require(
-            bool((share >= 0).all()) and bool(share.isfinite().all()),
-            "share of MeasuredVariance: holds a number that is negative or not finite; has training diverged?",
-        )
+        check_by_level(self.log_snr, self.share, "share of MeasuredVariance")
 
     def growth(self, s: Level, t: Level) -> Tensor:
         """log(Sigma / betatilde) of the steps from t to s < t: log(1 + (SNR(s) / SNR(t) - 1) share)."""
@@ -130,12 +121,7 @@ class MeasuredVariance:
 
     def at(self, level: Level) -> Tensor:
         """The share at levels, at most 1; that of the nearest known one beyond both ends."""
-        x = level.log_snr
-        known, share = (torch.tensor(part, dtype=x.dtype, device=x.device) for part in (self.log_snr, self.share))
-        right = torch.searchsorted(known, x.contiguous()).clamp(1, len(known) - 1)
-        left = right - 1
-        weight = ((x - known[left]) / (known[right] - known[left])).clamp(0, 1)
-        return (share[left] + weight * (share[right] - share[left])).clamp(max=1)
+        return interpolate(self.log_snr, self.share, level).clamp(max=1)
 
 
 def check_variance(variance: object) -> None:

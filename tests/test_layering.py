@@ -16,7 +16,7 @@ LAYERS = [  # a name stands for the module and all below it; modules of one laye
         "scoresde._shape",
         "scoresde._stable",
     },
-    {"scoresde.codec", "scoresde.condition", "scoresde.noise", "scoresde.sde"},
+    {"scoresde._by_level", "scoresde.codec", "scoresde.condition", "scoresde.noise", "scoresde.sde"},
     {
         "scoresde.named_sdes",
         "scoresde.learned_sde",

@@ -1,19 +1,33 @@
-"""Samplers with numbers that a pilot run finds: the snr of a corrector, the variance of ancestral steps."""
+"""Samplers with numbers that a pilot run finds: the corrections, the variance of ancestral steps."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from typing import Any
 
 from torch import Tensor
 
-from samplers import Ancestral, AnnealedLangevin, PredictorCorrector, Sampler, TableSampler, choose_snr, pilot_variance
+from samplers import (
+    Ancestral,
+    AnnealedLangevin,
+    PredictorCorrector,
+    Sampler,
+    TableSampler,
+    choose_snr,
+    pilot_corrector,
+    pilot_variance,
+)
+from samplers.langevin import MeasuredSnr
+from samplers.pilot_corrector import SCHEME
 from samplers.pilot_variance import NUM_SAMPLES, REVISION
 from scoresde.app.pilot_cache import PilotCache
 from scoresde.app.trained import Trained
+from scoresde.errors import require
 from scoresde.reverse import MeasuredVariance
 from sde_configs import build
 
+GUIDED_SAMPLES = 2048  # conditions, of which a pilot run takes as many as it needs
 SNR_SAMPLES = 16  # of the run that chooses an snr
 
 
@@ -29,8 +43,11 @@ def piloted_sampler(trained: Trained, name: str, num_steps: int | None, leader: 
         leader: whether this process writes and speaks.
     """
     sampler = build.build_sampler(trained.config, name, num_steps)
-    grid = sampler.grid(trained.model, num_steps)
     options = trained.config.sampling.get(name, {})
+    if isinstance(sampler, PredictorCorrector) and options.snr == 0 and not trained.guiding.is_off:
+        sampler = _guided_corrector(name, num_steps, trained, leader)
+        return sampler, sampler.grid(trained.model, num_steps)
+    grid = sampler.grid(trained.model, num_steps)
     if isinstance(sampler, PredictorCorrector | AnnealedLangevin) and options.get("snr") == 0:
         return _with_snr(sampler, name, grid, trained, leader), grid
     if isinstance(sampler, Ancestral) and options.get("variance") == build.PILOT:
@@ -62,6 +79,50 @@ def _with_snr(
     return replace(sampler, snr=snr)
 
 
+def _guided_corrector(name: str, num_steps: int | None, trained: Trained, leader: bool) -> PredictorCorrector:
+    """The corrections that a pilot run finds to be enough for a guided model."""
+    options = trained.config.sampling[name]
+    for field in ("corrector_first", "scheme"):
+        require(
+            options[field] == getattr(PredictorCorrector, field),
+            f"config.sampling.{name}.{field}={options[field]!r}: with --guidance a pilot run chooses the corrections; "
+            f"give --config.sampling.{name}.snr=VALUE too",
+        )
+    asked = options.corrector_steps or None
+
+    def search() -> Any:
+        if leader:
+            print("choosing the corrections by a pilot run ...", flush=True)
+        cond = trained.conditions(GUIDED_SAMPLES)
+        found = pilot_corrector(trained.model, cond, num_steps, asked, batch_size=trained.batch_size())
+        assert isinstance(found.snr, MeasuredSnr)
+        return {"corrector_steps": found.corrector_steps, **asdict(found.snr)}
+
+    def of_json(found: Any) -> PredictorCorrector:
+        snr = MeasuredSnr(*(tuple(float(value) for value in found[part]) for part in ("log_snr", "snr")))
+        return PredictorCorrector(Ancestral(), snr, int(found["corrector_steps"]), scheme=SCHEME)
+
+    settings = trained.sampling_key() | {"num_steps": num_steps, "corrector_steps": asked}
+    kept = PilotCache(trained.checkpoint).find("corrections", settings, search, _can_be_read_by(of_json), write=leader)
+    sampler = of_json(kept)
+    if leader:
+        print(f"{sampler.corrector_steps} corrections a step (by a pilot run: docs/guidance.md)", flush=True)
+    return sampler
+
+
+def _can_be_read_by(of_json: Callable[[Any], object]) -> Callable[[Any], bool]:
+    """Whether what was kept is what a function reads."""
+
+    def valid(found: Any) -> bool:
+        try:
+            of_json(found)
+        except (KeyError, TypeError, ValueError):
+            return False
+        return True
+
+    return valid
+
+
 def _variance(trained: Trained, leader: bool) -> MeasuredVariance:
     """The variance that a pilot run measures, the same for all grids."""
 
@@ -71,15 +132,9 @@ def _variance(trained: Trained, leader: bool) -> MeasuredVariance:
         found = pilot_variance(trained.model, trained.conditions(NUM_SAMPLES), batch_size=trained.batch_size())
         return {"log_snr": list(found.log_snr), "share": list(found.share)}
 
-    def valid(found: Any) -> bool:
-        try:
-            _of_json(found)
-        except (KeyError, TypeError, ValueError):
-            return False
-        return True
-
     settings = trained.sampling_key() | {"revision": REVISION}
-    return _of_json(PilotCache(trained.checkpoint).find("variance", settings, search, valid, write=leader))
+    kept = PilotCache(trained.checkpoint).find("variance", settings, search, _can_be_read_by(_of_json), write=leader)
+    return _of_json(kept)
 
 
 def _of_json(found: Any) -> MeasuredVariance:

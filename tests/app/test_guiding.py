@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -85,6 +87,7 @@ def test_a_classifier_guides_a_model_that_knows_no_classes(work, tmp_path, capsy
         assert "8 network evaluations each" in capsys.readouterr().out
 
 
+@pytest.mark.filterwarnings("ignore:pilot_corrector")  # sixty steps of training leave scores of no distribution
 @pytest.mark.parametrize("sampler", ["auto", "pc"])
 def test_what_is_fitted_to_a_guided_model_is_kept_apart(work, tmp_path, capsys, sampler):
     how = [f"--sampler={sampler}", "--num_steps=5" if sampler == "auto" else "--num_steps=20"]
@@ -94,8 +97,26 @@ def test_what_is_fitted_to_a_guided_model_is_kept_apart(work, tmp_path, capsys, 
     guided = drawn(tmp_path / "b.png", *how, "--guidance=3")
     assert np.array_equal(guided, drawn(tmp_path / "c.png", *how, "--guidance=3"))
     pilots = sorted((work / "runs/dropped/checkpoints").glob("*.pilots.json"))[-1].read_text()
-    kind = "tables" if sampler == "auto" else "snr"
-    assert [name.split()[0] for name in json.loads(pilots)["found"]].count(kind) == 2
+    kinds = [name.split()[0] for name in json.loads(pilots)["found"]]
+    assert kinds.count("tables") == 2 if sampler == "auto" else {"snr", "corrections"} <= set(kinds)
+
+
+@pytest.mark.filterwarnings("ignore:pilot_corrector")  # sixty steps of training leave scores of no distribution
+def test_corrections_of_a_guided_model_are_chosen_once_a_checkpoint(work, tmp_path, capsys):
+    RunFolder(Path("runs/dropped")).newest_checkpoint().path.with_suffix(".pilots.json").unlink(missing_ok=True)
+
+    def said(*arguments):
+        drawn(tmp_path / "a.png", "--sampler=pc", "--guidance=2", "--num_steps=12", *arguments)
+        return capsys.readouterr().out
+
+    first, second = said(), said()
+    assert "choosing the corrections" in first
+    assert "choosing" not in second
+    chosen = re.search(r"\d+ corrections a step", first)[0]
+    assert chosen in second
+    assert "choosing the corrections" in said("--guidance=3")
+    assert "3 corrections a step" in said("--config.sampling.pc.corrector_steps=3")
+    assert "choosing" not in said("--config.sampling.pc.snr=0.2")
 
 
 def test_a_default_name_tells_the_weight(work):
@@ -128,6 +149,10 @@ def test_a_default_name_tells_the_weight(work):
         (["--guidance=2", "--guide_with=runs/classifier", "--labels=7"], "labels='7'"),
         (["--guidance=2", "--workdir=runs/whole_labels"], "label_dropout=0.1; or take Autoguidance"),
         (["--guidance=2", "--workdir=runs/toy", "--labels=0"], "labels"),
+        (
+            ["--guidance=2", "--sampler=pc", "--config.sampling.pc.corrector_first=True"],
+            "with --guidance a pilot run chooses the corrections; give --config.sampling.pc.snr=VALUE too",
+        ),
     ],
 )
 def test_mistakes_are_named_in_one_line(work, tmp_path, capsys, arguments, message):

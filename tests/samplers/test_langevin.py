@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from samplers import DDIM, AnnealedLangevin, PredictorCorrector, uniform_time
-from samplers.langevin import langevin_table
+from samplers.langevin import MeasuredSnr, langevin_table
 from samplers.table import Loop
-from scoresde import VESDE, ExactScoreModel
+from scoresde import VESDE, ExactScoreModel, UsageError
 from tests.analytic import mixture
 from tests.convergence import chain_moments, inner_grid, noise_for
 
@@ -22,6 +22,41 @@ def test_a_langevin_chain_has_its_known_bias(device):
     step = 2 * (snr * level.sigma.item()) ** 2
     _, got = chain_moments(AnnealedLangevin(snr, corrector_steps=400), sde, grid, 0.0, variance, device)
     assert got == pytest.approx(v / (1 - step / (2 * v)), rel=1e-9)
+
+
+@pytest.mark.parametrize("snr", [0.1, 0.5, 0.9])
+def test_leimkuhler_matthews_keeps_a_gaussian_for_every_stable_step(sde, snr):
+    """On N(0, v) the chain y' = A y + c z + d z_before settles at (c^2 + d^2 + 2 A c d) / (1 - A^2), which is v."""
+    variance = torch.tensor(0.3, dtype=torch.float64)
+    level = sde.level(inner_grid(sde, 6, "log_snr"))
+    v = level.alpha**2 * variance + level.sigma**2
+    # eps_hat of this Gaussian has the mean square sigma^2 / v, which makes a step 2 snr^2 v
+    ratio = snr * torch.sqrt(v) / level.sigma
+    table = langevin_table(level, ratio, 1, "leimkuhler_matthews")
+    on_y = table.a + table.b[:, 0] * level.alpha * variance / v  # D = alpha variance y / v
+    torch.testing.assert_close(on_y, torch.full_like(on_y, 1 - 2 * snr**2))
+    settled = (table.c**2 + table.d**2 + 2 * on_y * table.c * table.d) / (1 - on_y**2)
+    torch.testing.assert_close(settled, v)
+
+
+def test_a_measured_snr_is_linear_in_the_log_snr_between_its_levels(sde):
+    grid = inner_grid(sde, 3, "log_snr")
+    log_snr = tuple(sde.log_snr(grid).tolist())
+    measured = MeasuredSnr(log_snr, (0.2, 0.4, 2.0, 1.0))
+    assert measured.at(sde.level(grid)).tolist() == pytest.approx([0.2, 0.4, 2.0, 1.0])
+    middle = sde.level(sde.time(torch.tensor([(log_snr[1] + log_snr[2]) / 2], dtype=torch.float64)))
+    assert measured.at(middle).item() == pytest.approx(1.2, rel=1e-6)
+
+
+@pytest.mark.parametrize(("log_snr", "snr"), [((1.0, 0.0), (1.0, 1.0)), ((0.0, 1.0), (1.0,)), ((0.0,), (1.0,))])
+def test_a_measured_snr_of_no_levels_is_refused(log_snr, snr):
+    with pytest.raises(UsageError, match="log_snr, snr of MeasuredSnr"):
+        MeasuredSnr(log_snr, snr)
+
+
+def test_an_unknown_scheme_is_refused():
+    with pytest.raises(UsageError, match="scheme='heun': need 'euler' or 'leimkuhler_matthews'"):
+        PredictorCorrector(scheme="heun")
 
 
 def test_a_step_at_a_fixed_level_is_langevin_written_out(sde, device):

@@ -82,6 +82,24 @@ def test_tables_one_after_the_other_do_what_they_do_apart():
     assert torch.equal(Loop(table, model, x_T)(x_T, noise), apart)
 
 
+def test_a_row_adds_the_noise_of_the_row_before(device):
+    """Written out: the first row reads the noise of x_T, and noise that only the next row reads is drawn too."""
+    model, noise = ExactScoreModel(mixture(device), VPSDE()), noise_for(16, device)
+    level = model.sde.level(inner_grid(model.sde, 4, "log_snr"))
+    a, b = torch.full((4,), 0.5, dtype=torch.float64), torch.full((4,), 0.3, dtype=torch.float64)
+    c = torch.tensor([0.2, 0.0, 0.0, 0.4], dtype=torch.float64)
+    d = torch.tensor([0.7, 0.1, 0.6, 0.0], dtype=torch.float64)
+    table = dataclasses.replace(denoiser_table(level[:-1], level[1:], a, b, c), d=d)
+    z = [noise.normal(k, (2,), torch.float64) for k in range(5)]
+    y = x_T = model.sde.prior_std() * z[0]
+    for k in range(4):
+        y = 0.5 * y + 0.3 * model.denoise(y, level.t[k].item()) + c[k] * z[k + 1] + d[k] * z[k]
+    whole = Loop(table, model, x_T)(x_T, noise)
+    torch.testing.assert_close(whole, y, rtol=1e-9, atol=1e-9)
+    front = Loop(table.rows(slice(2)), model, x_T)(x_T, noise)
+    assert torch.equal(Loop(table.rows(slice(2, None)), model, x_T, first_row=2)(front, noise), whole)
+
+
 def test_interleaved_tables_take_turns():
     model = ExactScoreModel(mixture(), VPSDE())
     level = model.sde.level(inner_grid(model.sde, 4, "log_snr"))
@@ -92,7 +110,7 @@ def test_interleaved_tables_take_turns():
     width = one_value.b.shape[1]
     for k, (part, width_of_part) in enumerate(((one_value, width), (other, 1))):
         taken = table.rows(slice(k, None, 2))
-        for column in "acpq":
+        for column in "acdpq":
             assert torch.equal(getattr(taken, column), getattr(part, column)), column
         assert torch.equal(taken.b[:, :width_of_part], part.b)
         assert not taken.b[:, width_of_part:].any()
@@ -109,7 +127,7 @@ def test_some_rows_are_a_table(sde):
     assert isinstance(front, Table)
     assert (len(front), len(back)) == (3, len(table) - 3)
     assert str(again) == str(table)
-    assert all(torch.equal(getattr(again, column), getattr(table, column)) for column in "abcpq")
+    assert all(torch.equal(getattr(again, column), getattr(table, column)) for column in "abcdpq")
 
 
 # --- projections ----------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ def test_between_noisy_levels_it_is_adams(sde):
     for num_values in (1, 2, 3, 4):
         ours = Trigonometric(num_values).table(model, grid)
         adams = Adams(num_values, corrector=True).table(model, grid)
-        for part in "abcpq":
+        for part in "abcdpq":
             assert torch.equal(getattr(ours, part), getattr(adams, part)), f"{part} of {num_values} values"
 
 

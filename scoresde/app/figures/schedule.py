@@ -60,8 +60,8 @@ def draw(subject: Subject, options: FigureOptions) -> Figure:
     assert isinstance(sampler, TableSampler)
     table = sampler.table(subject.model, sampler.grid(subject.model, count))
     width = table.b.shape[1]
-    columns = ["a", "b", *(f"$b_{{-{j}}}$" for j in range(1, width)), "c", "p", "q"]
-    numbers = torch.cat([torch.stack([table.a, *table.b.T, table.c, table.p, table.q], 1)])
+    columns = ["a", "b", *(f"$b_{{-{j}}}$" for j in range(1, width)), "c", "d", "p", "q"]
+    numbers = torch.cat([torch.stack([table.a, *table.b.T, table.c, table.d, table.p, table.q], 1)])
     grids = {grid.__name__: sde.noise_level(_noisy(grid(sde, STEPS))) for grid in GRIDS}
     titles = (f"{STEPS} steps of each grid, {type(sde).__name__}", f"table of {name}, {count} steps")
     shares = {key: t / t[-1] for key, t in times.items()}
