@@ -15,8 +15,8 @@ k^2 + c^2 = sigma_s^2; DDIM (Song, Meng and Ermon 2021, equation 16) takes c = e
 DDIM's eta scales the standard deviation of the bridge, the eta of `samplers.euler_maruyama` the diffusion of an SDE:
 they agree as steps shrink. DDPM's larger variance, beta_t, adds the forward step's noise
 sigma_t^2 - (alpha_t/alpha_s)^2 sigma_s^2 around the same mean. Between the two lie the variance that a pilot run
-measures, and the one that a network has learned (`scoresde.reverse`). The learned one differs from entry to entry and
-depends on the state, so that its sampler is not a table.
+measures, and the one that a network has learned (`scoresde.reverse`). If it differs from entry to entry, it depends on
+the state, and its sampler is not a table.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ class Ancestral(StepSampler):
     """Samples x_s from the bridge, as DDPM does.
 
     Weak order 1; one evaluation a step; independent noise. With "posterior" it is DDIM at eta = 1. With "beta" it needs
-    at least four steps: see `ReverseDiffusion`. With "learned" it is not a table: its table has the noise of
-    "posterior" in place of the model's.
+    at least four steps: see `ReverseDiffusion`. With a variance that differs from entry to entry it is not a table: its
+    table has the noise of "posterior".
 
     Attributes:
         variance: "posterior", that of the bridge, DDPM's larger "beta", or between them "learned", the network's own,
@@ -105,29 +105,44 @@ class Ancestral(StepSampler):
 
     def steps(self, model: ScoreModel, start: Level, end: Level) -> Table:
         on_x0, on_xt, std = bridge(end, start)
-        if isinstance(self.variance, MeasuredVariance):
+        if isinstance(self.variance, MeasuredVariance) and not self.by_entry:
             growth = self.variance.growth(end, start)
         else:
             growth = variance_range(end, start) * (self.variance == "beta")
         return denoiser_table(start, end, on_xt, on_x0, std * torch.exp(0.5 * growth))
 
+    @property
+    def by_entry(self) -> bool:
+        """Whether the variance differs from entry to entry of a sample."""
+        return bool(self.variance.edges) if isinstance(self.variance, MeasuredVariance) else self.variance == "learned"
+
     def prepare(self, model: ScoreModel, grid: Tensor) -> Prepared:
-        if self.variance == "learned":
-            return _PreparedLearned(self.table(model, grid), model, grid)
+        if self.by_entry:
+            return _PreparedByEntry(self.table(model, grid), model, grid, self.variance)
         return super().prepare(model, grid)
 
 
 @final
-class _PreparedLearned(Prepared):
-    """A table of ancestral steps whose noise is widened, entry by entry, to the variance that the model learned."""
+class _PreparedByEntry(Prepared):
+    """A table of ancestral steps whose noise is widened, entry by entry, to a learned or measured variance."""
 
-    def __init__(self, table: Table, model: ScoreModel, grid: Tensor) -> None:
+    def __init__(self, table: Table, model: ScoreModel, grid: Tensor, variance: str | MeasuredVariance) -> None:
         self.table = table
         self.model = model
         self.grid = grid
-        self._range = [  # log(beta / betatilde) of each step; nothing is drawn in the one to clean data
-            variance_range(table.arrival[k], table.level[k]).item() if c > 0 else 0.0 for k, c in enumerate(table.c)
-        ]
+        self._variance = variance
+        noisy = table.c > 0  # nothing is drawn in the step to clean data
+        s = table.arrival[noisy]
+        t = table.level[noisy]
+        self._growth = variance.growth(s, t) if isinstance(variance, MeasuredVariance) else variance_range(s, t)
+
+    def _denoise(self, y: Tensor, level: Level, cond: Condition, growth: Tensor) -> tuple[Tensor, Tensor]:
+        """D, and sqrt(Sigma / betatilde) of its entries, from what is known of it beforehand."""
+        if isinstance(self._variance, MeasuredVariance):
+            x0_hat = self.model.denoise_at(y, level, cond)
+            return x0_hat, torch.exp(0.5 * self._variance.of_entries(growth, x0_hat))
+        x0_hat, v = with_learned_variance(self.model, y, level, cond)
+        return x0_hat, torch.exp(0.5 * growth * v)
 
     def __call__(
         self,
@@ -140,15 +155,18 @@ class _PreparedLearned(Prepared):
         table = self.table
         level = table.level.to(x_T.device, x_T.dtype)
         arrival = table.arrival.to(x_T.device, x_T.dtype)
-        rows = zip(table.a.tolist(), table.b[:, 0].tolist(), table.c.tolist(), self._range, strict=True)
+        growths = self._growth.to(x_T.device, x_T.dtype)
         y = x_T
-        for k, (a, b, c, span) in enumerate(rows):
-            x0_hat, v = with_learned_variance(self.model, y, level[k], cond)
+        for k, (a, b, c) in enumerate(zip(table.a.tolist(), table.b[:, 0].tolist(), table.c.tolist(), strict=True)):
+            if c > 0:
+                x0_hat, wider = self._denoise(y, level[k], cond, growths[k])
+                added = c * wider * noise.normal(k + 1, tuple(y.shape[1:]), y.dtype)
+            else:
+                x0_hat = self.model.denoise_at(y, level[k], cond)
+                added = torch.zeros_like(y)
             if callback is not None:
                 callback(k, level[k], y, x0_hat)
-            y = a * y + b * x0_hat
-            if c > 0:
-                y = y + c * torch.exp(0.5 * span * v) * noise.normal(k + 1, tuple(y.shape[1:]), y.dtype)
+            y = a * y + b * x0_hat + added
             if project is not None:
                 y = project(k, arrival[k], y)
         return Samples(y, self.model.num_calls(table.level))

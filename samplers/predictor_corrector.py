@@ -50,9 +50,9 @@ def check_predictor(predictor: StepSampler) -> None:
         f"predictor={predictor!r}: needs path noise, and a corrector's is independent; take SDEDPMSolver(1)",
     )
     require(
-        not (isinstance(predictor, Ancestral) and predictor.variance == "learned"),
-        f"predictor={predictor!r}: its noise depends on the state, so that its steps are not those of a table; take "
-        "Ancestral() or a pilot run's variance",
+        not (isinstance(predictor, Ancestral) and predictor.by_entry),
+        f"predictor={predictor}: its noise depends on the state, so that its steps are not those of a table; take "
+        "Ancestral() or pilot_variance(model, intervals=1)",
     )
     require(
         predictor.one_step,

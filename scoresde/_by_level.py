@@ -8,9 +8,12 @@ from torch import Tensor
 from scoresde.errors import require
 from scoresde.sde import Level
 
+Values = tuple[float, ...] | tuple[tuple[float, ...], ...]
+"""A number for each level, or several."""
 
-def check_by_level(log_snr: tuple[float, ...], values: tuple[float, ...], name: str) -> None:
-    """Raises `UsageError` unless log_snr rises and there is a number >= 0 for each of its levels, at least 2.
+
+def check_by_level(log_snr: tuple[float, ...], values: Values, name: str) -> None:
+    """Raises `UsageError` unless log_snr rises and there are numbers >= 0 for each of its levels, at least 2.
 
     Args:
         log_snr: of the levels.
@@ -30,11 +33,15 @@ def check_by_level(log_snr: tuple[float, ...], values: tuple[float, ...], name: 
     )
 
 
-def interpolate(log_snr: tuple[float, ...], values: tuple[float, ...], level: Level) -> Tensor:
-    """The values at levels: linear in the log-SNR, and that of the nearest known one beyond both ends."""
+def interpolate(log_snr: tuple[float, ...], values: Values, level: Level) -> Tensor:
+    """The values at levels: linear in the log-SNR between known ones, and beyond both ends the nearest ones.
+
+    Of the shape of the levels; several values of a level are the last dimension.
+    """
     x = level.log_snr
     known, measured = (torch.tensor(part, dtype=x.dtype, device=x.device) for part in (log_snr, values))
     right = torch.searchsorted(known, x.contiguous()).clamp(1, len(known) - 1)
     left = right - 1
     weight = ((x - known[left]) / (known[right] - known[left])).clamp(0, 1)
+    weight = weight.reshape(weight.shape + (1,) * (measured.ndim - 1))
     return measured[left] + weight * (measured[right] - measured[left])

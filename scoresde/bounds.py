@@ -363,11 +363,10 @@ def _denoise_and_grow(
     if variance == "learned":
         x0_hat, v = with_learned_variance(model, x_t, level, cond)
         return x0_hat, v * match_rank(variance_range(s, t), x_t)
+    x0_hat = model.denoise_at(x_t, level, cond)
     if isinstance(variance, MeasuredVariance):
-        growth = variance.growth(s, t)
-    else:
-        growth = variance_range(s, t) * (variance == "beta")
-    return model.denoise_at(x_t, level, cond), match_rank(growth, x_t)
+        return x0_hat, variance.of_entries(variance.growth(s, t), x0_hat)
+    return x0_hat, match_rank(variance_range(s, t) * (variance == "beta"), x_t)
 
 
 def _decode(
@@ -380,8 +379,10 @@ def _decode(
         x0_hat, v = with_learned_variance(model, x_t, level, cond)
         return x0_hat, last.noise_level * torch.exp(0.5 * (v.double() - 1) * span)
     x0_hat = model.denoise_at(x_t, level, cond)
-    share = variance.at(levels[-1:]).clamp(min=SMALLEST) if isinstance(variance, MeasuredVariance) else 1.0
-    return x0_hat, (last.noise_level * share**0.5).expand(len(x_t))
+    if isinstance(variance, MeasuredVariance):
+        share = variance.of_entries(variance.at(last).clamp(min=SMALLEST), x0_hat)
+        return x0_hat, (last.noise_level * share.sqrt()).expand(x0_hat.shape)
+    return x0_hat, last.noise_level.expand(len(x_t))
 
 
 def _check_levels(x_0: Tensor, bin_width: float | Tensor, low: float | Tensor, high: float | Tensor) -> None:

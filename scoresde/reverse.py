@@ -27,10 +27,14 @@ is between (sigma/alpha)^2, which is beta in units of x_0, and (sigma/alpha)^2 (
 x_0, of the step that arrived at this level: betatilde of a step to clean data would be 0. In the published code, too,
 log betatilde at t = 1 is that of t = 2. If no step arrived, both are (sigma/alpha)^2. The measured variance of the
 decoder is the error.
+
+The error is not the same for all entries of a sample. Measured in intervals of the values of D it is a variance for
+each entry, as the learned one is, without training (`MeasuredVariance.edges`).
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import final
@@ -38,7 +42,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from scoresde._by_level import check_by_level, interpolate
+from scoresde._by_level import Values, check_by_level, interpolate
 from scoresde._shape import match_rank
 from scoresde.errors import require
 from scoresde.sde import Level
@@ -100,28 +104,58 @@ def decoder_log_prob(
 @final
 @dataclass(frozen=True)
 class MeasuredVariance:
-    """The error of a denoiser at some levels, and the best isotropic variance that follows for every step.
+    """The error of a denoiser at some levels, and the best variance that follows for every step.
 
-    Between the levels the share is linear in the log-SNR.
+    Between the levels the share is linear in the log-SNR. It is one number for all entries of a sample, or one for each
+    interval of the values of D: where an entry of an image is black for certain, its error is small.
 
     Attributes:
         log_snr: of the levels, rising.
-        share: (alpha / sigma)^2 E|x_0 - D|^2 / dim at each: the error as a share of the noise.
+        share: (alpha / sigma)^2 E|x_0 - D|^2 / dim at each: the error as a share of the noise; with edges one for each
+            interval.
+        edges: between intervals of the values of D, rising; () for one number.
     """
 
     log_snr: tuple[float, ...]
-    share: tuple[float, ...]
+    share: Values
+    edges: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         check_by_level(self.log_snr, self.share, "share of MeasuredVariance")
+        widths = {len(part) if isinstance(part, tuple) else 0 for part in self.share}
+        need = len(self.edges) + 1 if self.edges else 0
+        require(
+            widths == {need} and all(low < high for low, high in itertools.pairwise(self.edges)),
+            f"edges={self.edges} of MeasuredVariance: need rising numbers, and at each level a share for each interval",
+        )
 
     def growth(self, s: Level, t: Level) -> Tensor:
-        """log(Sigma / betatilde) of the steps from t to s < t: log(1 + (SNR(s) / SNR(t) - 1) share)."""
-        return torch.log1p(torch.expm1(s.log_snr - t.log_snr) * self.at(t))
+        """log(Sigma / betatilde) of the steps from t to s < t: log(1 + (SNR(s) / SNR(t) - 1) share).
+
+        Of the shape of the levels; with edges `(*, intervals)`.
+        """
+        ratio = torch.expm1(s.log_snr - t.log_snr)
+        share = self.at(t)
+        return torch.log1p(ratio.reshape(ratio.shape + (1,) * (share.ndim - ratio.ndim)) * share)
 
     def at(self, level: Level) -> Tensor:
-        """The share at levels, at most 1; that of the nearest known one beyond both ends."""
+        """The share at levels, at most 1; with edges `(*, intervals)`."""
         return interpolate(self.log_snr, self.share, level).clamp(max=1)
+
+    def of_entries(self, values: Tensor, x0_hat: Tensor) -> Tensor:
+        """What holds for each entry of D, to broadcast against it.
+
+        Args:
+            values: of one level `()` or of each sample's `(B,)`; with edges `(intervals,)` or `(B, intervals)`.
+            x0_hat: D, `(B, *)`.
+        """
+        if not self.edges:
+            return match_rank(values, x0_hat)
+        edges = torch.tensor(self.edges, dtype=x0_hat.dtype, device=x0_hat.device)
+        interval = torch.bucketize(x0_hat.contiguous(), edges)
+        if values.ndim == 1:
+            return values[interval]
+        return values.gather(1, interval.flatten(1)).reshape(x0_hat.shape)
 
 
 def check_variance(variance: object) -> None:

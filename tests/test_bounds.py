@@ -307,7 +307,7 @@ def test_the_true_variance_has_the_best_bound_and_its_steps_are_the_closed_form(
     exact = ExactScoreModel(target, sde)
     x_0 = rounded(target, 20_000, device)
     learned = KnownVariance(exact, CHAIN, variances)
-    measured = measure_variance(exact, x_0[:5000])
+    measured = measure_variance(exact, x_0[:5000], intervals=1)
     level = sde.level(CHAIN[:-1])
     t, s = level[:-1], level[1:]
     growth = best_growth(variances[:, None], s, t)

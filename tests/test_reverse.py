@@ -101,3 +101,31 @@ def test_beyond_the_levels_and_between_them():
 def test_a_measurement_that_is_none_is_named(log_snr, share, message):
     with pytest.raises(UsageError, match=message):
         MeasuredVariance(log_snr, share)
+
+
+def test_by_interval_each_entry_has_the_growth_of_its_own():
+    known = MeasuredVariance((-1.0, 1.0), ((0.1, 0.5, 0.9), (0.3, 0.5, 0.7)), (-0.5, 0.5))
+    t, s = levels(VPSDE(), [0.5, 0.4], [0.3, 0.2])
+    growth = known.growth(s, t)
+    for k, share in enumerate(known.at(t).T.tolist()):
+        alone = MeasuredVariance((-1.0, 1.0), tuple(row[k] for row in known.share))
+        torch.testing.assert_close(alone.at(t).tolist(), share)
+        torch.testing.assert_close(alone.growth(s, t), growth[:, k])
+    x0_hat = torch.tensor([[-2.0, 0.0, 3.0], [0.6, -0.6, 0.4]])
+    expected = torch.stack([growth[0, [0, 1, 2]], growth[1, [2, 0, 1]]])
+    assert torch.equal(known.of_entries(growth, x0_hat), expected)
+    assert torch.equal(known.of_entries(growth[0], x0_hat)[1], growth[0, [2, 0, 1]])
+
+
+@pytest.mark.parametrize(
+    ("share", "edges"),
+    [
+        (((0.1, 0.2), (0.1, 0.2)), ()),
+        ((0.1, 0.2), (0.0,)),
+        (((0.1, 0.2), (0.1, 0.2)), (0.0, 1.0)),
+        (((0.1, 0.2, 0.3), (0.1, 0.2, 0.3)), (1.0, 0.0)),
+    ],
+)
+def test_edges_that_do_not_fit_the_shares_are_named(share, edges):
+    with pytest.raises(UsageError, match="edges="):
+        MeasuredVariance((0.0, 1.0), share, edges)

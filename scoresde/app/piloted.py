@@ -20,14 +20,13 @@ from samplers import (
 )
 from samplers.langevin import MeasuredSnr
 from samplers.pilot_corrector import SCHEME
-from samplers.pilot_variance import NUM_SAMPLES, REVISION
+from samplers.pilot_variance import REVISION
 from scoresde.app.pilot_cache import PilotCache
 from scoresde.app.trained import Trained
 from scoresde.errors import require
 from scoresde.reverse import MeasuredVariance
 from sde_configs import build
 
-GUIDED_SAMPLES = 2048  # conditions, of which a pilot run takes as many as it needs
 SNR_SAMPLES = 16  # of the run that chooses an snr
 
 
@@ -93,7 +92,7 @@ def _guided_corrector(name: str, num_steps: int | None, trained: Trained, leader
     def search() -> Any:
         if leader:
             print("choosing the corrections by a pilot run ...", flush=True)
-        cond = trained.conditions(GUIDED_SAMPLES)
+        cond = trained.every_condition
         found = pilot_corrector(trained.model, cond, num_steps, asked, batch_size=trained.batch_size())
         assert isinstance(found.snr, MeasuredSnr)
         return {"corrector_steps": found.corrector_steps, **asdict(found.snr)}
@@ -129,8 +128,8 @@ def _variance(trained: Trained, leader: bool) -> MeasuredVariance:
     def search() -> Any:
         if leader:
             print("measuring the variance of the steps by a pilot run ...", flush=True)
-        found = pilot_variance(trained.model, trained.conditions(NUM_SAMPLES), batch_size=trained.batch_size())
-        return {"log_snr": list(found.log_snr), "share": list(found.share)}
+        found = pilot_variance(trained.model, trained.every_condition, batch_size=trained.batch_size())
+        return asdict(found)
 
     settings = trained.sampling_key() | {"revision": REVISION}
     kept = PilotCache(trained.checkpoint).find("variance", settings, search, _can_be_read_by(_of_json), write=leader)
@@ -138,4 +137,5 @@ def _variance(trained: Trained, leader: bool) -> MeasuredVariance:
 
 
 def _of_json(found: Any) -> MeasuredVariance:
-    return MeasuredVariance(*(tuple(float(value) for value in found[name]) for name in ("log_snr", "share")))
+    share = tuple(tuple(map(float, row)) for row in found["share"])
+    return MeasuredVariance(tuple(map(float, found["log_snr"])), share, tuple(map(float, found["edges"])))

@@ -133,13 +133,23 @@ class Trained:
             "quantile": sampling.quantile if sampling.threshold == "dynamic" else None,
         } | self.guiding.key()
 
+    @property
+    def _labelled(self) -> DataInfo:
+        """The data whose classes samples can have: those of the model, or of the classifier that guides it."""
+        return self.data if self.data.num_classes else self.guiding.classes or self.data
+
+    @property
+    def every_condition(self) -> Condition:
+        """Each class once, for pilot runs, which repeat them; None without classes."""
+        return self.conditions(max(1, self._labelled.num_classes))
+
     def conditions(self, num_samples: int, labels: str | None = None) -> Condition:
         """Conditions of samples: "3", "3,1,4" or "cat,dog" repeated to their number; by default all classes in turn.
 
         Raises:
             UsageError: for labels that the model does not know.
         """
-        known = self.data if self.data.num_classes else self.guiding.classes or self.data
+        known = self._labelled
         classes = known.num_classes
         if labels is None:
             return torch.arange(num_samples) % classes if classes else None

@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 
 from samplers import DDIM, Ancestral, cuda_graph, pilot_variance, sample
-from samplers.pilot_variance import NUM_SAMPLES
 from scoresde.app import sample as sample_module
 from scoresde.app.cli import main
 from scoresde.app.pilot_cache import pilots_path
@@ -212,12 +211,12 @@ def test_the_variance_of_a_pilot_run_is_measured_once_a_checkpoint(work, tmp_pat
     assert np.abs(first - said("--sampler=ancestral")[1]).max() > 1e-3
     loaded = load(newest("toy"))
     model = loaded.model()
-    variance = pilot_variance(model, torch.arange(NUM_SAMPLES) % 2)
+    variance = pilot_variance(model, torch.arange(2))
     expected = sample(model, Ancestral(variance), 6, num_steps=5, cond=torch.arange(6) % 2).x
     np.testing.assert_allclose(first, model.codec.decode(expected).numpy(), rtol=1e-4, atol=1e-5)
     pilots = pilots_path(newest("toy"))
     kept = json.loads(pilots.read_text())
-    for damage in ({"log_snr": [1.0, 0.0], "share": [0.5, 0.5]}, {"log_snr": [0.0]}, [], 3.0):
+    for damage in ({"log_snr": [1.0, 0.0], "share": [[0.5, 0.5]] * 2, "edges": [0.0]}, {"log_snr": [0.0]}, [], 3.0):
         kept["found"] = dict.fromkeys(kept["found"], damage)
         pilots.write_text(json.dumps(kept))
         assert said(*piloted)[0]

@@ -31,6 +31,7 @@ from scoresde import (
     ThresholdedModel,
     UsageError,
 )
+from scoresde.sde import bridge
 from tests.analytic import SDES, mixture
 from tests.convergence import ProbeNoise, noise_for
 from tests.reverse import KnownVariance, TwoOutputs, posterior_variance
@@ -206,6 +207,23 @@ def test_other_samplers_do_not_see_the_second_output(device):
     for sampler in (Heun(), Ancestral(), PredictorCorrector()):
         one, other = (sample(model, sampler, 4, num_steps=8).x for model in (learned, plain))
         assert torch.equal(one, other), sampler
+
+
+def test_a_variance_by_interval_is_that_of_each_entry_written_out(device):
+    model, noise = ExactScoreModel(mixture(device), VPSDE()), noise_for(16, device)
+    variance = MeasuredVariance((-10.0, 10.0), ((0.0, 0.9), (0.1, 0.5)), (0.0,))
+    grid = uniform_log_snr(VPSDE(), 4)
+    level = VPSDE().level(grid[:-1])
+    y = x_T = noise.normal(0, (2,), torch.float64)
+    for k in range(3):
+        t, s = level[k], level[k + 1]
+        on_x0, on_xt, std = bridge(s, t)
+        x0_hat = model.denoise(y, t.t.item())
+        narrow, wide = (std * torch.exp(variance.growth(s, t) / 2)).to(device)
+        deviation = torch.where(x0_hat > 0, wide, narrow)
+        y = on_xt.item() * y + on_x0.item() * x0_hat + deviation * noise.normal(k + 1, (2,), torch.float64)
+    expected = model.denoise(y, level.t[3].item())
+    torch.testing.assert_close(Ancestral(variance).run(model, x_T, grid, noise), expected, rtol=1e-9, atol=1e-9)
 
 
 def test_where_the_learned_variance_cannot_be_had_is_named(device):
