@@ -103,8 +103,16 @@ def main() -> None:
     train, held_out = load("digits").split(0.25)
     assert held_out is not None
     own = pilot_variance(model)
+    one = pilot_variance(model, intervals=1)
     of_data = measure_variance(model, train.all()[0])
-    variances = {"posterior": "posterior", "beta": "beta", "pilot": own, "of the data": of_data, "learned": "learned"}
+    variances = {
+        "posterior": "posterior",
+        "beta": "beta",
+        "one number": one,
+        "pilot": own,
+        "of the data": of_data,
+        "learned": "learned",
+    }
     print(f"training images: Frechet {judge.floor:.2f}")
     print(f"{'steps':>5}  {'variance':12}{'bits':>8}{'error':>8}{'Frechet':>9}{'error':>7}")
     for num_steps in map(int, options.steps.split(",")):
