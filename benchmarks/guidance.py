@@ -16,6 +16,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from benchmarks.guidance_peers import peers
 from samplers import (
     DDIM,
     Ancestral,
@@ -104,6 +105,8 @@ def compare(model: ExactLabelledModel, w: float) -> None:
     for steps in (100, 400):
         particles = sample_particles(guided, 1, NUM_SAMPLES, num_steps=steps, cond=LABEL)
         report(f"particles, {steps} steps", particles.x[0], particles.nfe)
+    for name, x, nfe in peers(model, w, LABEL, NUM_SAMPLES):
+        report(name, x, nfe)
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -57,6 +57,7 @@ SAMPLES = {"mix2d": 1000, "mix64": 1000, "plane": 500, "digits_edm": 200, "digit
 TRAINING = {
     "digits_edm": ["--sde=edm", "--config.training.num_steps=5000"],
     "digits_vp": ["--sde=vp", "--config.parametrization.name=NoiseParametrization", "--config.training.num_steps=5000"],
+    "digits_guided": ["--sde=vp", "--config.network.label_dropout=0.1", "--config.training.num_steps=5000"],
     "plane": ["--sde=edm", "--config=toy", "--config.data.name=modes", "--config.training.num_steps=10000"],
     "mnist": [
         "--config=edm",
@@ -87,9 +88,8 @@ class Problem(NamedTuple):
     end: Tensor
 
     def denoise(self, u: Tensor, noise_level: float) -> Tensor:
-        """D for x = alpha u; a noise level outside the model's range becomes its nearest end."""
-        level = self.model.sde.at_noise_level(torch.tensor(noise_level, dtype=torch.float64))
-        return self.model.denoise_at(u * level.alpha.item(), level.to(u.device, u.dtype), self.cond)
+        """D for x = alpha u."""
+        return denoise(self.model, u, noise_level, self.cond)
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -104,6 +104,12 @@ class Problem(NamedTuple):
         with self.model.eval_mode():
             x = sampler.run(self.model, x_T, grid, Noise(0, torch.arange(len(x_T))), self.cond)
         return trimmed(x - self.end)
+
+
+def denoise(model: ScoreModel, u: Tensor, noise_level: float, cond: Tensor | None) -> Tensor:
+    """D for x = alpha u; a noise level outside the model's range becomes its nearest end."""
+    level = model.sde.at_noise_level(torch.tensor(noise_level, dtype=torch.float64))
+    return model.denoise_at(u * level.alpha.item(), level.to(u.device, u.dtype), cond)
 
 
 def mixture_in_the_plane() -> GaussianMixture:
@@ -155,13 +161,20 @@ def labels(count: int, classes: int) -> Tensor | None:
 
 
 def problem(name: str, folder: Path, mnist: str, count: int | None = None) -> Problem:
-    """A problem; its truth is Runge-Kutta's method with 800 evaluations. Prints what half as many would change."""
+    """A problem by its name, judged by `count` samples."""
     if name in EXACT:
         model: ScoreModel = ExactScoreModel(EXACT[name](), EDMSDE(t_min=1e-4))
         classes = 0
     else:
         model, classes = trained(name, folder, mnist)
-    count = count or SAMPLES[name]
+    return joined(name, model, classes, count or SAMPLES[name])
+
+
+def joined(name: str, model: ScoreModel, classes: int, count: int) -> Problem:
+    """The problem of a model; its truth is Runge-Kutta's method with 800 evaluations.
+
+    Prints what half as many would change.
+    """
     cond = labels(count, classes)
     first, last = model.sde.span().noise_level.tolist()
     start = (first * Noise(100, torch.arange(count)).normal(0, model.shape, torch.float64)).to(model.dtype)
@@ -256,24 +269,29 @@ def of_k_diffusion(p: Problem, n: int) -> Runs:
                 yield f"k-diffusion {name} {nodes}", partial(run, name, levels)
 
 
+def azula_denoiser(schedule: Any, estimate: Callable[..., Tensor], dtype: torch.dtype = torch.float64) -> Any:
+    """azula's denoiser for a function that gives D of u `(B, *)` in a type, a noise level, and azula's keywords."""
+    import azula.denoise
+
+    class Denoiser(azula.denoise.Denoiser):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.schedule = schedule
+
+        def forward(self, x_t: Tensor, t: Tensor, **given: Any) -> object:
+            alpha, sigma = schedule(t.double())
+            mean = estimate((x_t / alpha).to(dtype), (sigma / alpha).item(), **given)
+            return azula.denoise.DiracPosterior(mean.to(x_t.dtype))
+
+    return Denoiser()
+
+
 def of_azula(p: Problem, n: int) -> Runs:
     """Samplers of azula without noise, each with three schedules."""
-    import azula.denoise
     import azula.noise
     import azula.sample
 
     first, last = p.ends
-
-    class Denoiser(azula.denoise.Denoiser):  # type: ignore[misc]
-        def __init__(self, schedule: azula.noise.Schedule) -> None:
-            super().__init__()
-            self.schedule = schedule
-
-        def forward(self, x_t: Tensor, t: Tensor, **_: object) -> object:
-            alpha, sigma = self.schedule(t.double())
-            u = (x_t / alpha).to(p.start.dtype)
-            return azula.denoise.DiracPosterior(p.denoise(u, (sigma / alpha).item()).to(x_t.dtype))
-
     smallest = max(last, 1e-3)
     schedules = {
         "Rectified": azula.noise.RectifiedSchedule(alpha_min=1 / (1 + first), sigma_min=smallest),
@@ -282,7 +300,8 @@ def of_azula(p: Problem, n: int) -> Runs:
     }
 
     def run(kind: str, options: dict[str, Any], schedule: azula.noise.Schedule) -> Tensor:
-        sampler = getattr(azula.sample, kind)(Denoiser(schedule), steps=n, silent=True, dtype=torch.float64, **options)
+        denoiser = azula_denoiser(schedule, p.denoise, p.start.dtype)
+        sampler = getattr(azula.sample, kind)(denoiser, steps=n, silent=True, dtype=torch.float64, **options)
         alpha, _ = schedule(torch.tensor(1.0, dtype=torch.float64))
         return sampler(p.start.double() * alpha.item())
 
@@ -293,16 +312,21 @@ def of_azula(p: Problem, n: int) -> Runs:
             yield f"azula {kind} {order or ''} {name}", partial(run, kind, options, schedule)
 
 
-def best_peer(p: Problem, n: int, kept: Path) -> tuple[float, str, int]:
-    """The smallest error of all peers' configurations, which one has it, and how many were run.
+PEERS = (of_diffusers, of_k_diffusion, of_azula)
+
+
+def best_peer(
+    p: Problem, n: int, kept: Path, peers: Sequence[Callable[[Problem, int], Runs]] = PEERS
+) -> tuple[float, str, int]:
+    """The smallest error of all configurations of peers, which one has it, and how many were run.
 
     The errors are read from the file `kept`, or measured and written there.
     """
     if not kept.exists():
         found = {}
-        for peers in (of_diffusers, of_k_diffusion, of_azula):
+        for of_peer in peers:
             with contextlib.suppress(ImportError):
-                for label, run in peers(p, n):
+                for label, run in of_peer(p, n):
                     with contextlib.suppress(*REFUSED):
                         error = trimmed(run() - p.end)
                         if math.isfinite(error):
