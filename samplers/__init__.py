@@ -15,6 +15,7 @@ from samplers.grids import (
     power_phi,
     quadratic_time,
     uniform_log_snr,
+    uniform_phi,
     uniform_time,
     vp_quadratic,
 )
@@ -93,6 +94,7 @@ __all__ = [
     "to_data",
     "to_noise",
     "uniform_log_snr",
+    "uniform_phi",
     "uniform_time",
     "vp_quadratic",
 ]

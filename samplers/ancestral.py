@@ -64,7 +64,7 @@ class DDIM(StepSampler):
         return "independent" if self.eta else "none"
 
     def default_grid(self, model: ScoreModel, num_steps: int) -> Tensor:
-        return grids.uniform_log_snr(model.sde, num_steps)
+        return grids.uniform_phi(model.sde, num_steps, model.sigma_data)
 
     def steps(self, model: ScoreModel, start: Level, end: Level) -> Table:
         c = self.eta * bridge(end, start)[2]

@@ -81,11 +81,16 @@ def karras(sde: SDE, num_steps: int, rho: float = 7.0) -> Tensor:
 def power_phi(sde: SDE, num_steps: int, power: float = 2.0, sigma_data: float = 1.0) -> Tensor:
     """Equal steps in phi^(1/power), phi = atan(noise_level / sigma_data).
 
-    Power 1 is uniform in phi; power 2 is finer towards the data.
+    Power 1 is `uniform_phi`; power 2 is finer towards the data.
     """
     _check_phi(power, sigma_data)
     phi = _between(torch.atan(_first_and_last(sde).noise_level / sigma_data), power, num_steps)
     return _grid(sde, sde.time(-2 * torch.log(sigma_data * torch.tan(phi))))
+
+
+def uniform_phi(sde: SDE, num_steps: int, sigma_data: float = 1.0) -> Tensor:
+    """Equal steps in phi = atan(noise_level / sigma_data)."""
+    return power_phi(sde, num_steps, 1.0, sigma_data)
 
 
 def phi_to_clean(sde: SDE, num_steps: int, power: float = 1.5, sigma_data: float = 1.0) -> Tensor:

@@ -12,6 +12,7 @@ from samplers import (
     power_phi,
     quadratic_time,
     uniform_log_snr,
+    uniform_phi,
     uniform_time,
     vp_quadratic,
 )
@@ -29,6 +30,7 @@ EVEN_IN = {
     uniform_log_snr: lambda sde, t: sde.log_snr(t),
     karras: lambda sde, t: sde.noise_level(t) ** (1 / 7),
     power_phi: lambda sde, t: phi(sde, t) ** (1 / 2),
+    uniform_phi: phi,
 }
 ENDS_ELSEWHERE = [vp_quadratic, phi_to_clean]  # at a noise level of their own, before the step to clean data
 
