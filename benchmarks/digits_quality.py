@@ -46,12 +46,14 @@ class Judge(NamedTuple):
         classifier: of the training images.
         train: training images.
         held_out: features of the held-out images.
+        labels: of the held-out images.
         floor: Frechet distance of as many training images to them.
     """
 
     classifier: Classifier
     train: Tensor
     held_out: Tensor
+    labels: Tensor
     floor: float
 
     def row(self, x: Tensor, labels: Tensor) -> str:
@@ -78,7 +80,7 @@ def appoint() -> tuple[Judge, str]:
     agreement, features = judge(classifier, x_held, y_held)
     floor = frechet_distance(judge(classifier, x_train[:NUM_SAMPLES], y_train[:NUM_SAMPLES]).features, features)
     row = f"{agreement:10.3f}{floor:9.2f}{1:7.2f}{nearest(x_held, x_train):9.3f}"
-    return Judge(classifier, x_train, features, floor), row
+    return Judge(classifier, x_train, features, y_held, floor), row
 
 
 def trained(sde: str, folder: Path) -> NetworkScoreModel:
