@@ -10,10 +10,8 @@ of two sets of the target, and the network evaluations of a sample. About six mi
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from benchmarks.guidance_peers import peers
@@ -28,50 +26,28 @@ from samplers import (
     sample_particles,
     uniform_log_snr,
 )
-from scoresde import APG, VPSDE, ClassifierFreeGuidance, ExactLabelledModel, GaussianMixture
+from scoresde import APG, VPSDE, ClassifierFreeGuidance, ExactLabelledModel
+from scoresde.data import labelled_mixture
 from scoresde.guidance import Weight, cfg_plus_plus
-from scoresde.metrics import sliced_wasserstein
+from scoresde.metrics import PoweredTarget
 
 NUM_SAMPLES = 10_000
 LABEL = 0
 STEPS = 200
-HALF_WIDTH = 4.5  # of the grid, which holds the target
-POINTS = 1201
 
 
 def problem() -> ExactLabelledModel:
     """Modes on a circle, three of them of the class that is asked for."""
-    generator = torch.Generator().manual_seed(5)
-    angle = torch.arange(8, dtype=torch.float64) * (math.pi / 4)
-    means = 1.2 * torch.stack([angle.cos(), angle.sin()], 1)
-    means = means + 0.25 * torch.randn(8, 2, generator=generator, dtype=torch.float64)
-    rotations = torch.linalg.qr(torch.randn(8, 2, 2, generator=generator, dtype=torch.float64)).Q
-    variances = torch.tensor([0.45, 0.2], dtype=torch.float64) ** 2
-    weights = torch.tensor([1.0, 2, 1, 3, 1, 2, 2, 1], dtype=torch.float64)
-    mixture = GaussianMixture(weights, means, rotations * variances @ rotations.mT)
-    return ExactLabelledModel(mixture, torch.tensor([0, 0, 1, 1, 1, 2, 2, 0]), VPSDE())
-
-
-def powered(model: ExactLabelledModel, w: float, seed: int) -> Tensor:
-    """Samples of p(x)^(1-w) p(x|y)^w, by its values on a grid."""
-    axis = torch.linspace(-HALF_WIDTH, HALF_WIDTH, POINTS, dtype=torch.float64)
-    points = torch.cartesian_prod(axis, axis)
-    one = torch.ones((), dtype=torch.float64)
-    own, whole = (each.log_prob(points, one, 0 * one) for each in (model.targets[LABEL], model.mixture))
-    generator = torch.Generator().manual_seed(seed)
-    cell = torch.multinomial(((1 - w) * whole + w * own).softmax(0), NUM_SAMPLES, True, generator=generator)
-    jitter = torch.rand(NUM_SAMPLES, 2, generator=generator, dtype=torch.float64) - 0.5
-    return points[cell] + jitter * (axis[1] - axis[0])
+    return ExactLabelledModel(*labelled_mixture(), VPSDE())
 
 
 def compare(model: ExactLabelledModel, w: float) -> None:
     """The lines of one weight."""
-    truth = powered(model, w, 1)
-    floor = sum(sliced_wasserstein(powered(model, w, seed), truth) for seed in (2, 3, 4)) / 3
+    target = PoweredTarget(model, LABEL, w, NUM_SAMPLES)
     guided = ClassifierFreeGuidance(model, w)
 
     def report(name: str, x: Tensor, nfe: int) -> None:
-        print(f"{w:>3g}  {name:44}{nfe:>12}{sliced_wasserstein(x, truth) / floor:>12.2f}", flush=True)
+        print(f"{w:>3g}  {name:44}{nfe:>12}{target.distance(x):>12.2f}", flush=True)
 
     def draw(name: str, sampler: TableSampler, change: Callable[[], ClassifierFreeGuidance] | None, steps: int) -> None:
         asked = guided if change is None else change()

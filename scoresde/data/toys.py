@@ -1,6 +1,7 @@
 """Points in the plane: distributions that a network learns in seconds and that one can judge by eye.
 
-Each is 10,000 samples of about unit size, the same in every run. Half circles, Gaussians and rings are classes.
+Each is 10,000 samples of about unit size, the same in every run. Half circles, Gaussians and rings are classes; blobs
+are of three classes.
 """
 
 from __future__ import annotations
@@ -34,6 +35,30 @@ def nine_modes() -> GaussianMixture:
 def modes() -> ArrayData:
     """Draws from `nine_modes`."""
     return ArrayData(nine_modes().sample(NUM_TOY_SAMPLES, torch.Generator().manual_seed(0)))
+
+
+def labelled_mixture() -> tuple[GaussianMixture, torch.Tensor]:
+    """Eight Gaussians about a circle that run into each other, float64, and their classes, 0, 1 or 2."""
+    generator = torch.Generator().manual_seed(5)
+    means = 1.2 * _on_circle(torch.arange(8, dtype=torch.float64) * (math.pi / 4))
+    means = means + 0.25 * torch.randn(8, 2, generator=generator, dtype=torch.float64)
+    rotations = torch.linalg.qr(torch.randn(8, 2, 2, generator=generator, dtype=torch.float64)).Q
+    variances = torch.tensor([0.45, 0.2], dtype=torch.float64) ** 2
+    weights = torch.tensor([1.0, 2, 1, 3, 1, 2, 2, 1], dtype=torch.float64)
+    mixture = GaussianMixture(weights, means, rotations * variances @ rotations.mT)
+    return mixture, torch.tensor([0, 0, 1, 1, 1, 2, 2, 0])
+
+
+def blobs() -> ArrayData:
+    """Draws from `labelled_mixture`."""
+    mixture, classes = labelled_mixture()
+    generator = torch.Generator().manual_seed(0)
+    labels = classes[torch.multinomial(mixture.weights, NUM_TOY_SAMPLES, replacement=True, generator=generator)]
+    points = torch.empty(NUM_TOY_SAMPLES, 2)
+    for label in range(3):
+        own = labels == label
+        points[own] = mixture.components(classes == label).sample(int(own.sum()), generator).float()
+    return ArrayData(points, labels)
 
 
 def swiss_roll() -> ArrayData:
@@ -73,4 +98,4 @@ def _on_circle(angle: torch.Tensor) -> torch.Tensor:
     return torch.stack([angle.cos(), angle.sin()], 1)
 
 
-TOYS = {f.__name__: f for f in (moons, modes, swiss_roll, checkerboard, eight_gaussians, rings)}
+TOYS = {f.__name__: f for f in (moons, modes, swiss_roll, checkerboard, eight_gaussians, rings, blobs)}

@@ -11,6 +11,7 @@ from scoresde.metrics.bits import (
 from scoresde.metrics.classifier import Classifier, Judgement, judge, train_classifier
 from scoresde.metrics.frechet import frechet_distance
 from scoresde.metrics.noise_levels import LevelScores, score_by_noise_level
+from scoresde.metrics.powered import PoweredTarget
 from scoresde.metrics.sliced import sliced_wasserstein
 from scoresde.metrics.variational_dequantization import VariationalDequantization, train_dequantization
 
@@ -20,6 +21,7 @@ __all__ = [
     "Dequantization",
     "Judgement",
     "LevelScores",
+    "PoweredTarget",
     "TruncatedNormalDequantization",
     "UniformDequantization",
     "VariationalDequantization",

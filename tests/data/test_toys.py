@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from scoresde.data import load, nine_modes
+from scoresde.data import labelled_mixture, load, nine_modes
 
 
 def test_moons_are_two_balanced_half_circles():
@@ -33,7 +33,20 @@ def test_modes_are_draws_of_the_known_mixture():
     assert (offset.std(0) - 1).abs().max() < 5 / math.sqrt(2 * len(data))
 
 
-PLANES = ("moons", "modes", "swiss_roll", "checkerboard", "eight_gaussians", "rings")
+def test_blobs_are_draws_of_the_known_mixture_and_its_classes():
+    data = load("blobs")
+    mixture, classes = labelled_mixture()
+    assert data.num_classes == 3
+    for label in range(3):
+        own = data.values[data.labels == label].double()
+        share = mixture.weights[classes == label].sum()
+        assert (len(own) / len(data) - share).abs() < 5 * (share * (1 - share) / len(data)).sqrt()
+        part = mixture.components(classes == label)
+        mean = part.weights @ part.means
+        assert ((own.mean(0) - mean).abs() < 5 * own.std(0) / len(own) ** 0.5).all()
+
+
+PLANES = ("moons", "modes", "swiss_roll", "checkerboard", "eight_gaussians", "rings", "blobs")
 
 
 @pytest.mark.parametrize("name", PLANES)
