@@ -2,6 +2,7 @@
 
 from scoresde.plots.curves import classification, error_curves, langevin, schedules, training
 from scoresde.plots.fields import densities, score_curves, score_fields
+from scoresde.plots.guidance import ByLevel, Ground, GuidedRow, guided_images, guided_points
 from scoresde.plots.images import Strip, image_grid, image_strips
 from scoresde.plots.paths import Paths, TimeSpace, trajectories
 from scoresde.plots.points import point_strips, scatter
@@ -9,12 +10,17 @@ from scoresde.plots.style import COLOURS, image_of, literal, png_bytes, save, sa
 
 __all__ = [
     "COLOURS",
+    "ByLevel",
+    "Ground",
+    "GuidedRow",
     "Paths",
     "Strip",
     "TimeSpace",
     "classification",
     "densities",
     "error_curves",
+    "guided_images",
+    "guided_points",
     "image_grid",
     "image_of",
     "image_strips",

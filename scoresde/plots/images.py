@@ -49,7 +49,7 @@ def image_grid(images: Tensor, columns: int, gap: int = 1, enlarge: int | None =
     """
     from PIL import Image
 
-    levels = _levels(images, columns, gap)
+    levels = levels_of(images, columns, gap)
     enlarge = enlarge or max(1, round(48 / max(images.shape[2:])))
     return Image.fromarray(levels.repeat(enlarge, 0).repeat(enlarge, 1))
 
@@ -63,7 +63,7 @@ def image_strips(strips: Sequence[Strip], width: float = 7.5) -> Figure:
             strip.images.ndim == 5 and strip.images.numel() > 0,
             f"images of shape {tuple(strip.images.shape)}: need (rows, columns, 1 or 3, H, W)",
         )
-        arrays.append(_levels(strip.images.flatten(0, 1), strip.images.shape[1], 1))
+        arrays.append(levels_of(strip.images.flatten(0, 1), strip.images.shape[1], 1))
     # a strip of few columns is drawn narrower, so that its images are no larger than those of the others
     widest = max(array.shape[1] for array in arrays)
     heights = [(width - 0.8) * array.shape[0] / widest for array in arrays]
@@ -85,7 +85,7 @@ def image_strips(strips: Sequence[Strip], width: float = 7.5) -> Figure:
     return figure
 
 
-def _levels(images: Tensor, columns: int, gap: int) -> np.ndarray:
+def levels_of(images: Tensor, columns: int, gap: int) -> np.ndarray:
     """The pixels 0..255 of a grid of images `(N, C, H, W)`: `(height, width)`, or `(height, width, 3)`."""
     require(
         images.ndim == 4 and images.shape[1] in (1, 3) and len(images) > 0,
