@@ -74,6 +74,11 @@ class Guiding:
         return guiding
 
     @property
+    def off(self) -> float:
+        """The scale that leaves the model as it is."""
+        return 0.0 if self.by_classifier else 1.0
+
+    @property
     def is_off(self) -> bool:
         """Whether the model is left as it is."""
         return self.scale == 1 and not self.by_classifier

@@ -109,11 +109,15 @@ class Trained:
     @cached_property
     def model(self) -> ScoreModel:
         """The model that is sampled from: compiled, guided and then thresholded, as flags and configuration say."""
-        model = self.network_model
         if self.config.sampling.compile:
-            model.network.compile()
+            self.network_model.network.compile()
+        return self.guided_by(self.guiding)
+
+    def guided_by(self, guiding: Guiding) -> ScoreModel:
+        """The same, guided in another way."""
+        model = self.network_model
         return build.threshold(
-            self.config, self.guiding.apply(model, self.data.num_classes), model.codec, self.data.low, self.data.high
+            self.config, guiding.apply(model, self.data.num_classes), model.codec, self.data.low, self.data.high
         )
 
     def batch_size(self, graphs: int = 0) -> int:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from scoresde import plots
 from scoresde.app.config import load_config, override
 from scoresde.app.device import choose_device, choose_threads
-from scoresde.app.figures import denoising, density, langevin, schedule, score_field, training, trajectories
+from scoresde.app.figures import denoising, density, guidance, langevin, schedule, score_field, training, trajectories
 from scoresde.app.figures.subject import TRAINED_IN_SECONDS, FigureOptions, Subject, subject_of_data, subject_of_run
 from scoresde.app.files import output_path
 from scoresde.app.flags import VisualizeFlags
+from scoresde.app.guiding import Guiding
 from scoresde.app.run_folder import score_runs
 from scoresde.app.trained import Trained
 from scoresde.errors import UsageError, require, unknown_name
+from sde_configs.build import AUTO
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,6 +34,7 @@ class FigureSpec(NamedTuple):
         learn: whether without a run a small network is trained on the way.
         data: what it is of without a run.
         of_sde: whether it is of the SDE alone: then it needs no data of a run, and without any name it is of no run.
+        guides: whether it is of guidance, and has weights of its own.
     """
 
     draw: Callable[[Subject, FigureOptions], Figure]
@@ -39,6 +43,7 @@ class FigureSpec(NamedTuple):
     learn: bool = False
     data: str = "modes"
     of_sde: bool = False
+    guides: bool = False
 
 
 FIGURES = {
@@ -51,8 +56,12 @@ FIGURES = {
     ),
     "langevin": FigureSpec(langevin.draw, langevin.frames, ("num_samples", "num_steps"), of_sde=True),
     "training": FigureSpec(training.draw, training.frames, ()),
+    "guidance": FigureSpec(
+        guidance.draw, None, ("num_samples", "num_steps", "sampler", "labels"), data="blobs", guides=True
+    ),
 }
 OPTIONAL = ("num_samples", "num_steps", "sampler", "labels")
+OF_GUIDANCE = ("guidance", "guidance_interval", "guide_with")
 
 
 def visualize(flags: VisualizeFlags, overrides: Sequence[str]) -> int:
@@ -61,16 +70,21 @@ def visualize(flags: VisualizeFlags, overrides: Sequence[str]) -> int:
     kinds = (".png", ".svg", *([".gif"] if figure.frames else []))
     if flags.output is not None:  # a mistake is named before anything else
         output_path(flags.output, Path(f"{name}.png"), kinds=kinds)
-    for flag in OPTIONAL:
+    for flag in OPTIONAL + OF_GUIDANCE:
         value = getattr(flags, flag)
+        takes = flag in figure.flags if flag in OPTIONAL else not figure.of_sde
         require(
-            value is None or flag in figure.flags,
+            value is None or takes,
             f"{flag}={value}: does nothing in the picture {name}; leave it out",
         )
+    require(
+        flags.sampler != AUTO,
+        f"sampler={AUTO!r}: is fitted to a run by --mode sample; a picture takes another, such as heun",
+    )
     subject, folder = _subject(flags, overrides, figure)
     output = output_path(flags.output, folder / f"{name}.png", kinds=kinds)
     seed = subject.config.seed if flags.seed is None else flags.seed
-    options = FigureOptions(flags.num_samples, flags.num_steps, flags.sampler, seed)
+    options = FigureOptions(flags.num_samples, flags.num_steps, flags.sampler, seed, flags.guidance)
     if output.suffix == ".gif" and figure.frames is not None:
         plots.save_animation(figure.frames(subject, options), output)
     else:
@@ -95,6 +109,8 @@ def _subject(flags: VisualizeFlags, overrides: Sequence[str], figure: FigureSpec
     A run that is named, or the newest if nothing is; otherwise what --sde and --config say, without a run.
     """
     device = choose_device(flags.device)
+    if figure.guides and flags.guidance is None:
+        flags = replace(flags, guidance=2.0)  # one of the picture's own weights, by which the model is checked
     given = flags.sde or flags.config or any(a.startswith("--config.") for a in overrides)
     newest = not (figure.of_sde or given) and bool(score_runs(Path("runs")))
     if flags.checkpoint or flags.workdir or newest:
@@ -104,6 +120,12 @@ def _subject(flags: VisualizeFlags, overrides: Sequence[str], figure: FigureSpec
         )
         trained = Trained.of(flags, overrides)
         return subject_of_run(trained, flags.labels, with_data=not figure.of_sde), trained.folder
+    for name in OF_GUIDANCE:
+        value = getattr(flags, name)
+        require(
+            value is None or (figure.guides and name != "guide_with"),
+            f"{name}={value}: needs a trained model; name its run with --workdir",
+        )
     config = load_config(flags.sde, flags.config or "toy")
     if flags.config is None:
         config.data.name = figure.data
@@ -115,6 +137,8 @@ def _subject(flags: VisualizeFlags, overrides: Sequence[str], figure: FigureSpec
         config.seed = flags.seed
     choose_threads(0)
     subject = subject_of_data(config, flags.labels, figure.learn, device)
+    if figure.guides:
+        subject = replace(subject, guiding=Guiding.of(flags, config))
     print(
         f"of {config.data.path or config.data.name} under {config.sde.name}, with no run (--workdir names one)",
         flush=True,

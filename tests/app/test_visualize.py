@@ -15,7 +15,7 @@ from scoresde import VPSDE
 from scoresde.app.cli import main, picture
 from scoresde.app.visualize import FIGURES
 from tests.mistakes import assert_mistake, with_defaults
-from tests.runs import ROOT, TINY, TOY, newest
+from tests.runs import DIGITS, ROOT, TINY, TOY, newest
 
 SHORT = {  # what makes a picture quick
     "score_field": [],
@@ -25,12 +25,13 @@ SHORT = {  # what makes a picture quick
     "denoising": ["--num_steps=6", "--num_samples=12"],
     "langevin": ["--num_steps=20", "--num_samples=50"],
     "training": [],
+    "guidance": ["--num_steps=20", "--num_samples=30"],
 }
 
 
 @pytest.fixture(scope="module", autouse=True)
 def more_runs(runs):
-    """Runs on points of one and five entries and on colour images, beside those on digits, moons and points."""
+    """Runs on points of one and five entries, on colour images and with dropped labels, beside those of all tests."""
     numbers = np.random.default_rng(0)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(runs)
@@ -41,6 +42,12 @@ def more_runs(runs):
         np.savez("colour.npz", x=numbers.integers(0, 255, (60, 3, 8, 8), dtype=np.uint8))
         colour = ["--config.data.path=colour.npz", "--workdir=runs/colour", "--config.network.channels=8"]
         assert main([*TINY, *colour]) == 0
+        dropped = "--config.network.label_dropout=0.1"
+        assert main([*DIGITS, dropped, "--workdir=runs/dropped"]) == 0
+        assert main([*TOY, dropped, "--workdir=runs/dropped_moons"]) == 0
+        assert main([*TOY, dropped, "--config.data.name=blobs", "--workdir=runs/dropped_blobs"]) == 0
+        classifier = ["--mode=train_classifier", *DIGITS[1:], "--workdir=runs/classifier"]
+        assert main(classifier) == 0
         np.savez("one.npz", x=np.array([[0.5, -0.5], [0.6, -0.4]]))
         Path("runs.png").touch()
 
@@ -53,6 +60,7 @@ def quick(monkeypatch):
         "density": {"POINTS": 12},
         "denoising": {"LEVELS_OF_POINTS": torch.tensor([3.0, 0.1])},
         "trajectories": {"LINES": {"VP": VPSDE()}},
+        "guidance": {"NOISE_LEVELS": torch.tensor([0.1, 3.0]), "MOST": 20, "MOST_IMAGES": 20, "CELLS": 101},
     }
     for name, values in few.items():
         for constant, value in values.items():
@@ -83,6 +91,9 @@ OF_RUNS = {
     "points1": ("score_field", "trajectories", "denoising", "density"),
     "points5": ("score_field", "trajectories"),
     "colour": ("denoising", "score_field"),
+    "dropped": ("guidance",),
+    "dropped_moons": ("guidance",),
+    "dropped_blobs": ("guidance",),
 }
 
 
@@ -102,6 +113,35 @@ def test_every_picture_is_drawn_of_a_run(work, tmp_path, capsys, run):
 def test_animations_move(work, tmp_path, run, what):
     _, frames = pictured(what, tmp_path / "picture.gif", *SHORT[what], f"--workdir=runs/{run}")
     assert frames == (1 if what == "training" else 2)  # of whose run one checkpoint is kept
+
+
+GUIDED = {
+    "one weight in an interval": ["--workdir=runs/dropped", "--guidance=3", "--guidance_interval=0.3,2"],
+    "of a class": ["--workdir=runs/dropped", "--labels=3", "--sampler=ddim"],
+    "by a classifier": ["--workdir=runs/vp", "--guide_with=runs/classifier"],
+    "away from a worse model": ["--workdir=runs/points", "--guide_with=runs/points"],
+    "of known scores, by another rule": ["--sde=vp", "--config.sampling.guidance.eta=0", "--guidance=2", "--labels=1"],
+}
+
+
+@pytest.mark.parametrize("arguments", GUIDED.values(), ids=GUIDED)
+def test_guidance_of_every_kind_is_drawn(work, tmp_path, arguments):
+    assert pictured("guidance", tmp_path / "a.png", *SHORT["guidance"], *arguments)[0].std() > 10
+
+
+def test_without_guidance_all_ways_draw_the_class_itself(tmp_path, monkeypatch, capsys):
+    """With w = 1 all are about as far from the class as its own draws are; with w = 4 the flow is not."""
+    monkeypatch.setattr("scoresde.app.figures.guidance.WEIGHTS", (1.0, 4.0))
+    monkeypatch.setattr("scoresde.app.figures.guidance.CELLS", 301)
+    pictured("guidance", tmp_path / "a.png", "--sde=vp", "--num_samples=400", "--num_steps=100")
+    plain, guided = (
+        dict(re.findall(r"([A-Za-z -]+) ([\d.]+)(?:, |$)", line.partition(": ")[2]))
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith("w = ")
+    )
+    assert list(plain) == ["reverse SDE", "flow", "predictor-corrector", "particles"]
+    assert all(float(distance) < 2 for distance in plain.values())
+    assert float(guided["flow"]) > 5 > 2 > float(guided["predictor-corrector"])
 
 
 def test_a_path_with_weights_is_drawn_too(work, tmp_path):
@@ -172,6 +212,16 @@ MISTAKES = {
     "steps": ("--what=trajectories --sde=vp --num_steps=2", r"num_steps=2: need at least 6"),
     "no training": ("--what=training --sde=vp --config.training.num_steps=0", r"config\.training\.num_steps=0: need"),
     "no run": ("--what=training --workdir=runs/gone", r"workdir='runs/gone': nothing is trained there yet"),
+    "guidance without dropped labels": ("--what=guidance --workdir=runs/vp", r"train one with network\.label_dropout"),
+    "guidance without classes": ("--what=guidance --workdir=runs/points", r"trained without labels; --guide_with"),
+    "guidance that is none": ("--what=guidance --sde=vp --guidance=1", r"guidance=1: is no guidance"),
+    "guidance of unknown scores": ("--what=guidance --config.data.name=moons", r"data='moons': without a run guidance"),
+    "guidance of a line": ("--what=guidance --workdir=runs/points1 --guide_with=runs/points1", r"makes single numbers"),
+    "guidance in few steps": ("--what=guidance --sde=vp --num_steps=19", r"num_steps=19: need at least 20"),
+    "guidance of no run": ("--what=guidance --sde=vp --guide_with=runs/vp", r"guide_with=runs/vp: needs a trained"),
+    "guidance of another picture": ("--what=density --sde=vp --guidance=2", r"guidance=2\.0: needs a trained model"),
+    "guidance of the SDE": ("--what=langevin --guidance=2", r"guidance=2\.0: does nothing in the picture langevin"),
+    "a fitted sampler": ("--what=denoising --sampler=auto", r"sampler='auto': is fitted to a run by --mode sample"),
     "data": ("--what=score_field --config.data.name=moon", r"unknown data\.name 'moon': did you mean 'moons'"),
 }
 

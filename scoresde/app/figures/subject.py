@@ -15,14 +15,16 @@ from torch import Tensor
 
 from scoresde import condition
 from scoresde._batches import LARGE, batches
+from scoresde.app.guiding import Guiding
 from scoresde.app.progress import Progress
 from scoresde.app.trained import Trained
 from scoresde.app.user_data import own_data
+from scoresde.codec import Scaling
 from scoresde.condition import Condition
-from scoresde.data import ArrayData, nine_modes
+from scoresde.data import ArrayData, labelled_mixture, nine_modes
 from scoresde.data.info import DataInfo
 from scoresde.errors import UsageError, require
-from scoresde.models.exact import ExactScoreModel
+from scoresde.models.exact import ExactLabelledModel, ExactScoreModel
 from scoresde.models.network import NetworkScoreModel
 from scoresde.registry import construct
 from scoresde.score_model import ScoreModel
@@ -43,6 +45,7 @@ class FigureOptions(NamedTuple):
     num_steps: int | None
     sampler: str | None
     seed: int
+    guidance: float | None
 
 
 @final
@@ -58,6 +61,7 @@ class Subject:
         info: of the data.
         label: the class that is looked at, or None.
         trained: where the model comes from, or None.
+        guiding: how the model is guided, or None.
     """
 
     model: ScoreModel
@@ -67,6 +71,7 @@ class Subject:
     info: DataInfo
     label: int | None = None
     trained: Trained | None = None
+    guiding: Guiding | None = None
 
     @property
     def train(self) -> ArrayData:
@@ -99,6 +104,13 @@ class Subject:
     def exact(self) -> ExactScoreModel:
         """The score of the truth, on the model's device."""
         return ExactScoreModel(self.truth.to(self.model.device, self.model.dtype), self.sde)
+
+    @property
+    def exact_labelled(self) -> ExactLabelledModel | None:
+        """The score of the mixture that the data are drawn from, with its classes; None if they are other data."""
+        if self.config.data.name != "blobs" or self.config.data.path or self.train.codec != Scaling():
+            return None
+        return ExactLabelledModel(*labelled_mixture(), self.sde).to(self.model.device, self.model.dtype)
 
     @property
     def closed_form(self) -> bool:
@@ -155,7 +167,7 @@ def subject_of_run(trained: Trained, labels: str | None, with_data: bool) -> Sub
     if with_data:
         train, held_out = own_data(trained)
         data = (train if trained.data.num_classes else replace(train, cond=None), held_out)
-    subject = Subject(trained.model, True, trained.config, data, trained.data, trained=trained)
+    subject = Subject(trained.model, True, trained.config, data, trained.data, None, trained, trained.guiding)
     label = _label(labels, trained.data)
     return subject if label is None else subject.of_class(label)
 
