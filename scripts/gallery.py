@@ -96,6 +96,14 @@ ENTRIES = (
     ),
     Entry("", "Samples through training.", "training.gif", "--what training --sde vp"),
     Entry(
+        "Guidance",
+        "Samples of a class under more and more guidance, over the distribution that guidance is said to draw from. "
+        "The reverse SDE and the flow leave it; Langevin steps at each noise level, and weighted particles, stay near. "
+        "Below, by noise level: the difference that guidance multiplies, and what a noisy sample tells of its class.",
+        "guidance.png",
+        "--what guidance --sde vp",
+    ),
+    Entry(
         "Of a run",
         f"First `python main.py {TRAIN}`, half a minute of training on digits. Its score along two principal "
         "directions of the data:",
