@@ -18,9 +18,9 @@ from benchmarks.guidance_peers import peers
 from samplers import (
     DDIM,
     Ancestral,
-    NormPredictorCorrector,
     PredictorCorrector,
     TableSampler,
+    pilot_corrector,
     power_phi,
     sample,
     sample_particles,
@@ -34,6 +34,7 @@ from scoresde.metrics import PoweredTarget
 NUM_SAMPLES = 10_000
 LABEL = 0
 STEPS = 200
+SETS = 3  # of samples of the corrections that a pilot run finds, whose mean distance is given
 
 
 def problem() -> ExactLabelledModel:
@@ -46,13 +47,14 @@ def compare(model: ExactLabelledModel, w: float) -> None:
     target = PoweredTarget(model, LABEL, w, NUM_SAMPLES)
     guided = ClassifierFreeGuidance(model, w)
 
-    def report(name: str, x: Tensor, nfe: int) -> None:
-        print(f"{w:>3g}  {name:44}{nfe:>12}{target.distance(x):>12.2f}", flush=True)
+    def report(name: str, *sets: Tensor, nfe: int) -> None:
+        distance = sum(target.distance(x) for x in sets) / len(sets)
+        print(f"{w:>3g}  {name:44}{nfe:>12}{distance:>12.2f}", flush=True)
 
     def draw(name: str, sampler: TableSampler, change: Callable[[], ClassifierFreeGuidance] | None, steps: int) -> None:
         asked = guided if change is None else change()
         found = sample(asked, sampler, NUM_SAMPLES, num_steps=steps, cond=LABEL)
-        report(name, found.x, found.nfe)
+        report(name, found.x, nfe=found.nfe)
 
     def plus_plus() -> Weight:
         return cfg_plus_plus(w / 10, model.sde, uniform_log_snr(model.sde, 25))
@@ -68,21 +70,21 @@ def compare(model: ExactLabelledModel, w: float) -> None:
     )
     draw(f"CFG++, strength {w / 10:g}, 25 steps", DDIM(), lambda: ClassifierFreeGuidance(model, plus_plus()), 25)
     draw("flow, APG of eta 0", DDIM(), lambda: ClassifierFreeGuidance(model, w, rule=APG()), STEPS)
-    for steps, corrections, snr in ((40, 4, 0.4), (80, 4, 0.3), (160, 8, 0.2)):
+    for steps, corrections, snr in ((40, 4, 0.4), (160, 8, 0.2)):
         grid = power_phi(model.sde, steps, 2.0, model.sigma_data)
         sampler = PredictorCorrector(Ancestral(), snr, corrections)
         found = sample(guided, sampler, NUM_SAMPLES, grid=grid, cond=LABEL)
-        report(f"{steps} steps, {corrections} corrections of snr {snr:g}", found.x, found.nfe)
-    for steps, corrections, snr in ((40, 4, 0.4), (60, 4, 0.35), (60, 6, 0.3), (80, 8, 0.25)):
-        grid = power_phi(model.sde, steps, 2.0, model.sigma_data)
-        by_norm = NormPredictorCorrector(Ancestral(), snr, corrections, "leimkuhler_matthews")
-        found = sample(guided, by_norm, NUM_SAMPLES, grid=grid, cond=LABEL, batch_size=NUM_SAMPLES)
-        report(f"{steps} steps, {corrections} of Leimkuhler-Matthews, {snr:g}", found.x, found.nfe)
+        report(f"{steps} steps, {corrections} corrections of snr {snr:g}", found.x, nfe=found.nfe)
+    for steps, corrections in ((30, 4), (40, 4), (60, None), (80, 8)):
+        piloted = pilot_corrector(guided, LABEL, steps, corrections)
+        sets = [sample(guided, piloted, NUM_SAMPLES, num_steps=steps, cond=LABEL, seed=seed) for seed in range(SETS)]
+        name = f"pilot, {steps} steps, {piloted.corrector_steps} corrections"
+        report(name if corrections else f"{name}: the default", *(found.x for found in sets), nfe=sets[0].nfe)
     for steps in (100, 400):
         particles = sample_particles(guided, 1, NUM_SAMPLES, num_steps=steps, cond=LABEL)
-        report(f"particles, {steps} steps", particles.x[0], particles.nfe)
+        report(f"particles, {steps} steps", particles.x[0], nfe=particles.nfe)
     for name, x, nfe in peers(model, w, LABEL, NUM_SAMPLES):
-        report(name, x, nfe)
+        report(name, x, nfe=nfe)
 
 
 def main() -> None:

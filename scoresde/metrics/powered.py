@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import final
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor
 from scoresde.errors import require
 from scoresde.metrics.sliced import sliced_wasserstein
 from scoresde.models.exact import ExactLabelledModel
+
+SETS = 4  # of its own samples, with which others are compared
 
 
 @final
@@ -28,7 +31,7 @@ class PoweredTarget:
         axis: `(points,)`, the coordinates of the grid.
         log_prob: `(points, points)`, the normalised log density in nats at (axis_i, axis_j).
         samples: `(num_samples, 2)`, draws of it.
-        floor: the distance of its samples to others of their number: no sampler comes closer on average.
+        floor: the mean distance of two sets of its own samples: no sampler comes closer on average.
 
     Raises:
         UsageError: for a mixture that is not of points in the plane.
@@ -53,8 +56,10 @@ class PoweredTarget:
         self._shares = ((1 - weight) * whole + weight * own).log_softmax(0)
         cell = self.axis[1] - self.axis[0]
         self.log_prob = (self._shares - 2 * cell.log()).reshape(points, points)
-        self.samples = self.draw(num_samples, 1)
-        self.floor = sum(sliced_wasserstein(self.draw(num_samples, seed), self.samples) for seed in (2, 3, 4)) / 3
+        self._sets = [self.draw(num_samples, seed) for seed in range(1, SETS + 1)]
+        self.samples = self._sets[0]
+        pairs = [sliced_wasserstein(*pair) for pair in itertools.combinations(self._sets, 2)]
+        self.floor = sum(pairs) / len(pairs)
 
     def draw(self, num_samples: int, seed: int) -> Tensor:
         """Samples, `(num_samples, 2)`: cells of the grid by their shares, and a place in the cell."""
@@ -64,5 +69,5 @@ class PoweredTarget:
         return self._places[cell] + place * (self.axis[1] - self.axis[0])
 
     def distance(self, x: Tensor) -> float:
-        """The sliced Wasserstein-2 distance of samples to those of the target, as a multiple of the floor."""
-        return sliced_wasserstein(x, self.samples) / self.floor
+        """The sliced Wasserstein-2 distance of samples to the target, a mean over sets, as a multiple of the floor."""
+        return sum(sliced_wasserstein(x, other) for other in self._sets) / (SETS * self.floor)
