@@ -13,6 +13,10 @@ So the pilot runs along the grid with few corrections, then with more, until
 
 less what the number of samples adds, is small. The identity sees whether samples lie too wide or too narrow, and not in
 which of two distant modes they are.
+
+Below a tenth of the data's deviation nothing is corrected. There the condition changes an estimate no more, so that the
+predictor is right. And there the score of a network may be wrong: an error of D is divided by sigma^2, and long steps
+follow it.
 """
 
 from __future__ import annotations
@@ -38,6 +42,7 @@ from scoresde.sde import Level
 
 CORRECTIONS = {4: 0.4, 6: 0.3, 8: 0.25, 12: 0.2}  # at each level, with the snr of so many (benchmarks/guidance.py)
 TOLERANCE = 0.06
+LOWEST = 0.1  # noise level, in deviations of the data, below which nothing is corrected
 SCHEME: Final = "leimkuhler_matthews"
 NUMBERS = 4096  # that the samples of a pilot run hold, at least
 FEWEST_SAMPLES = 64
@@ -73,14 +78,18 @@ def pilot_corrector(
     require(num_samples >= 2, f"num_samples={num_samples}: need at least 2")
     require(corrector_steps is None or corrector_steps >= 1, f"corrector_steps={corrector_steps}: need at least 1")
     cond = condition.spread(cond, num_samples)
+    lowest = LOWEST * model.sigma_data
+    grid = guided_grid(model, GUIDED_STEPS if num_steps is None else num_steps)
+    corrected = grid[grid > 0]
+    corrected = corrected[model.sde.noise_level(corrected) >= lowest]
+    require(len(corrected) >= 3, f"num_steps={num_steps}: leaves too few levels to correct; take 10 or more")
     split = SplitModel(model, choose_batch_size(batch_size, model.shape, model.device))
     for count in CORRECTIONS if corrector_steps is None else (corrector_steps,):
         snr = CORRECTIONS[min(CORRECTIONS, key=lambda known: abs(known - count))]
         seen = _Seen()
         by_norm = NormPredictorCorrector(Ancestral(), snr, count, SCHEME)
-        grid = guided_grid(model, GUIDED_STEPS if num_steps is None else num_steps)
-        sample(split, by_norm, num_samples, grid=grid, cond=cond, batch_size=num_samples, callback=seen)
-        found = PredictorCorrector(Ancestral(), seen.snr(snr), count, scheme=SCHEME)
+        sample(split, by_norm, num_samples, grid=corrected, cond=cond, batch_size=num_samples, callback=seen)
+        found = PredictorCorrector(Ancestral(), seen.snr(snr), count, scheme=SCHEME, lowest=lowest)
         if seen.mismatch() <= TOLERANCE:
             return found
     warnings.warn(

@@ -77,6 +77,7 @@ class PredictorCorrector(StepSampler):
             paper).
         scheme: of the Langevin steps: "euler", or "leimkuhler_matthews" for longer ones (`samplers.langevin`); after a
             predictor without noise its first step adds half the noise.
+        lowest: noise level sigma / alpha below which nothing is corrected.
     """
 
     predictor: StepSampler = field(default_factory=ReverseDiffusion)
@@ -84,6 +85,7 @@ class PredictorCorrector(StepSampler):
     corrector_steps: int = 1
     corrector_first: bool = False
     scheme: Scheme = "euler"
+    lowest: float = 0.0
 
     order = 0
     noise = "independent"
@@ -92,6 +94,7 @@ class PredictorCorrector(StepSampler):
     def __post_init__(self) -> None:
         check_corrector(self.snr, self.corrector_steps, self.scheme)
         check_predictor(self.predictor)
+        require(self.lowest >= 0, f"lowest={self.lowest}: need a noise level, or 0 to correct at all")
 
     @property
     def default_num_steps(self) -> int:
@@ -111,8 +114,11 @@ class PredictorCorrector(StepSampler):
         snr = self.snr.at(corrected) if isinstance(self.snr, MeasuredSnr) else self.snr
         corrector = langevin_table(corrected, snr, self.corrector_steps, self.scheme)
         tables = []
-        for k in range(len(start)):
+        for k, noise_level in enumerate(corrected.noise_level.tolist()):
             predict = self.predictor.steps(model, start[k : k + 1], end[k : k + 1])
+            if noise_level < self.lowest:
+                tables.append(predict)
+                continue
             correct = corrector.rows(slice(k * self.corrector_steps, (k + 1) * self.corrector_steps))
             tables += [correct, predict] if self.corrector_first else [predict, correct]
         return concatenate(tables)

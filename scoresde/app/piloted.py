@@ -95,11 +95,12 @@ def _guided_corrector(name: str, num_steps: int | None, trained: Trained, leader
         cond = trained.every_condition
         found = pilot_corrector(trained.model, cond, num_steps, asked, batch_size=trained.batch_size())
         assert isinstance(found.snr, MeasuredSnr)
-        return {"corrector_steps": found.corrector_steps, **asdict(found.snr)}
+        return {"corrector_steps": found.corrector_steps, "lowest": found.lowest, **asdict(found.snr)}
 
     def of_json(found: Any) -> PredictorCorrector:
         snr = MeasuredSnr(*(tuple(float(value) for value in found[part]) for part in ("log_snr", "snr")))
-        return PredictorCorrector(Ancestral(), snr, int(found["corrector_steps"]), scheme=SCHEME)
+        count = int(found["corrector_steps"])
+        return PredictorCorrector(Ancestral(), snr, count, scheme=SCHEME, lowest=float(found["lowest"]))
 
     settings = trained.sampling_key() | {"num_steps": num_steps, "corrector_steps": asked}
     kept = PilotCache(trained.checkpoint).find("corrections", settings, search, _can_be_read_by(of_json), write=leader)
