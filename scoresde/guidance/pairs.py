@@ -21,12 +21,14 @@ import torch
 from torch import Tensor
 
 from scoresde import condition
+from scoresde._batches import choose_batch_size
 from scoresde._shape import match_rank
 from scoresde.condition import Condition
 from scoresde.errors import UsageError, require
 from scoresde.guidance.rules import Linear, Rule
 from scoresde.guidance.weighed import Weighed, WeighedModel, squared_norm
 from scoresde.guidance.weights import Schedule, Weight
+from scoresde.models.split import SplitModel
 from scoresde.score_model import GridModel, ScoreModel
 from scoresde.sde import Level
 
@@ -163,9 +165,11 @@ class GuidedModel(WeighedModel):
 
 @final
 class ClassifierFreeGuidance(GuidedModel):
-    """D(x, none) + w (D(x, cond) - D(x, none)), both in one doubled batch (Ho and Salimans 2022).
+    """D(x, none) + w (D(x, cond) - D(x, none)) (Ho and Salimans 2022).
 
-    The network must have been trained with dropped conditions (`network.label_dropout`).
+    Both come from one call of the model with a doubled batch, or, if that would be larger than a batch of the default
+    size, from two calls: a large batch gains nothing from being doubled, and needs twice the memory. The network must
+    have been trained with dropped conditions (`network.label_dropout`).
 
     Args:
         model: a model with conditions.
@@ -214,15 +218,20 @@ class ClassifierFreeGuidance(GuidedModel):
     def _reference_calls(self, levels: Level) -> int:
         return self.model.num_calls(levels)
 
+    def _for_both(self, count: int) -> ScoreModel:
+        """The model for a doubled batch of `count` samples."""
+        return SplitModel(self.model, max(count, choose_batch_size(None, self.shape, self.device)))
+
     def _both(self, x_t: Tensor, level: Level, cond: Condition) -> tuple[Tensor, Tensor]:
         joined = condition.join([cond, self._none(x_t, cond)])
         twice = level if level.t.ndim == 0 else Level.join(torch.cat, [level, level])
-        x0_hat, reference = self.model.denoise_at(torch.cat([x_t, x_t]), twice, joined).chunk(2)
+        model = self._for_both(len(x_t))
+        x0_hat, reference = model.denoise_at(torch.cat([x_t, x_t]), twice, joined).chunk(2)
         return x0_hat, reference
 
     def _pair(self, levels: Level, like: Tensor) -> PairOnGrid:
         single = self.model.on_grid(levels, like)
-        double = self.model.on_grid(levels, torch.cat([like, like]))
+        double = self._for_both(len(like)).on_grid(levels, torch.cat([like, like]))
 
         def both(k: int, x_t: Tensor, cond: Condition) -> tuple[Tensor, Tensor]:
             joined = condition.join([cond, self._none(x_t, cond)])

@@ -25,6 +25,7 @@ from scoresde import (
     ThresholdedModel,
     UsageError,
 )
+from scoresde._batches import choose_batch_size
 from tests.analytic import SDES, mixture
 from tests.guidance.labelled import labelled, powered_score
 
@@ -93,6 +94,28 @@ def test_a_grid_gives_what_single_evaluations_give_in_one_doubled_batch(rule, in
     inside = [True] * 4 if interval is None else [0.05 < r <= 3.0 for r in levels.noise_level.tolist()]
     assert counts[::2] == [8 if part else 4 for part in inside]
     assert guided.num_calls(levels) == 4 + sum(inside)
+
+
+def test_a_large_batch_is_not_doubled(device):
+    model, counts = network(device)
+    guided = ClassifierFreeGuidance(model, 2.0)
+    size = choose_batch_size(None, model.shape, model.device)
+    level = model.sde.level(torch.tensor([0.5], dtype=torch.float64))
+    x_t, _, _ = states(model.sde, device, size)
+    labels = torch.arange(size, device=device) % 3
+    one_level = level[0].to(x_t.device, x_t.dtype)
+    x0_hat, reference = (model.denoise_at(x_t, one_level, cond) for cond in (labels, torch.full_like(labels, 3)))
+    for count, calls in ((size, [size, size]), (size // 2, [size])):
+        counts.clear()
+        on_grid = guided.on_grid(level, x_t[:count])
+        output = on_grid.network(0, x_t[:count], labels[:count])
+        assert counts == calls
+        found = guided.denoise_at(x_t[:count], one_level, labels[:count])
+        assert counts == 2 * calls
+        expected = (2 * x0_hat - reference)[:count]
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+        x0_hat_on_grid = on_grid.c_skip.item() * x_t[:count] + on_grid.c_out.item() * output
+        torch.testing.assert_close(x0_hat_on_grid, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_the_number_of_evaluations_is_true_on_every_sampler(device):
