@@ -75,7 +75,7 @@ def compare(model: ExactLabelledModel, w: float) -> None:
         sampler = PredictorCorrector(Ancestral(), snr, corrections)
         found = sample(guided, sampler, NUM_SAMPLES, grid=grid, cond=LABEL)
         report(f"{steps} steps, {corrections} corrections of snr {snr:g}", found.x, nfe=found.nfe)
-    for steps, corrections in ((30, 4), (40, 4), (60, None), (80, 8)):
+    for steps, corrections in ((40, 4), (60, None)):
         piloted = pilot_corrector(guided, LABEL, steps, corrections)
         sets = [sample(guided, piloted, NUM_SAMPLES, num_steps=steps, cond=LABEL, seed=seed) for seed in range(SETS)]
         name = f"pilot, {steps} steps, {piloted.corrector_steps} corrections"

@@ -14,9 +14,8 @@ So the pilot runs along the grid with few corrections, then with more, until
 less what the number of samples adds, is small. The identity sees whether samples lie too wide or too narrow, and not in
 which of two distant modes they are.
 
-Below a tenth of the data's deviation nothing is corrected. There the condition changes an estimate no more, so that the
-predictor is right. And there the score of a network may be wrong: an error of D is divided by sigma^2, and long steps
-follow it.
+Below a twentieth of the data's deviation nothing is corrected. There the condition changes estimates no more, and the
+predictor is right. A network's score is worst there: an error of D is divided by sigma^2, and long steps follow it.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ from scoresde.sde import Level
 
 CORRECTIONS = {4: 0.4, 6: 0.3, 8: 0.25, 12: 0.2}  # at each level, with the snr of so many (benchmarks/guidance.py)
 TOLERANCE = 0.06
-LOWEST = 0.1  # noise level, in deviations of the data, below which nothing is corrected
+LOWEST = 0.05  # noise level, in deviations of the data, below which nothing is corrected
 SCHEME: Final = "leimkuhler_matthews"
 NUMBERS = 4096  # that the samples of a pilot run hold, at least
 FEWEST_SAMPLES = 64
