@@ -22,12 +22,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from samplers import DDIM, Ancestral, NormPredictorCorrector, Sampler, power_phi, prepare, sample, sample_particles
+from samplers import DDIM, Ancestral, Sampler, pilot_corrector, sample, sample_particles
 from scoresde import condition, plots
 from scoresde._batches import batches
 from scoresde.app.figures.subject import FigureOptions, Plane, Subject
 from scoresde.app.guiding import Guiding
-from scoresde.condition import Condition
 from scoresde.data import ArrayData
 from scoresde.errors import require
 from scoresde.guidance import ClassifierFreeGuidance, Linear
@@ -47,8 +46,6 @@ WEIGHTS_OF_CLASSIFIERS = (0.0, 2.0, 4.0, 8.0)
 NUM_SAMPLES = 2000
 EVALUATIONS = 200  # of the guided model, for each way of drawing points
 CORRECTIONS = 4
-SNR = 0.4
-LAST = 0.1  # noise level of the last correction, in data deviations: a network's score is too rough below
 SAMPLER = "heun"  # of images
 SAMPLER_BY_CLASSIFIERS = "ancestral"  # noise on the way forgives errors of a classifier's gradient
 ROWS = 10  # classes of images that are shown
@@ -180,12 +177,8 @@ def _ways(subject: Subject, options: FigureOptions, count: int) -> dict[str, Way
         return drawn
 
     def corrected(model: ScoreModel, label: int | None) -> tuple[Tensor, int]:
-        drawn = []
-        for part in batches(count, size):
-            noise = Noise(options.seed, torch.arange(part.start, part.stop, device=model.device))
-            cond = None if label is None else torch.full((len(noise.indices),), label, device=model.device)
-            drawn.append(_corrected(model, few, noise, cond))
-        return torch.cat([x for x, _ in drawn]), drawn[0][1]
+        sampler = pilot_corrector(model, label, few, CORRECTIONS, batch_size=size)
+        return way(sampler, lambda model: sampler.grid(model, few))(model, label)
 
     def particles(model: ScoreModel, label: int | None) -> tuple[Tensor, int]:
         assert isinstance(model, WeighedModel)
@@ -198,7 +191,7 @@ def _ways(subject: Subject, options: FigureOptions, count: int) -> dict[str, Way
         return {name: way(sampler, lambda model: sampler.grid(model, options.num_steps))}
     steps = EVALUATIONS if options.num_steps is None else options.num_steps
     few = steps // (1 + CORRECTIONS)
-    require(few >= 4, f"num_steps={steps}: need at least {4 * (1 + CORRECTIONS)}")
+    require(few >= 10, f"num_steps={steps}: need at least {10 * (1 + CORRECTIONS)}")
     ways = {
         "reverse SDE": way(Ancestral(), lambda model: Ancestral().grid(model, steps)),
         "flow": way(DDIM(), lambda model: DDIM().grid(model, steps)),
@@ -208,20 +201,6 @@ def _ways(subject: Subject, options: FigureOptions, count: int) -> dict[str, Way
     if not subject.learned and guiding.interval is None and guiding.rule.linear:  # else their weights are not known
         ways["particles"] = particles
     return ways
-
-
-def _corrected(model: ScoreModel, num_steps: int, noise: Noise, cond: Condition) -> tuple[Tensor, int]:
-    """Samples by steps that are densest where modes part, with corrections down to the noise level `LAST`."""
-    grid = power_phi(model.sde, num_steps, 2.0, model.sigma_data)
-    far = model.sde.level(grid[grid > 0]).noise_level >= LAST * model.sigma_data
-    end = int(far.sum())
-    sampler = NormPredictorCorrector(Ancestral(), SNR, CORRECTIONS, "leimkuhler_matthews")
-    above = prepare(model, sampler, grid[:end])
-    below = prepare(model, Ancestral(), grid[end - 1 :])
-    with torch.no_grad(), model.eval_mode():
-        x, first = above.draw(noise, cond)
-        x, second = below(x, noise.stream("below"), cond)
-    return x, first + second
 
 
 def _of_images(subject: Subject, options: FigureOptions) -> Figure:
