@@ -75,11 +75,11 @@ def compare(model: ExactLabelledModel, w: float) -> None:
         sampler = PredictorCorrector(Ancestral(), snr, corrections)
         found = sample(guided, sampler, NUM_SAMPLES, grid=grid, cond=LABEL)
         report(f"{steps} steps, {corrections} corrections of snr {snr:g}", found.x, nfe=found.nfe)
-    for steps, corrections in ((40, 4), (60, None)):
-        piloted = pilot_corrector(guided, LABEL, steps, corrections)
-        sets = [sample(guided, piloted, NUM_SAMPLES, num_steps=steps, cond=LABEL, seed=seed) for seed in range(SETS)]
-        name = f"pilot, {steps} steps, {piloted.corrector_steps} corrections"
-        report(name if corrections else f"{name}: the default", *(found.x for found in sets), nfe=sets[0].nfe)
+    for lowest in (0.05, 0.0):
+        piloted = pilot_corrector(guided, LABEL, lowest=lowest)
+        sets = [sample(guided, piloted, NUM_SAMPLES, cond=LABEL, seed=seed) for seed in range(SETS)]
+        name = f"pilot, {piloted.corrector_steps} corrections from {lowest:g} deviations on"
+        report(name, *(found.x for found in sets), nfe=sets[0].nfe)
     for steps in (100, 400):
         particles = sample_particles(guided, 1, NUM_SAMPLES, num_steps=steps, cond=LABEL)
         report(f"particles, {steps} steps", particles.x[0], nfe=particles.nfe)

@@ -41,7 +41,7 @@ from scoresde.sde import Level
 
 CORRECTIONS = {4: 0.4, 6: 0.3, 8: 0.25, 12: 0.2}  # at each level, with the snr of so many (benchmarks/guidance.py)
 TOLERANCE = 0.06
-LOWEST = 0.05  # noise level, in deviations of the data, below which nothing is corrected
+LOWEST = 0.05
 SCHEME: Final = "leimkuhler_matthews"
 NUMBERS = 4096  # that the samples of a pilot run hold, at least
 FEWEST_SAMPLES = 64
@@ -55,6 +55,7 @@ def pilot_corrector(
     corrector_steps: int | None = None,
     num_samples: int | None = None,
     batch_size: int | None = None,
+    lowest: float = LOWEST,
 ) -> PredictorCorrector:
     """The predictor-corrector sampler with which a guided model draws from what guidance promises.
 
@@ -67,6 +68,7 @@ def pilot_corrector(
         corrector_steps: at each level; by default the smallest of 4, 6, 8 and 12 with a mismatch below 0.06.
         num_samples: of a pilot run; by default as many as hold 4096 numbers, and at least 64.
         batch_size: samples that the model is called with at a time; by default as many as need little memory.
+        lowest: noise level below which nothing is corrected, in deviations of the data; 0 for exact scores.
 
     Example:
         guided = ClassifierFreeGuidance(model, 4.0)
@@ -77,7 +79,8 @@ def pilot_corrector(
     require(num_samples >= 2, f"num_samples={num_samples}: need at least 2")
     require(corrector_steps is None or corrector_steps >= 1, f"corrector_steps={corrector_steps}: need at least 1")
     cond = condition.spread(cond, num_samples)
-    lowest = LOWEST * model.sigma_data
+    require(lowest >= 0, f"lowest={lowest}: need a noise level, or 0 to correct at all")
+    lowest = lowest * model.sigma_data
     grid = guided_grid(model, GUIDED_STEPS if num_steps is None else num_steps)
     corrected = grid[grid > 0]
     corrected = corrected[model.sde.noise_level(corrected) >= lowest]

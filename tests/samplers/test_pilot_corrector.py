@@ -67,6 +67,12 @@ def test_the_pilots_grid_is_the_samplers_own(device):
     assert len(PredictorCorrector().grid(model)) == 251
 
 
+def test_with_exact_scores_all_levels_can_be_corrected(device):
+    model = guided(VPSDE(), device)
+    sampler = pilot_corrector(model, corrector_steps=4, num_samples=64, lowest=0.0)
+    assert sampler.num_evaluations(model, sampler.grid(model)) == 2 * (60 + 59 * 4)
+
+
 def test_samples_do_not_depend_on_their_batch(device):
     """As with every table; the pilot alone sizes steps by a batch."""
     model = guided(VPSDE(), device)
