@@ -26,7 +26,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks import guidance
 from benchmarks.samplers_nfe import (
     MOST_CALIBRATED,
     PEERS,
@@ -42,12 +41,13 @@ from benchmarks.samplers_nfe import (
 )
 from samplers import DDIM, calibrate, power_phi, reference_coupling
 from scoresde import VPSDE, ClassifierFreeGuidance, ExactLabelledModel, Noise, ScoreModel
+from scoresde.data import labelled_mixture
 
 
 def labelled(name: str, folder: Path) -> tuple[ScoreModel, int]:
     """A model with labels that may be left out, and its number of classes."""
     if name == "plane":
-        plane = guidance.problem()
+        plane = ExactLabelledModel(*labelled_mixture(), VPSDE())
         return plane, plane.num_classes
     if name == "mix64":
         return ExactLabelledModel(mixture_of_digits(), torch.arange(10), VPSDE()), 10
