@@ -242,7 +242,7 @@ def build_sampler(config: ConfigDict, name: str, num_steps: int | None) -> Sampl
     options = dict(config.sampling.get(name, {}))
     if options.get("snr") == 0:
         del options["snr"]
-    if name == "pc" and options["corrector_steps"] == 0:
+    if name == "pc" and options.get("corrector_steps") == 0:
         del options["corrector_steps"]
     if options.get("variance") == PILOT:
         del options["variance"]

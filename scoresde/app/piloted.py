@@ -43,7 +43,7 @@ def piloted_sampler(trained: Trained, name: str, num_steps: int | None, leader: 
     """
     sampler = build.build_sampler(trained.config, name, num_steps)
     options = trained.config.sampling.get(name, {})
-    if isinstance(sampler, PredictorCorrector) and options.snr == 0 and not trained.guiding.is_off:
+    if isinstance(sampler, PredictorCorrector) and options.get("snr") == 0 and not trained.guiding.is_off:
         sampler = _guided_corrector(name, num_steps, trained, leader)
         return sampler, sampler.grid(trained.model, num_steps)
     grid = sampler.grid(trained.model, num_steps)
@@ -82,12 +82,14 @@ def _guided_corrector(name: str, num_steps: int | None, trained: Trained, leader
     """The corrections that a pilot run finds to be enough for a guided model."""
     options = trained.config.sampling[name]
     for field in ("corrector_first", "scheme"):
+        usual = getattr(PredictorCorrector, field)
+        given = options.get(field, usual)
         require(
-            options[field] == getattr(PredictorCorrector, field),
-            f"config.sampling.{name}.{field}={options[field]!r}: with --guidance a pilot run chooses the corrections; "
+            given == usual,
+            f"config.sampling.{name}.{field}={given!r}: with --guidance a pilot run chooses the corrections; "
             f"give --config.sampling.{name}.snr=VALUE too",
         )
-    asked = options.corrector_steps or None
+    asked = options.get("corrector_steps") or None
 
     def search() -> Any:
         if leader:

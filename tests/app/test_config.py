@@ -70,13 +70,17 @@ def test_every_field_is_listed_with_a_comment():
         assert config.to_dict() == default.get_config().to_dict(), name
 
 
+PILOTED = ("sampling.pc.snr", "sampling.pc.corrector_steps")
+
+
 def test_the_fields_of_a_sampler_are_documented_by_its_class():
     meanings = {name: text for name, _, text in documented_fields()}
     for name, cls in build.SAMPLERS.items():
         for attribute, text in attribute_docs(cls).items():
             field = f"sampling.{name}.{attribute}"
-            assert meanings.get(field) == text or field == "sampling.pc.snr" or field not in meanings
+            assert meanings.get(field) == text or field in PILOTED or field not in meanings
     assert "0: chosen by a pilot run" in meanings["sampling.pc.snr"]
+    assert "chosen by the pilot" in meanings["sampling.pc.corrector_steps"]
 
 
 def test_fields_can_be_listed_by_how_they_begin():
