@@ -2,7 +2,7 @@
 
 A mixture of eight correlated modes in the plane with three classes, whose scores are exact; the target is known on a
 grid. A line gives the sliced Wasserstein-2 distance of 10,000 samples to 10,000 of the target, as a multiple of that
-of two sets of the target, and the network evaluations of a sample. About six minutes on one core:
+of two sets of the target, and the network evaluations of a sample:
 
     python -m benchmarks.guidance [--weights 2,4,8]
 """

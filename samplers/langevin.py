@@ -79,9 +79,6 @@ class MeasuredSnr:
         """The ratio at levels."""
         return interpolate(self.log_snr, self.snr, level)
 
-    def __str__(self) -> str:
-        return f"MeasuredSnr({min(self.snr):.3g} to {max(self.snr):.3g})"
-
 
 def check_corrector(snr: float | MeasuredSnr, corrector_steps: int, scheme: Scheme = "euler") -> None:
     """Raises `UsageError` for a step that diverges (snr >= 1), a count below 1, or a scheme that is unknown."""

@@ -14,8 +14,8 @@ So the pilot runs along the grid with few corrections, then with more, until
 less what the number of samples adds, is small. The identity sees whether samples lie too wide or too narrow, and not in
 which of two distant modes they are.
 
-Below a twentieth of the data's deviation nothing is corrected. There the condition changes estimates no more, and the
-predictor is right. A network's score is worst there: an error of D is divided by sigma^2, and long steps follow it.
+By default nothing is corrected below a twentieth of the data's deviation. A network's score is worst there: an error
+of D is divided by sigma^2, and long steps follow it. Exact scores are better corrected everywhere (docs/guidance.md).
 """
 
 from __future__ import annotations
@@ -40,8 +40,9 @@ from scoresde.score_model import ScoreModel
 from scoresde.sde import Level
 
 CORRECTIONS = {4: 0.4, 6: 0.3, 8: 0.25, 12: 0.2}  # at each level, with the snr of so many (benchmarks/guidance.py)
-TOLERANCE = 0.06
-LOWEST = 0.05
+TOLERANCE = 0.06  # of the mismatch
+LOWEST = 0.05  # noise level, in deviations of the data, below which nothing is corrected
+REVISION = 1  # of what is found, for those who keep it
 SCHEME: Final = "leimkuhler_matthews"
 NUMBERS = 4096  # that the samples of a pilot run hold, at least
 FEWEST_SAMPLES = 64
@@ -78,8 +79,8 @@ def pilot_corrector(
         num_samples = max(FEWEST_SAMPLES, -(-NUMBERS // math.prod(model.shape)))
     require(num_samples >= 2, f"num_samples={num_samples}: need at least 2")
     require(corrector_steps is None or corrector_steps >= 1, f"corrector_steps={corrector_steps}: need at least 1")
+    require(lowest >= 0, f"lowest={lowest}: need a noise level, or 0 to correct at all levels")
     cond = condition.spread(cond, num_samples)
-    require(lowest >= 0, f"lowest={lowest}: need a noise level, or 0 to correct at all")
     lowest = lowest * model.sigma_data
     grid = guided_grid(model, GUIDED_STEPS if num_steps is None else num_steps)
     corrected = grid[grid > 0]

@@ -26,7 +26,7 @@ from samplers.langevin import MeasuredSnr, Scheme, check_corrector, langevin_tab
 from samplers.reverse_diffusion import ReverseDiffusion
 from samplers.table import Callback, Loop, Projection, Table, concatenate
 from scoresde.condition import Condition
-from scoresde.errors import require
+from scoresde.errors import UsageError, require
 from scoresde.noise import NoiseSource
 from scoresde.score_model import ScoreModel
 from scoresde.sde import Level, transition
@@ -49,11 +49,12 @@ def check_predictor(predictor: StepSampler) -> None:
         predictor.noise != "path",
         f"predictor={predictor!r}: needs path noise, and a corrector's is independent; take SDEDPMSolver(1)",
     )
-    require(
-        not (isinstance(predictor, Ancestral) and predictor.by_entry),
-        f"predictor={predictor}: its noise depends on the state, so that its steps are not those of a table; take "
-        "Ancestral() or pilot_variance(model, intervals=1)",
-    )
+    if isinstance(predictor, Ancestral) and predictor.by_entry:
+        variance = "'learned'" if predictor.variance == "learned" else "by intervals"  # whose numbers fill pages
+        raise UsageError(
+            f"predictor=Ancestral(variance={variance}): its noise depends on the state, so that its steps are not "
+            "those of a table; take Ancestral() or Ancestral(pilot_variance(model, intervals=1))"
+        )
     require(
         predictor.one_step,
         f"predictor={predictor!r}: its steps use earlier values or their place in the grid, which corrections between "
@@ -71,7 +72,8 @@ class PredictorCorrector(StepSampler):
 
     Attributes:
         predictor: a one-step sampler that is a table.
-        snr: signal-to-noise ratio of a Langevin step, one or that of each noise level.
+        snr: signal-to-noise ratio of a Langevin step, one or, from `pilot_corrector`, that of each noise level; with
+            the latter the default grid and number of steps are those of the pilot.
         corrector_steps: Langevin steps for each predictor step.
         corrector_first: correct before the step, at the level that it leaves (Song et al.'s code), not after it (their
             paper).
@@ -94,7 +96,7 @@ class PredictorCorrector(StepSampler):
     def __post_init__(self) -> None:
         check_corrector(self.snr, self.corrector_steps, self.scheme)
         check_predictor(self.predictor)
-        require(self.lowest >= 0, f"lowest={self.lowest}: need a noise level, or 0 to correct at all")
+        require(self.lowest >= 0, f"lowest={self.lowest}: need a noise level, or 0 to correct at all levels")
 
     @property
     def default_num_steps(self) -> int:

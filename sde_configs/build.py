@@ -232,8 +232,7 @@ def threshold(config: ConfigDict, model: ScoreModel, codec: Codec, low: float, h
 def build_sampler(config: ConfigDict, name: str, num_steps: int | None) -> Sampler:
     """A sampler by its name on the command line. "ode" with a number of steps is Heun's method with that many.
 
-    An snr or number of corrections of 0, and a variance "pilot", are the sampler's own: `scoresde.app.piloted` puts in
-    what a pilot run finds.
+    An snr of 0, and a variance "pilot", are the sampler's own: `scoresde.app.piloted` puts in what a pilot run finds.
     """
     if name not in SAMPLERS:
         raise unknown_name("sampler", name, [*SAMPLERS, AUTO])
@@ -242,8 +241,6 @@ def build_sampler(config: ConfigDict, name: str, num_steps: int | None) -> Sampl
     options = dict(config.sampling.get(name, {}))
     if options.get("snr") == 0:
         del options["snr"]
-    if name == "pc" and options.get("corrector_steps") == 0:
-        del options["corrector_steps"]
     if options.get("variance") == PILOT:
         del options["variance"]
     try:

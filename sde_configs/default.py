@@ -126,4 +126,4 @@ def _sampling(config: ConfigDict) -> None:
     for name, cls in SAMPLERS.items():
         config.sampling[name] = ConfigDict(sampler_options(cls))
     config.sampling.pc.snr = 0.0  # signal-to-noise ratio of a Langevin step; 0: chosen by a pilot run
-    config.sampling.pc.corrector_steps = 0  # Langevin steps at each level; 0: 1, or with --guidance chosen by the pilot
+    config.sampling.pc.corrector_steps = 1  # Langevin steps at each level; 1 with --guidance: chosen by the pilot

@@ -19,8 +19,9 @@ from samplers import (
     pilot_variance,
 )
 from samplers.langevin import MeasuredSnr
+from samplers.pilot_corrector import REVISION as CORRECTIONS_REVISION
 from samplers.pilot_corrector import SCHEME
-from samplers.pilot_variance import REVISION
+from samplers.pilot_variance import REVISION as VARIANCE_REVISION
 from scoresde.app.pilot_cache import PilotCache
 from scoresde.app.trained import Trained
 from scoresde.errors import require
@@ -89,7 +90,8 @@ def _guided_corrector(name: str, num_steps: int | None, trained: Trained, leader
             f"config.sampling.{name}.{field}={given!r}: with --guidance a pilot run chooses the corrections; "
             f"give --config.sampling.{name}.snr=VALUE too",
         )
-    asked = options.get("corrector_steps") or None
+    count = options.get("corrector_steps", 1)
+    asked = count if count > 1 else None  # 1, the default, leaves the number to the pilot
 
     def search() -> Any:
         if leader:
@@ -104,7 +106,11 @@ def _guided_corrector(name: str, num_steps: int | None, trained: Trained, leader
         count = int(found["corrector_steps"])
         return PredictorCorrector(Ancestral(), snr, count, scheme=SCHEME, lowest=float(found["lowest"]))
 
-    settings = trained.sampling_key() | {"num_steps": num_steps, "corrector_steps": asked}
+    settings = trained.sampling_key() | {
+        "num_steps": num_steps,
+        "corrector_steps": asked,
+        "revision": CORRECTIONS_REVISION,
+    }
     kept = PilotCache(trained.checkpoint).find("corrections", settings, search, _can_be_read_by(of_json), write=leader)
     sampler = of_json(kept)
     if leader:
@@ -134,7 +140,7 @@ def _variance(trained: Trained, leader: bool) -> MeasuredVariance:
         found = pilot_variance(trained.model, trained.every_condition, batch_size=trained.batch_size())
         return asdict(found)
 
-    settings = trained.sampling_key() | {"revision": REVISION}
+    settings = trained.sampling_key() | {"revision": VARIANCE_REVISION}
     kept = PilotCache(trained.checkpoint).find("variance", settings, search, _can_be_read_by(_of_json), write=leader)
     return _of_json(kept)
 

@@ -7,8 +7,8 @@ r"""Guidance away from a reference: D_ref + w (D - D_ref).
 w = 1 is off and costs nothing more; w = 0 is the reference alone. (The paper of classifier-free guidance counts from 0:
 its w is ours minus 1.) At each level the guided score is that of p_ref(x)^(1 - w) p(x)^w, of the marginals there. These
 are not the marginals of one diffusion. So samplers of the reverse SDE or the flow do not draw from the powered
-distribution of the data: they overshoot its mean, and their variance is too small. `PredictorCorrector` does draw from
-it, because Langevin steps with the guided score correct every level (docs/guidance.md has the figures).
+distribution of the data: they overshoot its mean, and their variance is too small. Langevin steps with the guided score
+correct this at every level: `samplers.pilot_corrector` (docs/guidance.md has the figures).
 """
 
 from __future__ import annotations

@@ -87,7 +87,6 @@ def test_a_classifier_guides_a_model_that_knows_no_classes(work, tmp_path, capsy
         assert "8 network evaluations each" in capsys.readouterr().out
 
 
-@pytest.mark.filterwarnings("ignore:pilot_corrector")  # sixty steps of training leave scores of no distribution
 @pytest.mark.parametrize("sampler", ["auto", "pc"])
 def test_what_is_fitted_to_a_guided_model_is_kept_apart(work, tmp_path, capsys, sampler):
     how = [f"--sampler={sampler}", "--num_steps=5" if sampler == "auto" else "--num_steps=20"]
@@ -101,7 +100,6 @@ def test_what_is_fitted_to_a_guided_model_is_kept_apart(work, tmp_path, capsys, 
     assert kinds.count("tables") == 2 if sampler == "auto" else {"snr", "corrections"} <= set(kinds)
 
 
-@pytest.mark.filterwarnings("ignore:pilot_corrector")  # sixty steps of training leave scores of no distribution
 def test_corrections_of_a_guided_model_are_chosen_once_a_checkpoint(work, tmp_path, capsys):
     RunFolder(Path("runs/dropped")).newest_checkpoint().path.with_suffix(".pilots.json").unlink(missing_ok=True)
 

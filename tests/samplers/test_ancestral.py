@@ -209,6 +209,13 @@ def test_other_samplers_do_not_see_the_second_output(device):
         assert torch.equal(one, other), sampler
 
 
+def test_a_variance_by_interval_is_refused_as_predictor_in_one_line():
+    measured = Ancestral(MeasuredVariance((-1.0, 1.0), ((0.1,) * 32, (0.2,) * 32), tuple(range(31))))
+    with pytest.raises(UsageError, match=r"variance=by intervals\): its noise depends on the state") as raised:
+        PredictorCorrector(measured)
+    assert len(str(raised.value)) < 240
+
+
 def test_a_variance_by_interval_is_that_of_each_entry_written_out(device):
     model, noise = ExactScoreModel(mixture(device), VPSDE()), noise_for(16, device)
     variance = MeasuredVariance((-10.0, 10.0), ((0.0, 0.9), (0.1, 0.5)), (0.0,))

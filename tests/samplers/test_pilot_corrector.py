@@ -86,6 +86,8 @@ def test_samples_do_not_depend_on_their_batch(device):
     ("options", "message"),
     [
         ({"corrector_steps": 0}, "corrector_steps=0: need at least 1"),
+        ({"lowest": -1.0}, "lowest=-1.0: need a noise level"),
+        ({"num_steps": 2}, "num_steps=2: leaves too few levels to correct"),
         ({"num_samples": 1}, "num_samples=1: need at least 2"),
     ],
 )

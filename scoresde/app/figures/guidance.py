@@ -191,7 +191,7 @@ def _ways(subject: Subject, options: FigureOptions, count: int) -> dict[str, Way
         return {name: way(sampler, lambda model: sampler.grid(model, options.num_steps))}
     steps = EVALUATIONS if options.num_steps is None else options.num_steps
     few = steps // (1 + CORRECTIONS)
-    require(few >= 10, f"num_steps={steps}: need at least {10 * (1 + CORRECTIONS)}")
+    require(few >= 4, f"num_steps={steps}: need at least {4 * (1 + CORRECTIONS)}")
     ways = {
         "reverse SDE": way(Ancestral(), lambda model: Ancestral().grid(model, steps)),
         "flow": way(DDIM(), lambda model: DDIM().grid(model, steps)),
