@@ -26,6 +26,7 @@ from samplers import (
     sample_particles,
     uniform_log_snr,
 )
+from samplers.predictor_corrector import GUIDED_STEPS
 from scoresde import APG, VPSDE, ClassifierFreeGuidance, ExactLabelledModel
 from scoresde.data import labelled_mixture
 from scoresde.guidance import Weight, cfg_plus_plus
@@ -75,10 +76,11 @@ def compare(model: ExactLabelledModel, w: float) -> None:
         sampler = PredictorCorrector(Ancestral(), snr, corrections)
         found = sample(guided, sampler, NUM_SAMPLES, grid=grid, cond=LABEL)
         report(f"{steps} steps, {corrections} corrections of snr {snr:g}", found.x, nfe=found.nfe)
-    for lowest in (0.05, 0.0):
-        piloted = pilot_corrector(guided, LABEL, lowest=lowest)
-        sets = [sample(guided, piloted, NUM_SAMPLES, cond=LABEL, seed=seed) for seed in range(SETS)]
-        name = f"pilot, {piloted.corrector_steps} corrections from {lowest:g} deviations on"
+    for steps, lowest in ((40, 0.0), (GUIDED_STEPS, 0.0), (GUIDED_STEPS, 0.05)):
+        piloted = pilot_corrector(guided, LABEL, steps, lowest=lowest)
+        sets = [sample(guided, piloted, NUM_SAMPLES, num_steps=steps, cond=LABEL, seed=seed) for seed in range(SETS)]
+        above = f" above {lowest:g}" if lowest else ""
+        name = f"pilot, {steps} steps, {piloted.corrector_steps} corrections{above}"
         report(name, *(found.x for found in sets), nfe=sets[0].nfe)
     for steps in (100, 400):
         particles = sample_particles(guided, 1, NUM_SAMPLES, num_steps=steps, cond=LABEL)

@@ -14,8 +14,9 @@ So the pilot runs along the grid with few corrections, then with more, until
 less what the number of samples adds, is small. The identity sees whether samples lie too wide or too narrow, and not in
 which of two distant modes they are.
 
-By default nothing is corrected below a twentieth of the data's deviation. A network's score is worst there: an error
-of D is divided by sigma^2, and long steps follow it. Exact scores are better corrected everywhere (docs/guidance.md).
+Scores are taken as right at all noise levels. Those of a network are worst near the data: an error of D is divided by
+sigma^2, and long steps follow it. With a network correct nothing at the smallest levels, lowest=0.05
+(docs/guidance.md); the command line does so.
 """
 
 from __future__ import annotations
@@ -41,7 +42,6 @@ from scoresde.sde import Level
 
 CORRECTIONS = {4: 0.4, 6: 0.3, 8: 0.25, 12: 0.2}  # at each level, with the snr of so many (benchmarks/guidance.py)
 TOLERANCE = 0.06  # of the mismatch
-LOWEST = 0.05  # noise level, in deviations of the data, below which nothing is corrected
 REVISION = 1  # of what is found, for those who keep it
 SCHEME: Final = "leimkuhler_matthews"
 NUMBERS = 4096  # that the samples of a pilot run hold, at least
@@ -56,7 +56,7 @@ def pilot_corrector(
     corrector_steps: int | None = None,
     num_samples: int | None = None,
     batch_size: int | None = None,
-    lowest: float = LOWEST,
+    lowest: float = 0.0,
 ) -> PredictorCorrector:
     """The predictor-corrector sampler with which a guided model draws from what guidance promises.
 
@@ -69,11 +69,11 @@ def pilot_corrector(
         corrector_steps: at each level; by default the smallest of 4, 6, 8 and 12 with a mismatch below 0.06.
         num_samples: of a pilot run; by default as many as hold 4096 numbers, and at least 64.
         batch_size: samples that the model is called with at a time; by default as many as need little memory.
-        lowest: noise level below which nothing is corrected, in deviations of the data; 0 for exact scores.
+        lowest: noise level below which nothing is corrected, in deviations of the data; 0.05 for a network.
 
     Example:
         guided = ClassifierFreeGuidance(model, 4.0)
-        x = sample(guided, pilot_corrector(guided, cond=3), 100, cond=3).x
+        x = sample(guided, pilot_corrector(guided, cond=3, lowest=0.05), 100, cond=3).x
     """
     if num_samples is None:
         num_samples = max(FEWEST_SAMPLES, -(-NUMBERS // math.prod(model.shape)))

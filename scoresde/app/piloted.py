@@ -29,6 +29,7 @@ from scoresde.reverse import MeasuredVariance
 from sde_configs import build
 
 SNR_SAMPLES = 16  # of the run that chooses an snr
+LOWEST = 0.05  # in deviations of the data: below it a network's score is too wrong for corrections (docs/guidance.md)
 
 
 def piloted_sampler(trained: Trained, name: str, num_steps: int | None, leader: bool = True) -> tuple[Sampler, Tensor]:
@@ -97,7 +98,8 @@ def _guided_corrector(name: str, num_steps: int | None, trained: Trained, leader
         if leader:
             print("choosing the corrections by a pilot run ...", flush=True)
         cond = trained.every_condition
-        found = pilot_corrector(trained.model, cond, num_steps, asked, batch_size=trained.batch_size())
+        size = trained.batch_size()
+        found = pilot_corrector(trained.model, cond, num_steps, asked, batch_size=size, lowest=LOWEST)
         assert isinstance(found.snr, MeasuredSnr)
         return {"corrector_steps": found.corrector_steps, "lowest": found.lowest, **asdict(found.snr)}
 

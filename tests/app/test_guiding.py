@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from scoresde.app.cli import main
+from scoresde.app.piloted import LOWEST
 from scoresde.app.run_folder import RunFolder
 from tests.runs import SMALL_MLP, TINY
 
@@ -101,7 +102,8 @@ def test_what_is_fitted_to_a_guided_model_is_kept_apart(work, tmp_path, capsys, 
 
 
 def test_corrections_of_a_guided_model_are_chosen_once_a_checkpoint(work, tmp_path, capsys):
-    RunFolder(Path("runs/dropped")).newest_checkpoint().path.with_suffix(".pilots.json").unlink(missing_ok=True)
+    checkpoint = RunFolder(Path("runs/dropped")).newest_checkpoint()
+    checkpoint.path.with_suffix(".pilots.json").unlink(missing_ok=True)
 
     def said(*arguments):
         drawn(tmp_path / "a.png", "--sampler=pc", "--guidance=2", "--num_steps=12", *arguments)
@@ -114,6 +116,9 @@ def test_corrections_of_a_guided_model_are_chosen_once_a_checkpoint(work, tmp_pa
     assert chosen in second
     assert "choosing the corrections" in said("--guidance=3")
     assert "3 corrections a step" in said("--config.sampling.pc.corrector_steps=3")
+    kept = json.loads(checkpoint.path.with_suffix(".pilots.json").read_text())["found"]
+    lowest = {value["lowest"] for name, value in kept.items() if name.startswith("corrections")}
+    assert lowest == {LOWEST * checkpoint.model().sigma_data}  # a network's score is worst near the data
     assert "choosing" not in said("--config.sampling.pc.snr=0.2")
 
 

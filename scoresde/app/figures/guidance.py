@@ -27,6 +27,7 @@ from scoresde import condition, plots
 from scoresde._batches import batches
 from scoresde.app.figures.subject import FigureOptions, Plane, Subject
 from scoresde.app.guiding import Guiding
+from scoresde.app.piloted import LOWEST
 from scoresde.data import ArrayData
 from scoresde.errors import require
 from scoresde.guidance import ClassifierFreeGuidance, Linear
@@ -177,7 +178,8 @@ def _ways(subject: Subject, options: FigureOptions, count: int) -> dict[str, Way
         return drawn
 
     def corrected(model: ScoreModel, label: int | None) -> tuple[Tensor, int]:
-        sampler = pilot_corrector(model, label, few, CORRECTIONS, batch_size=size)
+        lowest = LOWEST if subject.learned else 0.0
+        sampler = pilot_corrector(model, label, few, CORRECTIONS, batch_size=size, lowest=lowest)
         return way(sampler, lambda model: sampler.grid(model, few))(model, label)
 
     def particles(model: ScoreModel, label: int | None) -> tuple[Tensor, int]:
