@@ -196,7 +196,17 @@ class Gaussian(Target):
         return self.mixture.log_prob(x_t, alpha, sigma)
 
     def denoise(self, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        return self.mixture.denoise(x_t, alpha, sigma)
+        """mu + alpha C (alpha^2 C + sigma^2)^-1 (x_t - alpha mu), with the mean mu and the covariance C."""
+        mixture = self.mixture
+        alpha = alpha.reshape(-1, 1)
+        offset = x_t.flatten(1) - alpha * mixture.means
+        gain = alpha * mixture.variances / (alpha**2 * mixture.variances + sigma.reshape(-1, 1) ** 2)
+        if mixture.rotations is None:
+            shift = offset * gain
+        else:
+            axes = mixture.rotations[0]
+            shift = ((offset @ axes.mT) * gain) @ axes
+        return (mixture.means + shift).reshape(x_t.shape)
 
     def probability_flow(self, x_t: Tensor, start: tuple[Tensor, Tensor], end: tuple[Tensor, Tensor]) -> Tensor:
         """Carries x_t from (alpha, sigma) = start to end along the probability-flow ODE, exactly.

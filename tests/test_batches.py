@@ -111,7 +111,12 @@ USES = {
 }
 
 
-@pytest.mark.parametrize("use", USES.values(), ids=USES.keys())
+SLOW = {"fit_sampler"}  # of which tests/app/test_memory.py has a quicker case
+
+
+@pytest.mark.parametrize(
+    "use", [pytest.param(use, id=name, marks=[pytest.mark.slow] * (name in SLOW)) for name, use in USES.items()]
+)
 def test_every_use_of_a_model_keeps_to_it_and_obeys_the_user(model, use, monkeypatch):
     calls = watched(monkeypatch, UNet)
     use(model)
