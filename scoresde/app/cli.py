@@ -185,6 +185,7 @@ def _describe_flags(flags: type[Flags], left_out: Collection[str] = ()) -> list[
     """A line for each flag of a class; names of options are filled in from where they are defined."""
     from scoresde.app.config import sdes
     from scoresde.app.densities import VARIATIONAL
+    from scoresde.app.distances import NETWORKS
     from scoresde.app.evaluate import METRICS
     from scoresde.app.visualize import FIGURES
     from scoresde.metrics import DEQUANTIZATIONS
@@ -194,6 +195,7 @@ def _describe_flags(flags: type[Flags], left_out: Collection[str] = ()) -> list[
         "sdes": ", ".join(sdes()),
         "samplers": ", ".join((AUTO, *SAMPLERS)),
         "metrics": ", ".join(METRICS),
+        "networks": ", ".join(NETWORKS),
         "figures": ", ".join(FIGURES),
         "dequantizations": ", ".join((*DEQUANTIZATIONS, VARIATIONAL)),
     }

@@ -111,9 +111,17 @@ class CalibrateFlags(TrainedFlags):
 class EvaluateFlags(TrainedFlags):
     """Of --mode evaluate."""
 
-    metric: str = flag("all", "{metrics}, several between commas, or all that suit the data")
+    metric: str = flag("all", "{metrics}, several between commas, or all: the usual ones that suit the data")
     input: str | None = flag(None, "a file or folder of samples (the run's held-out ones)")
-    num_samples: int | None = flag(None, "how many (all)")
+    reference: str | None = flag(
+        None, "real samples to compare with: held_out, train, a file or a folder; with --input, no model is needed"
+    )
+    features: str | None = flag(
+        None, "what distances compare: {networks}, the file of Inception's weights, a folder of DINOv2"
+    )
+    over_steps: str | None = flag(None, "distances over numbers of steps, as in 5,10,20: a curve")
+    over_checkpoints: int | None = flag(None, "distances over so many checkpoints of the run: a curve")
+    num_samples: int | None = flag(None, "how many (all; 1000 are drawn for distances)")
     num_steps: int | None = flag(None, "of the flow of a density (64), or of the sampler if one is named")
     sampler: str | None = flag(None, "of the samples that distances are taken from (auto)")
     dequantization: str = flag("uniform", "of whole numbers: {dequantizations}")

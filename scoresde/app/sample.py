@@ -3,57 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, final
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from samplers import Sampler, prepare
 from samplers.sampling import joined
-from scoresde import condition
 from scoresde._batches import batches
-from scoresde.app.device import choose_threads
+from scoresde.app.drawing import Plan, choose_sampler, draw
 from scoresde.app.files import output_path
-from scoresde.app.fitted_tables import best_tables
 from scoresde.app.flags import SampleFlags
 from scoresde.app.pictures import labels_array, save_numbers, save_picture
-from scoresde.app.piloted import piloted_sampler
-from scoresde.app.progress import Progress
 from scoresde.app.shards import SampleShards
 from scoresde.app.trained import Trained
-from scoresde.condition import Condition
 from scoresde.errors import require
-from scoresde.noise import Noise
-from scoresde.training.parallel import World, join_world, leave_world
+from scoresde.training.parallel import join_world, leave_world
 from sde_configs import build
-
-UNKNOWN_EVALUATIONS = 100  # what the progress bar takes for an adaptive sampler's
-
-
-@final
-@dataclass(frozen=True)
-class Plan:
-    """What is drawn, and how: all that samples depend on beside the model and the seed."""
-
-    sampler: Sampler
-    grid: Tensor
-    cond: Condition
-    num_samples: int
-    batch_size: int
-
-    def as_json(self) -> dict[str, Any]:
-        """The plan as JSON can hold it."""
-        return {
-            "sampler": str(self.sampler),
-            "grid": self.grid.tolist(),
-            "cond": {name: part.tolist() for name, part in condition.parts(self.cond)},
-            "num_samples": self.num_samples,
-            "batch_size": self.batch_size,
-        }
 
 
 def sample(flags: SampleFlags, overrides: Sequence[str]) -> int:
@@ -75,12 +40,12 @@ def sample(flags: SampleFlags, overrides: Sequence[str]) -> int:
 
     world, device = join_world(trained.device)
     trained = trained.on(device)
-    sampler, grid = _sampler(trained, flags, world.leader)
+    sampler, grid = choose_sampler(trained, flags.sampler, flags.num_steps, world.leader)
     size = min(batch_size, -(-flags.num_samples // world.size))
     plan = Plan(sampler, grid, cond, flags.num_samples, size)
     shards = SampleShards(output, trained.sampling_key() | plan.as_json() | {"seed": trained.seed})
     with shards.locked() if world.leader else contextlib.nullcontext():
-        _draw(trained, plan, shards, world)
+        draw(trained, plan, shards, world)
         world.wait(device)
         if world.leader:
             x, nfe = joined([shards.read(part.start) for part in batches(plan.num_samples, size)])
@@ -95,52 +60,6 @@ def sample(flags: SampleFlags, overrides: Sequence[str]) -> int:
             print(f"picture: {output}\nnumbers: {numbers}")
     leave_world()
     return 0
-
-
-def _sampler(trained: Trained, flags: SampleFlags, leader: bool) -> tuple[Sampler, Tensor]:
-    """The sampler that flags ask for, fitted to the model if it is to be, and its grid."""
-    name = flags.sampler
-    num_steps = flags.num_steps
-    if name == build.AUTO:
-        fitted, calibrated = best_tables(trained, leader)
-        grid = fitted.grid(trained.model, num_steps)
-        if leader and len(grid) - 1 in calibrated:
-            print(f"the table of {len(grid) - 1} evaluations is calibrated", flush=True)
-        return fitted, grid
-    return piloted_sampler(trained, name, num_steps, leader)
-
-
-def _draw(trained: Trained, plan: Plan, shards: SampleShards, world: World) -> None:
-    """Draws this process's shards that are not there yet."""
-    model = trained.model
-    graphed = trained.config.sampling.cuda_graph
-    everything = list(batches(plan.num_samples, plan.batch_size))
-    mine = everything[world.rank :: world.size]
-    missing = [part for part in mine if not shards.has(part.start)]
-    if world.leader and len(missing) < len(mine):
-        there = sum(shards.has(part.start) for part in everything)
-        print(f"going on: {there} of {len(everything)} shards are there", flush=True)
-    choose_threads(plan.batch_size * math.prod(model.shape))
-    prepared = prepare(model, plan.sampler, plan.grid, cuda_graph=graphed)
-    levels = plan.sampler.evaluated(model, plan.grid)
-    rows = UNKNOWN_EVALUATIONS if levels is None else len(levels)
-    total = rows * max(1, len(missing))
-    with (
-        Progress("sample", total, unit="evaluations", shown=world.leader) as progress,
-        torch.no_grad(),
-        model.eval_mode(),
-    ):
-
-        def advance(*_: Any) -> None:
-            progress.update(min(progress.count + 1, total))
-
-        for part in missing:
-            noise = Noise(trained.seed, torch.arange(part.start, part.stop, device=model.device))
-            cond = condition.to(condition.take(plan.cond, part), model.device)
-            drawn = prepared.draw(noise, cond, None if graphed else advance)
-            if graphed:
-                progress.update(min(progress.count + rows, total))
-            shards.write(part.start, drawn)
 
 
 def _seeds(seed: int, count: int) -> np.ndarray:

@@ -9,9 +9,13 @@ from scoresde.metrics.bits import (
     dequantize,
 )
 from scoresde.metrics.classifier import Classifier, Judgement, judge, train_classifier
+from scoresde.metrics.compare import compare, copying
+from scoresde.metrics.features import FeatureNetwork, FeatureSet, extract
 from scoresde.metrics.frechet import frechet_distance
+from scoresde.metrics.kernel import kernel_distance
 from scoresde.metrics.noise_levels import LevelScores, score_by_noise_level
 from scoresde.metrics.powered import PoweredTarget
+from scoresde.metrics.resampling import Estimate
 from scoresde.metrics.sliced import sliced_wasserstein
 from scoresde.metrics.variational_dequantization import VariationalDequantization, train_dequantization
 
@@ -19,6 +23,9 @@ __all__ = [
     "DEQUANTIZATIONS",
     "Classifier",
     "Dequantization",
+    "Estimate",
+    "FeatureNetwork",
+    "FeatureSet",
     "Judgement",
     "LevelScores",
     "PoweredTarget",
@@ -26,9 +33,13 @@ __all__ = [
     "UniformDequantization",
     "VariationalDequantization",
     "bits_per_dim",
+    "compare",
+    "copying",
     "dequantize",
+    "extract",
     "frechet_distance",
     "judge",
+    "kernel_distance",
     "score_by_noise_level",
     "sliced_wasserstein",
     "train_classifier",

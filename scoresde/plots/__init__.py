@@ -1,6 +1,6 @@
 """Pictures from arrays, without models or solvers."""
 
-from scoresde.plots.curves import classification, error_curves, langevin, schedules, training
+from scoresde.plots.curves import Interval, classification, error_curves, langevin, measures_over, schedules, training
 from scoresde.plots.fields import densities, score_curves, score_fields
 from scoresde.plots.guidance import ByLevel, Ground, GuidedRow, guided_images, guided_points
 from scoresde.plots.images import Strip, image_grid, image_strips
@@ -13,6 +13,7 @@ __all__ = [
     "ByLevel",
     "Ground",
     "GuidedRow",
+    "Interval",
     "Paths",
     "Strip",
     "TimeSpace",
@@ -26,6 +27,7 @@ __all__ = [
     "image_strips",
     "langevin",
     "literal",
+    "measures_over",
     "png_bytes",
     "point_strips",
     "save",

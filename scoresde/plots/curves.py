@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
 from scoresde.errors import require
-from scoresde.plots.style import COLOURS, DASHES, LINES, MISSING, new_figure, numbers, reach
+from scoresde.plots.style import COLOURS, DASHES, LINES, MISSING, literal, new_figure, numbers, reach
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+class Interval(NamedTuple):
+    """A number, and the ends of an interval."""
+
+    value: float
+    low: float
+    high: float
 
 
 def error_curves(
@@ -226,4 +234,41 @@ def classification(
     left.set_ylim(bottom=0)
     right.set_ylim(0, 1.02)
     right.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def measures_over(
+    places: Sequence[int],
+    measures: Mapping[str, Sequence[Interval]],
+    floors: Mapping[str, float],
+    axis: str,
+    title: str,
+) -> Figure:
+    """Measures of samples over a number, a panel each: value, interval of infinitely many samples, and floor.
+
+    Args:
+        places: the numbers.
+        measures: of each name, a measure for each place.
+        floors: of each name, the measure of real samples, NaN if it is not known.
+        axis: label of the numbers.
+        title: what was measured.
+    """
+    columns = min(3, len(measures))
+    rows = -(-len(measures) // columns)
+    figure = new_figure(4.2 * columns, 3.2 * rows + 0.4)
+    panels: Any = figure.subplots(rows, columns, squeeze=False)
+    for axes, (name, found) in zip(panels.flat, measures.items(), strict=False):
+        values, low, high = zip(*found, strict=True)
+        axes.fill_between(places, low, high, color=COLOURS[0], alpha=0.2, label="of infinitely many, 95 %")
+        axes.plot(places, values, marker="o", color=COLOURS[0], label="value")
+        if math.isfinite(floors[name]):
+            axes.axhline(floors[name], color="0.4", linestyle="--", label="floor")
+        axes.set(xlabel=axis, title=literal(name), xscale="log")
+        axes.set_xticks(list(places), [str(place) for place in places])
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+    for axes in panels.flat[len(measures) :]:
+        axes.set_axis_off()
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    figure.suptitle(literal(title), fontsize=9)
     return figure

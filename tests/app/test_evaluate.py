@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from samplers import log_prob
-from scoresde.app import densities, evaluate
+from scoresde.app import densities, distances, evaluate, feature_files
 from scoresde.app.cli import main
-from scoresde.app.evaluate import METRICS, chosen
+from scoresde.app.evaluate import chosen
 from scoresde.app.flags import TrainedFlags
 from scoresde.app.trained import Trained
 from scoresde.app.user_data import asked_data
 from scoresde.data import load
 from scoresde.metrics import train_classifier
 from scoresde.metrics.classifier import FEATURES
+from scoresde.training.parallel import World
 from tests.mistakes import assert_mistake, with_defaults
 from tests.runs import DIGITS, TOY
 
@@ -49,15 +51,15 @@ def test_what_was_measured_is_kept_if_the_next_metric_fails(work, tmp_path, monk
     def fail(*_):
         raise OSError(28, "No space left on device", "classifier")
 
-    monkeypatch.setattr(evaluate, "train_classifier", fail)
+    monkeypatch.setattr(distances, "train_classifier", fail)
     output = tmp_path / "e.json"
     arguments = ["--mode=evaluate", "--device=cpu", "--sde=vp", "--num_steps=6", "--num_samples=80", "--sampler=ddim"]
-    assert main([*arguments, f"--output={output}", "--metric=nll,frechet"]) == 2
+    assert main([*arguments, f"--output={output}", "--metric=nll,fid"]) == 2
     assert "log density, nats" in json.loads(output.read_text())["results"]
 
 
 def test_images_are_evaluated_whole_in_nats_bits_and_distances(work, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(evaluate, "train_classifier", classifier_of(300))
+    monkeypatch.setattr(distances, "train_classifier", classifier_of(300))
     record = evaluated(tmp_path / "e.json", "--sde=vp", "--num_steps=6", "--sampler=ddim")
     shown = capsys.readouterr().out
     results = record["results"]
@@ -81,8 +83,17 @@ def test_images_are_evaluated_whole_in_nats_bits_and_distances(work, tmp_path, m
         assert 0 < nats["standard error"] < 1
     parts = [results[f"  {name}, bits per dimension"]["value"] for name in ("L_T", "L_1 .. L_{T-1}", "L_0")]
     assert results["discrete bound, bits per dimension"]["value"] == pytest.approx(sum(parts), rel=1e-6)
-    assert results["label agreement"]["value"] < 0.6 < results["  of the real samples"]["value"]
-    assert results["Frechet distance (64 features)"]["value"] > results["  of training samples"]["value"]
+    assert results["label agreement"]["value"] < 0.6 < results["label agreement"]["floor"]
+    for name in ("Frechet distance", "kernel distance"):
+        found = results[name]
+        assert found["low"] <= found["extrapolated"] <= found["high"]
+        assert found["low"] > found["floor"]  # two steps of training
+    assert results["precision"]["high"] < results["precision"]["floor"]
+    assert record["features"].startswith("classifier-")
+    assert f"features {record['features']}" in shown
+    assert "floor: 1000 training samples with the same" in shown
+    assert not list((tmp_path / ".features").glob("*"))
+    assert len(list(Path("runs/vp/samples/.features").iterdir())) == 2  # of held-out and of training samples
 
 
 def test_vectors_are_evaluated_in_nats_and_distance(work, tmp_path, capsys):
@@ -124,14 +135,9 @@ def test_one_metric_alone_and_a_file_of_ones_own(work, tmp_path, monkeypatch):
     assert few["samples"] == 5
 
 
-@pytest.mark.parametrize(
-    ("few", "why"),
-    [
-        ("--num_samples=20", "num_samples: 20 samples; a Frechet distance in 64 features needs more than 64"),
-        ("--input=few_digits.npz", "input: 20 samples; a Frechet distance in 64 features needs more than 64"),
-    ],
-)
-def test_few_samples_have_all_metrics_but_a_frechet_distance(work, tmp_path, monkeypatch, capsys, few, why):
+@pytest.mark.parametrize(("few", "which"), [("--num_samples=20", "num_samples"), ("--input=few_digits.npz", "input")])
+def test_few_samples_have_all_metrics_but_a_frechet_distance(work, tmp_path, monkeypatch, capsys, few, which):
+    why = f"metric='fid': {which}: 20 samples; a Frechet distance in 64 features needs more than 64; take kid"
     monkeypatch.setattr(densities, "CHAIN", 20)
     monkeypatch.setattr(densities, "TERMS", 5)
     record = evaluated(tmp_path / "e.json", "--sde=vp", "--num_steps=6", few)
@@ -143,11 +149,11 @@ def test_few_samples_have_all_metrics_but_a_frechet_distance(work, tmp_path, mon
 
 
 def test_a_frechet_distance_of_just_enough_samples_is_taken(work, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate, "train_classifier", classifier_of(20))
-    how = ["--sde=vp", "--metric=frechet", "--sampler=ddim", "--num_steps=5", f"--num_samples={FEATURES + 1}"]
+    monkeypatch.setattr(distances, "train_classifier", classifier_of(20))
+    how = ["--sde=vp", "--metric=fid", "--sampler=ddim", "--num_steps=5", f"--num_samples={FEATURES + 1}"]
     record = evaluated(tmp_path / "e.json", *how)
     assert record["drawn"]["samples"] == FEATURES + 1
-    assert math.isfinite(record["results"]["Frechet distance (64 features)"]["value"])
+    assert math.isfinite(record["results"]["Frechet distance"]["value"])
 
 
 @pytest.fixture(scope="module")
@@ -175,9 +181,9 @@ def test_without_the_training_data_a_file_is_evaluated_as_far_as_it_can_be(
     monkeypatch.setattr(densities, "TERMS", 5)
     how = ["--num_steps=7", "--sampler=ddim"]
     for run, file, reason, left in (
-        ("gone", "digits.npz", "no such file", "the Frechet distance, the mean and covariance of the prior"),
-        ("gone_points", "given.npz", "no such file", "the distance of training samples, the mean and covariance of"),
-        ("changed_points", "given.npz", "have changed since", "the distance of training samples, the mean and"),
+        ("gone", "digits.npz", "no such file", "the mean and covariance of the prior"),
+        ("gone_points", "given.npz", "no such file", "the mean and covariance of"),
+        ("changed_points", "given.npz", "have changed since", "the mean and"),
     ):
         record = evaluated(tmp_path / "e.json", f"--workdir=runs/{run}", f"--input={file}", *how)
         shown = capsys.readouterr().out
@@ -188,8 +194,9 @@ def test_without_the_training_data_a_file_is_evaluated_as_far_as_it_can_be(
         assert {"log density, nats", "ELBO, nats"} <= found
         assert ("discrete bound, bits per dimension" in found) == (run == "gone")
         assert ("sliced Wasserstein-2 distance" in found) == (run != "gone")
-        assert "  of training samples" not in found
+        assert ("features='classifier': needs labelled training images" in shown) == (run == "gone")
         assert all(math.isfinite(result["value"]) for result in record["results"].values())
+        assert all(result.get("floor") is None for result in record["results"].values())
     bound = evaluated(tmp_path / "e.json", "--workdir=runs/gone", "--input=digits.npz", "--metric=vlb")
     assert "left out" not in bound  # it needs no training data
 
@@ -205,34 +212,58 @@ def test_without_the_training_data_the_density_is_that_under_the_default_prior(o
 
 def test_all_metrics_are_those_that_the_data_allow(work):
     digits, points = load("digits"), load("moons")
-    assert chosen("all", digits) == ["nll", "bits", "elbo", "vlb", "frechet"]
-    assert chosen("all", points) == ["nll", "elbo", "sw2"]
+    assert chosen("all", digits) == ["nll", "bits", "elbo", "vlb", "fid", "kid", "pr", "agreement"]
+    assert chosen("all", points) == ["nll", "elbo", "sw2", "energy"]
     assert chosen("vlb,nll", digits) == ["vlb", "nll"]
-    assert {name for data in (digits, points) for name in chosen("all", data)} == set(METRICS)
 
 
 MISTAKES = {
     "metric": ("--metric=nil", r"unknown metric 'nil': did you mean 'nll'"),
     "bits of floats": ("--workdir=runs/points --metric=bits", r"metric='bits': the data are not whole numbers.*nll"),
     "bound of floats": ("--workdir=runs/points --metric=vlb", r"metric='vlb': the data are not whole numbers.*nll"),
-    "frechet of vectors": ("--metric=frechet", r"metric='frechet': .*labelled images.*sw2"),
-    "sw2 of images": ("--workdir=runs/vp --metric=sw2", r"metric='sw2': it is for vectors.*frechet"),
+    "features of vectors": ("--metric=fid --features=efficientnet", r"metric='fid': features='efficientnet': .*values"),
+    "features": ("--workdir=runs/vp --metric=kid --features=inceptoin", r"unknown features 'inceptoin'"),
+    "features of no file": (
+        "--workdir=runs/vp --metric=kid --features=a/b.pth",
+        r"features='a/b\.pth': there is no such",
+    ),
+    "agreement": (
+        "--workdir=runs/vp --metric=agreement --features=efficientnet",
+        r"metric='agreement': needs --features classifier",
+    ),
+    "copies of lost data": (
+        "--workdir=runs/gone_points --metric=copying --input=given.npz",
+        r"metric='copying': needs the training data",
+    ),
+    "reference": ("--workdir=runs/vp --metric=kid --reference=nowhere", r"reference='nowhere': .*no such file"),
+    "reference of another shape": (
+        "--workdir=runs/vp --metric=kid --reference=given.npz",
+        r"reference='given\.npz': holds samples of shape \(3,\); this model gives \(1, 8, 8\)",
+    ),
+    "lost reference": (
+        "--workdir=runs/gone_points --metric=sw2 --input=given.npz --reference=train",
+        r"reference='train': the training data cannot be had",
+    ),
+    "steps of a curve": ("--metric=sw2 --over_steps=5,x", r"over_steps='5,x': need numbers of steps between commas"),
+    "both curves": ("--metric=sw2 --over_steps=5 --over_checkpoints=2", r"over_checkpoints=2: give one of the two"),
+    "no checkpoints": ("--metric=sw2 --over_checkpoints=0", r"over_checkpoints=0: need at least 1"),
+    "density as a curve": ("--metric=nll --over_steps=5", r"unknown metric of a curve 'nll'"),
     "dequantization": ("--dequantization=none", r"unknown dequantization 'none'"),
     "sampler": ("--sampler=pcc", r"unknown sampler 'pcc': did you mean 'pc'"),
     "no samples": ("--num_samples=1", r"num_samples=1: need at least 2"),
     "evaluations": ("--num_steps=2 --metric=nll", r"num_evaluations=2: need at least 5"),
     "few drawn": (
-        "--workdir=runs/vp --metric=nll,frechet --num_samples=30",
-        r"metric='frechet': num_samples: 30 samples; a Frechet distance in 64 features needs more than 64",
+        "--workdir=runs/vp --metric=nll,fid --num_samples=30",
+        r"metric='fid': num_samples: 30 samples; a Frechet distance in 64 features needs more than 64; take kid",
     ),
     "few real": (
-        "--workdir=runs/vp --metric=frechet --input=few_digits.npz",
-        r"metric='frechet': input: 20 samples; a Frechet distance in 64 features needs more",
+        "--workdir=runs/vp --metric=fid --input=few_digits.npz",
+        r"metric='fid': input: 20 samples; a Frechet distance in 64 features needs more",
     ),
     "nothing held out": ("--workdir=runs/whole", r"held out no samples.*--input FILE"),
     "frechet of lost data": (
-        "--workdir=runs/gone --metric=frechet --input=digits.npz",
-        r"metric='frechet': needs the training data; data\.path='gone\.npz'.*no such file.*--config\.data\.path",
+        "--workdir=runs/gone --metric=fid --input=digits.npz",
+        r"metric='fid': features='classifier': needs labelled training images; take efficientnet",
     ),
     "dequantisation by lost data": (
         "--workdir=runs/gone --dequantization=variational --metric=bits --input=digits.npz",
@@ -254,5 +285,90 @@ MISTAKES = {
 def test_mistakes_are_one_line_before_anything_is_computed(orphans, work, monkeypatch, capsys, arguments, message):
     if "evaluations" not in message:  # that the number of them is too small the density says itself
         monkeypatch.setattr(evaluate, "Evaluation", None)
+        monkeypatch.setattr(distances.Drawing, "draw", None)
     given = with_defaults(arguments, "--mode=evaluate", "--workdir=runs/toy", "--device=cpu")
     assert_mistake(capsys, given, message)
+
+
+def test_every_metric_of_a_run_and_what_it_is_called(work, tmp_path, monkeypatch):
+    monkeypatch.setattr(distances, "train_classifier", classifier_of(150))
+    names = "kid,dc,is,sw2,c2st,energy,mmd,classwise,copying"
+    how = ["--sde=vp", f"--metric={names}", "--sampler=ddim", "--num_steps=5", "--num_samples=400"]
+    results = evaluated(tmp_path / "e.json", *how)["results"]
+    assert set(results) == {
+        *("kernel distance", "density", "coverage", "Inception score", "sliced Wasserstein-2 distance"),
+        *("classifier's accuracy", "energy distance", "maximum mean discrepancy"),
+        *("nearer to training data than held-out data are", "nearer than all but 1 % of them"),
+        *(f"kernel distance, class {label}" for label in range(10)),
+    }
+    assert results["classifier's accuracy"]["value"] > 0.9 > 0.6 > results["classifier's accuracy"]["floor"]
+    assert results["nearer to training data than held-out data are"]["value"] < 0.2  # noise is far from everything
+
+
+def test_the_reference_can_be_the_training_data_or_a_file(work, tmp_path, monkeypatch):
+    monkeypatch.setattr(distances, "train_classifier", classifier_of(50))
+    how = ["--sde=vp", "--metric=kid", "--sampler=ddim", "--num_steps=5", "--num_samples=100"]
+    for reference, count in (("held_out", 449), ("train", 1348), ("digits.npz", 70)):
+        record = evaluated(tmp_path / "e.json", *how, f"--reference={reference}")
+        assert f"with {count} " in record["compared"]
+        assert record["results"]["kernel distance"]["floor"] is not None
+
+
+def test_a_command_that_is_killed_goes_on_and_gives_the_same_numbers(work, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(distances, "train_classifier", classifier_of(20))
+    how = ["--sde=vp", "--metric=fid,kid", "--sampler=ddim", "--num_steps=5", "--num_samples=70"]
+    how.append("--config.sampling.batch_size=30")
+    whole = evaluated(tmp_path / "whole.json", *how)["results"]
+    write = feature_files.FeatureFiles.write
+    shards = []
+
+    def killed(self, first, samples):
+        write(self, first, samples)
+        shards.append(first)
+        if len(shards) == 2:
+            raise KeyboardInterrupt
+
+    output = tmp_path / "e.json"
+    with monkeypatch.context() as patch:
+        patch.setattr(feature_files.FeatureFiles, "write", killed)
+        assert main(["--mode=evaluate", "--device=cpu", f"--output={output}", *how]) == 130
+    capsys.readouterr()
+    assert evaluated(output, *how)["results"] == whole
+    assert "going on: 2 of 3 shards are there" in capsys.readouterr().out
+
+
+def test_two_processes_give_the_numbers_of_one(work, tmp_path, monkeypatch, capsys):
+    """Each draws its share of the samples and looks at its share of the real ones; the leader, here last, measures."""
+    monkeypatch.setattr(distances, "train_classifier", classifier_of(20))
+    monkeypatch.setattr(feature_files, "PART", 64)
+    how = ["--sde=vp", "--metric=fid,kid", "--sampler=ddim", "--num_steps=5", "--num_samples=70"]
+    how.append("--config.sampling.batch_size=30")
+    one = evaluated(tmp_path / "one.json", *how)["results"]
+    shutil.rmtree("runs/vp/samples/.features")
+    monkeypatch.setattr(World, "wait", lambda *_: None)
+    for rank in (1, 0):
+        monkeypatch.setattr(evaluate, "join_world", lambda device, rank=rank: (World(rank, 2), device))
+        capsys.readouterr()
+        assert main(["--mode=evaluate", "--device=cpu", f"--output={tmp_path / 'two.json'}", *how]) == 0
+        assert ("numbers: " in capsys.readouterr().out) == (rank == 0)
+    two = json.loads((tmp_path / "two.json").read_text())["results"]
+    assert two.keys() == one.keys()
+    for name, found in two.items():
+        for column, value in found.items():
+            assert value == pytest.approx(one[name][column], rel=1e-9)
+    assert_mistake(capsys, ["--mode=evaluate", "--sde=vp", "--metric=nll"], "densities are computed by one process")
+
+
+@pytest.mark.parametrize("axis", ["--over_steps=5,8", "--over_checkpoints=2"])
+def test_a_curve_over_steps_or_checkpoints(work, tmp_path, capsys, axis):
+    output = tmp_path / "curve.json"
+    how = ["--workdir=runs/toy", "--metric=sw2,energy", "--num_samples=50", "--sampler=ddim", axis]
+    record = evaluated(output, *how)
+    shown = capsys.readouterr().out
+    assert f"picture: {output.with_suffix('.png')}" in shown
+    assert output.with_suffix(".png").stat().st_size > 5000
+    assert record["axis"] == ("steps" if "steps" in axis else "step of training")
+    assert "5" in record["curve"] or "4" in record["curve"]
+    for rows in record["curve"].values():
+        assert {"sliced Wasserstein-2 distance", "energy distance"} == set(rows)
+        assert all(row["low"] <= row["high"] and row["floor"] is not None for row in rows.values())

@@ -80,7 +80,7 @@ def test_what_is_not_given_has_its_default_and_counts_are_numbers(monkeypatch, m
     monkeypatch.setattr(Mode, "load", lambda _: lambda flags, overrides: got.append((flags, overrides)) or 7)
     assert main([f"--mode={mode}"]) == 7
     assert got.pop() == (MODES[mode].flags(), [])
-    numbers = {"seed", "num_samples", "num_steps"}
+    numbers = {"seed", "num_samples", "num_steps", "over_checkpoints"}
     given = {name: 12 if name in {*numbers, "guidance"} else "12" for name in NAMES[mode]}
     words = [word for name in NAMES[mode] for word in (f"--{name}", "12")]
     assert main(["--mode", mode, *words, "--config.sampling.batch_size", "3"]) == 7

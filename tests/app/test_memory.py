@@ -11,7 +11,7 @@ import shutil
 import pytest
 
 from scoresde import UNet, _batches
-from scoresde.app import compare, densities, evaluate
+from scoresde.app import compare, densities, distances
 from scoresde.app.cli import main
 from scoresde.app.figures import score_field
 from scoresde.metrics import train_classifier
@@ -51,7 +51,7 @@ def calls(trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(_batches, "SMALL", 1)
     monkeypatch.setattr(densities, "TRAINING_STEPS", 2)
-    monkeypatch.setattr(evaluate, "train_classifier", lambda data: train_classifier(data, num_steps=1))
+    monkeypatch.setattr(distances, "train_classifier", lambda data: train_classifier(data, num_steps=1))
     monkeypatch.setattr(densities, "TERMS", 2)
     monkeypatch.setattr(compare, "COUNTS", (5,))
     monkeypatch.setattr(compare, "REFERENCE", 12)

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from samplers import DDIM, Ancestral, cuda_graph, pilot_variance, sample
-from scoresde.app import sample as sample_module
+from scoresde.app import drawing
 from scoresde.app.cli import main
 from scoresde.app.pilot_cache import pilots_path
 from scoresde.app.run_folder import RunFolder
@@ -274,7 +274,7 @@ def test_mistakes_of_sampling_are_one_line(work, monkeypatch, capsys, argument, 
     Path("folder.png").mkdir(exist_ok=True)
     Path("numbers.npz").mkdir(exist_ok=True)
     if "graph" not in argument:  # which the sampler itself refuses
-        monkeypatch.setattr(sample_module, "prepare", None)
+        monkeypatch.setattr(drawing, "prepare", None)
     assert_mistake(capsys, [*SAMPLE, "--workdir=runs/toy", *argument.split()], message)
 
 

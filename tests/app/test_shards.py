@@ -143,17 +143,17 @@ def test_two_processes_draw_what_one_does(work, tmp_path, monkeypatch, log, caps
 def test_two_commands_of_the_same_samples_do_not_meet(work, tmp_path, monkeypatch, capsys):
     """The second is told to wait; the first ends as if alone."""
     command = [*MANY, f"--output={tmp_path / 'a.png'}"]
-    draw = sample_module._draw
+    draw = sample_module.draw
     said = []
 
     def meanwhile(*arguments):
         draw(*arguments)
-        monkeypatch.setattr(sample_module, "_draw", draw)
+        monkeypatch.setattr(sample_module, "draw", draw)
         capsys.readouterr()
         said.append(main(command))
         said.append(capsys.readouterr().err)
 
-    monkeypatch.setattr(sample_module, "_draw", meanwhile)
+    monkeypatch.setattr(sample_module, "draw", meanwhile)
     assert main(command) == 0
     assert said[0] == 2
     assert "another command is drawing these samples; wait until it is done" in said[1]

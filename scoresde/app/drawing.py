@@ -1,0 +1,101 @@
+"""Drawing many samples, a shard at a time, by one or several processes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol, final
+
+import torch
+from torch import Tensor
+
+from samplers import Sampler, Samples, prepare
+from scoresde import condition
+from scoresde._batches import batches
+from scoresde.app.device import choose_threads
+from scoresde.app.fitted_tables import best_tables
+from scoresde.app.piloted import piloted_sampler
+from scoresde.app.progress import Progress
+from scoresde.app.trained import Trained
+from scoresde.condition import Condition
+from scoresde.noise import Noise
+from scoresde.training.parallel import World
+from sde_configs import build
+
+UNKNOWN_EVALUATIONS = 100  # what the progress bar takes for an adaptive sampler's
+
+
+@final
+@dataclass(frozen=True)
+class Plan:
+    """What is drawn, and how: all that samples depend on beside the model and the seed."""
+
+    sampler: Sampler
+    grid: Tensor
+    cond: Condition
+    num_samples: int
+    batch_size: int
+
+    def as_json(self) -> dict[str, Any]:
+        """The plan as JSON can hold it."""
+        return {
+            "sampler": str(self.sampler),
+            "grid": self.grid.tolist(),
+            "cond": {name: part.tolist() for name, part in condition.parts(self.cond)},
+            "num_samples": self.num_samples,
+            "batch_size": self.batch_size,
+        }
+
+
+class Shards(Protocol):
+    """Where shards are kept, by the number of their first sample."""
+
+    def has(self, first: int) -> bool:
+        """Whether a shard is there, whole."""
+
+    def write(self, first: int, samples: Samples) -> None:
+        """Adds a shard."""
+
+
+def choose_sampler(trained: Trained, name: str, num_steps: int | None, leader: bool) -> tuple[Sampler, Tensor]:
+    """The sampler of a name, fitted to the model if it is to be, and its grid."""
+    if name == build.AUTO:
+        fitted, calibrated = best_tables(trained, leader)
+        grid = fitted.grid(trained.model, num_steps)
+        if leader and len(grid) - 1 in calibrated:
+            print(f"the table of {len(grid) - 1} evaluations is calibrated", flush=True)
+        return fitted, grid
+    return piloted_sampler(trained, name, num_steps, leader)
+
+
+def draw(trained: Trained, plan: Plan, shards: Shards, world: World) -> None:
+    """Draws this process's shards that are not there yet."""
+    model = trained.model
+    graphed = trained.config.sampling.cuda_graph
+    everything = list(batches(plan.num_samples, plan.batch_size))
+    mine = everything[world.rank :: world.size]
+    missing = [part for part in mine if not shards.has(part.start)]
+    if world.leader and len(missing) < len(mine):
+        there = sum(shards.has(part.start) for part in everything)
+        print(f"going on: {there} of {len(everything)} shards are there", flush=True)
+    choose_threads(plan.batch_size * math.prod(model.shape))
+    prepared = prepare(model, plan.sampler, plan.grid, cuda_graph=graphed)
+    levels = plan.sampler.evaluated(model, plan.grid)
+    rows = UNKNOWN_EVALUATIONS if levels is None else len(levels)
+    total = rows * max(1, len(missing))
+    with (
+        Progress("sample", total, unit="evaluations", shown=world.leader) as progress,
+        torch.no_grad(),
+        model.eval_mode(),
+    ):
+
+        def advance(*_: Any) -> None:
+            progress.update(min(progress.count + 1, total))
+
+        for part in missing:
+            noise = Noise(trained.seed, torch.arange(part.start, part.stop, device=model.device))
+            cond = condition.to(condition.take(plan.cond, part), model.device)
+            drawn = prepared.draw(noise, cond, None if graphed else advance)
+            if graphed:
+                progress.update(min(progress.count + rows, total))
+            shards.write(part.start, drawn)
