@@ -1,7 +1,7 @@
 """Digits of a model that is guided by itself: away from what it says without labels, or from an earlier checkpoint.
 
-The recipe of `--sde vp` is trained first, with a tenth of the labels hidden and 24 checkpoints kept (5 core-minutes; a
-run that is there already is used). A row is a sampler and a guidance. Columns:
+The recipe of `--sde vp` is trained first, with a tenth of the labels hidden, for 3,000 steps (5 core-minutes; a run
+that is there already is used). 24 checkpoints are kept. A row is a sampler and a guidance. Columns:
 
     w, noise levels  of the guidance; w = 1 is the model alone
     evaluations      network evaluations of a sample
@@ -15,12 +15,13 @@ run that is there already is used). A row is a sampler and a guidance. Columns:
 About 15 core-seconds a row and set:
 
     python -m benchmarks.digits_guidance [--tables flow,sde,earlier] [--sets 4] [--folder runs/digits-guidance]
+        [--training_steps 3000] [--label_dropout 0.1]
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,10 +37,8 @@ from scoresde.app.train import train_in
 from scoresde.metrics import frechet_distance, judge
 from sde_configs.build import build_sampler
 
-TRAINING_STEPS = 3000
-CHECKPOINT_EVERY = 125
-SHARES = {375: "1/8", 750: "1/4", 1500: "1/2"}  # of the training, of earlier checkpoints
-WEIGHTS = {375: (1.25,), 750: (1.25, 1.5), 1500: (1.5, 2.0)}
+CHECKPOINTS = 24
+WEIGHTS = {8: (1.25,), 4: (1.25, 1.5), 2: (1.5, 2.0)}  # by 1 / the share of the training, of earlier checkpoints
 LATE = (0.2, 0.6)  # noise levels at which most samples are decided between the classes
 LATER = (0.1, 0.6)
 
@@ -76,22 +75,26 @@ class Draws(NamedTuple):
     distances: Tensor
 
 
-def trained(folder: Path) -> RunFolder:
+def trained(folder: Path, steps: int, label_dropout: float) -> RunFolder:
     """The run that is there, or is trained now."""
     config = load_config("vp", None)
-    config.network.label_dropout = 0.1
-    config.training.num_steps = TRAINING_STEPS
-    config.logging.checkpoint_every = CHECKPOINT_EVERY
-    config.logging.keep = TRAINING_STEPS // CHECKPOINT_EVERY
+    config.network.label_dropout = label_dropout
+    config.training.num_steps = steps
+    config.logging.checkpoint_every = steps // CHECKPOINTS
+    config.logging.keep = CHECKPOINTS
     run = RunFolder(folder)
     train_in(run, config, torch.device("cpu"))
     return run
 
 
-def lowered_first(r: Tensor) -> Tensor:
-    """A weight of 0.7 where the classes part, and 2 where they have parted."""
+def lowered_first(late: float, early: float) -> Callable[[Tensor], Tensor]:
+    """One weight where the classes part, and another where they have parted."""
     low, high = LATE
-    return torch.where((r > low) & (r <= high), 2.0, torch.where((r > 1) & (r <= 3), 0.7, 1.0))
+
+    def weight(r: Tensor) -> Tensor:
+        return torch.where((r > low) & (r <= high), late, torch.where((r > 1) & (r <= 3), early, 1.0))
+
+    return weight
 
 
 def on_the_flow(model: ScoreModel) -> Iterator[Row]:
@@ -111,20 +114,21 @@ def on_the_sde(model: ScoreModel) -> Iterator[Row]:
     yield Row(sampler, "none", "1", model)
     for weight in (1.5, 2.0):
         yield Row(sampler, "classifier-free", f"{weight:g} in {LATE}", ClassifierFreeGuidance(model, weight, LATE))
-    lowered = ClassifierFreeGuidance(model, lowered_first)
-    yield Row(sampler, "classifier-free", f"2 in {LATE}, 0.7 in (1, 3)", lowered)
+    for late, early in ((2.0, 0.7), (3.0, 0.7), (3.0, 0.5)):
+        lowered = ClassifierFreeGuidance(model, lowered_first(late, early))
+        yield Row(sampler, "classifier-free", f"{late:g} in {LATE}, {early:g} in (1, 3)", lowered)
     yield Row(sampler, "with APG(eta=0)", f"2 in {LATE}", ClassifierFreeGuidance(model, 2.0, LATE, APG(0.0)))
     yield Row(sampler, "classifier-free", "1.3", ClassifierFreeGuidance(model, 1.3))
 
 
-def from_earlier(model: ScoreModel, run: RunFolder) -> Iterator[Row]:
+def from_earlier(model: ScoreModel, run: RunFolder, steps: int) -> Iterator[Row]:
     """Autoguidance by checkpoints of the run, compared with the model alone at as many evaluations."""
     yield Row("dpm_solver:24", "none", "1", model)
-    for step, weights in WEIGHTS.items():
-        earlier = load_model(run.checkpoint_path(step))
+    for part, weights in WEIGHTS.items():
+        earlier = load_model(run.checkpoint_path(steps // part))
         for weight in weights:
             guided = Autoguidance(model, earlier, weight)
-            yield Row("dpm_solver:12", f"checkpoint of {SHARES[step]}", f"{weight:g}", guided)
+            yield Row("dpm_solver:12", f"checkpoint of 1/{part}", f"{weight:g}", guided)
 
 
 def draw(row: Row, appointed: Judge, num_sets: int) -> Draws:
@@ -168,11 +172,14 @@ def main() -> None:
     parser.add_argument("--tables", default="flow,sde,earlier")
     parser.add_argument("--sets", type=int, default=4, help="of 1,000 samples; at least 2")
     parser.add_argument("--folder", type=Path, default=Path("runs/digits-guidance"))
+    parser.add_argument("--training_steps", type=int, default=3000, help=f"a multiple of {CHECKPOINTS}")
+    parser.add_argument("--label_dropout", type=float, default=0.1)
     options = parser.parse_args()
-    run = trained(options.folder)
-    model = load_model(run.checkpoint_path(TRAINING_STEPS))
+    steps = options.training_steps
+    run = trained(options.folder, steps, options.label_dropout)
+    model = load_model(run.checkpoint_path(steps))
     appointed, _ = appoint()
-    tables = {"flow": on_the_flow(model), "sde": on_the_sde(model), "earlier": from_earlier(model, run)}
+    tables = {"flow": on_the_flow(model), "sde": on_the_sde(model), "earlier": from_earlier(model, run, steps)}
     for table in options.tables.split(","):
         header = f"{'sampler':19}{'guidance':23}{'w, noise levels':28}{'evaluations':>11}{'agreement':>11}"
         print(f"{header}{'Frechet':>9}{'change':>14}{'within':>9}{'between':>9}")

@@ -57,7 +57,7 @@ SAMPLES = {"mix2d": 1000, "mix64": 1000, "plane": 500, "digits_edm": 200, "digit
 TRAINING = {
     "digits_edm": ["--sde=edm", "--config.training.num_steps=5000"],
     "digits_vp": ["--sde=vp", "--config.parametrization.name=NoiseParametrization", "--config.training.num_steps=5000"],
-    "digits_guided": ["--sde=vp", "--config.network.label_dropout=0.1", "--config.training.num_steps=5000"],
+    "digits_guided": ["--sde=vp", "--config.network.label_dropout=0.2", "--config.training.num_steps=6000"],
     "plane": ["--sde=edm", "--config=toy", "--config.data.name=modes", "--config.training.num_steps=10000"],
     "mnist": [
         "--config=edm",
