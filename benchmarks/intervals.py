@@ -49,7 +49,7 @@ class Mixture(NamedTuple):
         centred = self.means - mean
         covariance = centred.mT @ (self.weights[:, None] * centred)
         covariance += self.std**2 * torch.eye(len(mean), dtype=torch.float64)
-        return Moments(2, mean, covariance)  # so that the scatter is the covariance
+        return Moments.exact(mean, covariance)
 
 
 def pair(dim: int) -> tuple[Mixture, Mixture]:
@@ -108,9 +108,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=300)
     repetitions = parser.parse_args().repetitions
-    print(
-        f"{'dim':>5}{'count':>8}  {'metric':7}{'truth':>10}{'covered':>10}{'width':>9}{'bias':>10}{'extrapolated':>14} (error)"
-    )
+    print("  dim   count  metric      truth   covered    width      bias  extrapolated (error)")
     for dim, count in ((2, 500), (16, 500), (16, 2000)):
         measure(dim, count, repetitions)
 

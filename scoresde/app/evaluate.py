@@ -22,7 +22,7 @@ from scoresde.app.user_data import asked_data, own_data
 from scoresde.data.arrays import ArrayData
 from scoresde.errors import UsageError, require, unknown_name
 from scoresde.metrics import DEQUANTIZATIONS
-from scoresde.training.parallel import join_world, leave_world
+from scoresde.training.parallel import World, join_world, leave_world
 from sde_configs import build
 
 DENSITIES = ("nll", "bits", "elbo", "vlb")
@@ -79,21 +79,12 @@ def evaluate(flags: EvaluateFlags, overrides: Sequence[str]) -> int:
         return _curve(flags, overrides, trained, output)
     data, source = asked_data(trained, flags.input)
     train, missing = training_data(trained, needed=flags.input is None)
-    metrics = chosen(flags.metric, data)
-    dense = [name for name in metrics if name in DENSITIES]
     world, device = join_world(trained.device)
     trained = trained.on(device)
-    require(
-        world.size == 1 or not dense or flags.metric == "all",
-        f"metric={flags.metric!r}: densities are computed by one process; several share the drawing of samples alone",
-    )
-    dense = dense if world.size == 1 else []
-    learned = bool(dense) and flags.dequantization == VARIATIONAL and not data.values.is_floating_point()
-    without = f"needs the training data; {missing}"
-    require(not (missing and learned), f"dequantization={flags.dequantization!r}: {without}")
-    left = (
-        [f"the mean and covariance of the prior: {without}"] if missing and {"nll", "bits", "elbo"} & set(dense) else []
-    )
+    metrics = chosen(flags.metric, data)
+    dense = _densities(flags, metrics, data, missing, world)
+    prior = bool(missing) and bool({"nll", "bits", "elbo"} & set(dense))
+    left = [f"the mean and covariance of the prior: needs the training data; {missing}"] if prior else []
     real = real_data(trained, flags, data, source, train)
     far, features = _possible(flags, [name for name in metrics if name not in DENSITIES], real, train, left)
     choose_threads(trained.batch_size(graphs=1) * math.prod(trained.model.shape))
@@ -112,17 +103,34 @@ def evaluate(flags: EvaluateFlags, overrides: Sequence[str]) -> int:
         table.add(discrete_bound(evaluation))
     if far:
         network = build_network(features, real.data, train, levels_of(trained.data), device)
-        sampler = flags.sampler or build.AUTO
-        drawing = Drawing(trained, network, trained.folder, sampler, _drawn(flags), world)
+        drawing = Drawing(trained, network, trained.folder, flags.sampler or build.AUTO, _drawn(flags), world)
         _distances(drawing, real, far, flags.num_steps if flags.sampler else None, table)
     if world.leader:
-        print(f"{count} samples ({source}), step {trained.checkpoint.step}")
-        for line in notes(evaluation.record):
-            print(line)
+        print("\n".join([f"{count} samples ({source}), step {trained.checkpoint.step}", *notes(evaluation.record)]))
         table.show()
         print(f"numbers: {output}")
     leave_world()
     return 0
+
+
+def _densities(flags: EvaluateFlags, metrics: Sequence[str], data: ArrayData, missing: str, world: World) -> list[str]:
+    """The densities among the metrics; none of the usual ones if several processes share the drawing of samples.
+
+    Raises:
+        UsageError: for densities that were asked for and cannot be computed.
+    """
+    dense = [name for name in metrics if name in DENSITIES]
+    require(
+        world.size == 1 or not dense or flags.metric == "all",
+        f"metric={flags.metric!r}: densities are computed by one process; several share the drawing of samples alone",
+    )
+    dense = dense if world.size == 1 else []
+    learned = bool(dense) and flags.dequantization == VARIATIONAL and not data.values.is_floating_point()
+    require(
+        not (missing and learned),
+        f"dequantization={flags.dequantization!r}: needs the training data; {missing}",
+    )
+    return dense
 
 
 def _curve(flags: EvaluateFlags, overrides: Sequence[str], trained: Trained, output: Path) -> int:

@@ -14,7 +14,7 @@ from scoresde.metrics.moments import Moments
 def frechet_distance(first: Tensor, second: Tensor) -> float:
     """|m_1 - m_2|^2 + tr(C_1 + C_2 - 2 (C_1 C_2)^(1/2)) of features `(N, F)` and `(M, F)` (Heusel et al. 2017, eq. 6).
 
-    The distance is biased upwards for few samples: compare sets of equal size, or take `frechet_infinity`.
+    The distance is biased upwards for few samples: compare sets of equal size.
     """
     for name, features in (("first", first), ("second", second)):
         require(
@@ -37,13 +37,17 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
 
 
 def frechet_of_moments(first: Moments, second: Moments) -> float:
-    """`frechet_distance` of features of which the moments are known; its roots keep half of the digits of a variance
-    that is 1e-8 of the largest."""
+    """`frechet_distance` of features of which the moments are known.
+
+    Variances below 1e-16 of the largest are rounding here, where those of the features themselves are not.
+    """
     roots = []
+    traces = 0.0
     for moments in (first, second):
-        values, vectors = torch.linalg.eigh(moments.covariance)
+        covariance = moments.covariance
+        traces += covariance.trace().item()
+        values, vectors = torch.linalg.eigh(covariance)
         roots.append(values.clamp(min=0).sqrt()[:, None] * vectors.mT)
-    traces = sum(moments.covariance.trace().item() for moments in (first, second))
     return _distance([first.mean, second.mean], roots, traces)
 
 

@@ -7,9 +7,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import final
 
+import torch
 from torch import Tensor
 
 from scoresde.errors import require
+
+
+@functools.lru_cache(maxsize=1)
+def _upper(size: int) -> tuple[Tensor, Tensor]:
+    """Rows and columns of the upper triangle of a matrix."""
+    rows, columns = torch.triu_indices(size, size)
+    return rows, columns
 
 
 @final
@@ -20,12 +28,13 @@ class Moments:
     Attributes:
         count: how many samples.
         mean: `(F,)`.
-        scatter: `(F, F)`, the sum of (f - mean)(f - mean)^T.
+        upper: the upper triangle of the scatter, the sum of (f - mean)(f - mean)^T, `(F (F + 1) / 2,)`: of many groups
+            it matters that it takes half the memory.
     """
 
     count: int
     mean: Tensor
-    scatter: Tensor
+    upper: Tensor
 
     @staticmethod
     def of(features: Tensor) -> Moments:
@@ -33,21 +42,31 @@ class Moments:
         features = features.double()
         mean = features.mean(0)
         centred = features - mean
-        return Moments(len(features), mean, centred.mT @ centred)
+        return Moments(len(features), mean, (centred.mT @ centred)[_upper(len(mean))])
+
+    @staticmethod
+    def exact(mean: Tensor, covariance: Tensor) -> Moments:
+        """Those of a distribution that is known."""
+        return Moments(2, mean, covariance[_upper(len(mean))])
 
     def __add__(self, other: Moments) -> Moments:
         """The moments of both sets (Chan, Golub and LeVeque 1979, eq. 2.1)."""
         count = self.count + other.count
         shift = other.mean - self.mean
-        scatter = self.scatter + other.scatter
-        scatter.addr_(shift, shift, alpha=self.count * other.count / count)
-        return Moments(count, self.mean + shift * (other.count / count), scatter)
+        rows, columns = _upper(len(shift))
+        between = (shift * (self.count * other.count / count))[rows] * shift[columns]
+        return Moments(count, self.mean + shift * (other.count / count), between.add_(self.upper).add_(other.upper))
 
     @property
     def covariance(self) -> Tensor:
         """`(F, F)`, the unbiased one."""
         require(self.count > 1, f"count={self.count}: a covariance needs two samples or more")
-        return self.scatter / (self.count - 1)
+        size = len(self.mean)
+        rows, columns = _upper(size)
+        full = self.upper.new_empty(size, size)
+        full[rows, columns] = self.upper
+        full[columns, rows] = self.upper
+        return full / (self.count - 1)
 
 
 def total_moments(parts: Iterable[Moments], taken: Iterable[float]) -> Moments:

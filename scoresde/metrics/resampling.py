@@ -90,13 +90,8 @@ def estimate(
     variance = max(odd.square().mean() - even.var(), even.var()).item()
     freedom = 1 / (1 / (min(num_groups) - 1) + 1 / num_splits)
     half_width = float(t.ppf((1 + COVERAGE) / 2, freedom)) * variance**0.5
-    extrapolated = value - even.mean().item()
-    return Estimate(
-        value,
-        max(lowest, extrapolated),
-        max(lowest, extrapolated - half_width),
-        max(lowest, extrapolated + half_width),
-    )
+    extrapolated = max(lowest, value - even.mean().item())
+    return Estimate(value, extrapolated, max(lowest, extrapolated - half_width), extrapolated + half_width)
 
 
 def _half(num_groups: int, generator: torch.Generator) -> Tensor:

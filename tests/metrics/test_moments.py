@@ -41,7 +41,7 @@ def test_gaussians_have_the_closed_form():
     deviations = torch.tensor([[1.0, 2.0, 0.1, 3.0, 0.5], [2.0, 2.0, 1.0, 0.3, 0.5]], dtype=torch.float64)
     means = torch.tensor([[0.0] * 5, [1.0, 0.0, 2.0, 0.0, 0.0]], dtype=torch.float64)
     first, second = (
-        Moments(2, mean, axes @ torch.diag(std**2) @ axes.mT) for mean, std in zip(means, deviations, strict=True)
+        Moments.exact(mean, axes @ torch.diag(std**2) @ axes.mT) for mean, std in zip(means, deviations, strict=True)
     )
     expected = 5.0 + (deviations[0] - deviations[1]).square().sum().item()
     assert frechet_of_moments(first, second) == pytest.approx(expected, rel=1e-8)

@@ -75,3 +75,18 @@ def test_a_classifier_is_shown_beside_a_guess():
         assert axes.get_xscale() == "log"
         assert axes.get_ylim()[0] <= 0
     assert drawn(figure) > 5000
+
+
+def test_measures_with_their_intervals_and_floors():
+    measures = {
+        "kid": [plots.Interval(3.0, 2.0, 4.0), plots.Interval(1.0, 0.5, 1.5)],
+        "sw2": [plots.Interval(1, 1, 1)] * 2,
+    }
+    figure = plots.measures_over([5, 10], measures, {"kid": 0.2, "sw2": math.nan}, "steps", "100 samples")
+    first, second = figure.axes
+    assert (first.get_title(), second.get_title()) == ("kid", "sw2")
+    assert [line.get_label() for line in first.lines] == ["value", "floor"]
+    assert [line.get_label() for line in second.lines] == ["value"]
+    assert first.lines[0].get_ydata().tolist() == [3.0, 1.0]
+    assert first.collections[0].get_datalim(first.transData).ymax == 4.0
+    assert drawn(figure) > 5000
