@@ -15,7 +15,7 @@ from torch import Tensor
 from scoresde.app.drawing import Plan, choose_sampler, draw
 from scoresde.app.feature_files import FeatureFiles, features_of_data
 from scoresde.app.measures import Measure
-from scoresde.app.real_data import Real
+from scoresde.app.real_data import TRAIN, Real
 from scoresde.app.trained import Trained
 from scoresde.data.arrays import ArrayData
 from scoresde.errors import UsageError, require, unknown_name
@@ -82,15 +82,24 @@ def suited_features(name: str | None, data: ArrayData, train: ArrayData | None) 
     return name
 
 
-def check_counts(metric: str, features: str, shape: tuple[int, ...], counts: Mapping[str, int]) -> None:
-    """Raises `UsageError` if there are too few samples for a metric, as far as it is known before anything is drawn.
+def check_metric(
+    metric: str, features: str, shape: tuple[int, ...], counts: Mapping[str, int], reference: str | None = None
+) -> None:
+    """Raises `UsageError` if a metric cannot be taken, as far as it is known before anything is drawn.
 
     Args:
         metric: its name.
         features: their name.
         shape: of a sample.
         counts: of the samples and the real ones, by the names of their flags.
+        reference: the flag that names the real ones, if it is given.
     """
+    require(metric != AGREEMENT or features == "classifier", "metric='agreement': needs --features classifier")
+    require(
+        metric != COPYING or reference != TRAIN,
+        "metric='copying': compares samples with held-out data as neighbours of the training data; leave "
+        "--reference=train out",
+    )
     known = {"classifier": FEATURES, "efficientnet": EFFICIENTNET_FEATURES, "values": math.prod(shape)}
     for name, count in counts.items():
         require(count >= FEWEST, f"metric={metric!r}: {name}: {count} samples; a comparison needs at least {FEWEST}")

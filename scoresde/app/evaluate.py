@@ -10,7 +10,7 @@ from typing import Any
 from scoresde.app import distances
 from scoresde.app.densities import BELOW, STEPS, VARIATIONAL, Evaluation, densities, discrete_bound
 from scoresde.app.device import choose_threads
-from scoresde.app.distances import Drawing, build_network, check_counts, measure, suited_features
+from scoresde.app.distances import Drawing, build_network, check_metric, measure, suited_features
 from scoresde.app.evaluate_files import evaluate_files
 from scoresde.app.files import output_path
 from scoresde.app.flags import EvaluateFlags
@@ -202,11 +202,7 @@ def _possible(
     for name in metrics:
         try:
             counts = {"num_samples": _drawn(flags), "reference" if flags.reference else "input": len(real.data)}
-            check_counts(name, features, real.data.shape, counts)
-            require(
-                name != distances.AGREEMENT or features == "classifier",
-                "metric='agreement': needs --features classifier",
-            )
+            check_metric(name, features, real.data.shape, counts, flags.reference)
             require(name != distances.COPYING or train is not None, "metric='copying': needs the training data")
             kept.append(name)
         except UsageError as error:

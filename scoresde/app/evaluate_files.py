@@ -11,7 +11,7 @@ import torch
 from scoresde.app import distances
 from scoresde.app.config import load_config, override
 from scoresde.app.device import choose_device
-from scoresde.app.distances import Sets, build_network, check_counts, measure, suited_features
+from scoresde.app.distances import Sets, build_network, check_metric, measure, suited_features
 from scoresde.app.feature_files import features_of_data
 from scoresde.app.files import output_path
 from scoresde.app.flags import EvaluateFlags
@@ -59,7 +59,7 @@ def evaluate_files(flags: EvaluateFlags, overrides: Sequence[str]) -> int:
     kept = []
     for metric in metrics:
         try:
-            check_counts(metric, features, real.shape, {"input": len(samples), "reference": len(real)})
+            check_metric(metric, features, real.shape, {"input": len(samples), "reference": len(real)})
             kept.append(metric)
         except UsageError as error:
             if flags.metric != "all":

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from scoresde import plots
 from scoresde.app import distances
-from scoresde.app.distances import Drawing, build_network, check_counts, measure, suited_features
+from scoresde.app.distances import Drawing, build_network, check_metric, measure, suited_features
 from scoresde.app.files import check_free
 from scoresde.app.flags import EvaluateFlags
 from scoresde.app.measures import Measure, write_json
@@ -51,12 +51,11 @@ def over(flags: EvaluateFlags, overrides: Sequence[str], trained: Trained, outpu
     features = suited_features(flags.features, real.data, train)
     count = DRAWN if flags.num_samples is None else flags.num_samples
     for name in names:
-        check_counts(name, features, data.shape, {"num_samples": count, "reference": len(real.data)})
+        check_metric(name, features, data.shape, {"num_samples": count, "reference": len(real.data)}, flags.reference)
     places = list(_places(flags, overrides, trained))
     network = build_network(features, real.data, train, levels_of(trained.data), device)
     sampler = flags.sampler or build.AUTO
     curve: dict[int, list[Measure]] = {}
-    record: dict[str, Any] = {}
     axis = "steps" if flags.over_steps is not None else "step of training"
     for number, model, num_steps in places:
         drawing = Drawing(model, network, trained.folder, sampler, count, world)
@@ -66,7 +65,7 @@ def over(flags: EvaluateFlags, overrides: Sequence[str], trained: Trained, outpu
             curve[number] = measure(drawn.features, sets, names)
             shown = ", ".join(f"{each.name} {each.estimate.value:.4g}" for each in curve[number])
             print(f"{axis} {number} ({drawn.record['evaluations']} evaluations): {shown}", flush=True)
-            record = {
+            record: dict[str, Any] = {
                 "samples": count,
                 "sampler": sampler,
                 "real": real.name,

@@ -77,12 +77,10 @@ def compare(first: FeatureSet, second: FeatureSet, metrics: Sequence[str] = ("fi
     for name in metrics:
         if name not in METRICS:
             raise unknown_name("metric", name, METRICS)
-    near = [each if len(each) <= PAIRWISE else each.subset(PAIRWISE) for each in (first, second)]
     found: Measures = {}
     for name in metrics:
-        streams = name in STREAMED
-        pair = Pair.of(first, second) if streams else Pair.of(*near)
-        found |= METRICS[name](pair)
+        sets = (first, second) if name in STREAMED else (first.subset(PAIRWISE), second.subset(PAIRWISE))
+        found |= METRICS[name](Pair.of(*sets))
     return found
 
 
@@ -116,10 +114,9 @@ def copying(samples: FeatureSet, held_out: FeatureSet, train: FeatureSet) -> tup
     """
     for each in (samples, held_out):
         check_comparable(each, train)
-    known = train.features()
     near = [each.subset(PAIRWISE) for each in (samples, held_out)]
     pair = Pair.of(*near)
-    far = [nearest_distances(each, known) for each in pair.features]
+    far = [nearest_distances(each, train.chunks()) for each in pair.features]
     return pair.estimate(nearer_than_held_out(far[0], far[1], pair.groups)), copies(far[0], far[1])
 
 

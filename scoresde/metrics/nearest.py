@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -10,9 +12,13 @@ from scoresde.metrics.kernel import ROWS, distances, group_sums
 from scoresde.metrics.resampling import Statistic
 
 
-def nearest_distances(x: Tensor, train: Tensor) -> Tensor:
-    """The distance of each of `(N, F)` to its nearest neighbour in `(M, F)`, `(N,)`, float64."""
-    return torch.cat([distances(x[rows], train).amin(1) for rows in batches(len(x), ROWS)])
+def nearest_distances(x: Tensor, train: Iterable[Tensor]) -> Tensor:
+    """The distance of each of `(N, F)` to its nearest neighbour in a stream of `(m, F)` each, `(N,)`, float64."""
+    nearest = torch.full((len(x),), torch.inf, dtype=torch.float64)
+    for chunk in train:
+        for rows in batches(len(x), ROWS):
+            nearest[rows] = torch.minimum(nearest[rows], distances(x[rows], chunk).amin(1))
+    return nearest
 
 
 def nearer_than_held_out(samples: Tensor, held_out: Tensor, groups: tuple[Tensor, Tensor]) -> Statistic:

@@ -235,6 +235,10 @@ MISTAKES = {
         "--workdir=runs/gone_points --metric=copying --input=given.npz",
         r"metric='copying': needs the training data",
     ),
+    "copies of the reference": (
+        "--workdir=runs/vp --metric=copying --reference=train",
+        r"metric='copying': compares samples with held-out data .*leave --reference=train out",
+    ),
     "reference": ("--workdir=runs/vp --metric=kid --reference=nowhere", r"reference='nowhere': .*no such file"),
     "reference of another shape": (
         "--workdir=runs/vp --metric=kid --reference=given.npz",

@@ -17,7 +17,7 @@ def features(x, source):
 
 def test_nearest_neighbours():
     train = torch.tensor([[0.0, 0.0], [3.0, 4.0]])
-    found = nearest_distances(torch.tensor([[0.0, 1.0], [3.0, 4.0], [6.0, 8.0]]), train)
+    found = nearest_distances(torch.tensor([[0.0, 1.0], [3.0, 4.0], [6.0, 8.0]]), train.split(1))
     assert found.tolist() == pytest.approx([1.0, 0.0, 5.0])
     assert copies(torch.tensor([0.0, 5.0]), torch.arange(101.0)) == 0.5
 
