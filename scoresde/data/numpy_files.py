@@ -41,15 +41,13 @@ def read_numpy(path: Path, options: ReadOptions, source: str) -> ArrayData:
         else:
             file.seek(0)
             arrays = {"x": _read_array(file, path.stat().st_size, "x", options, source)}
-    labels = arrays.get("labels", arrays.get("y"))
-    if labels is not None and labels.size and (labels == -1).all():  # of samples without, as --mode sample writes them
-        labels = None
-    return from_arrays(arrays["x"], labels, options, source)
+    return from_arrays(arrays["x"], arrays.get("labels", arrays.get("y")), options, source)
 
 
 def _read_archive(archive: zipfile.ZipFile, options: ReadOptions, source: str) -> dict[str, np.ndarray]:
     members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-    if "x" not in members and "samples" in members:  # what --mode sample writes
+    drawn = "x" not in members and "samples" in members  # what --mode sample writes
+    if drawn:
         members["x"] = members["samples"]
     require("x" in members, f"{source}: holds {sorted(members)[:10]}; need an array named 'x'")
     arrays = {}
@@ -63,6 +61,8 @@ def _read_archive(archive: zipfile.ZipFile, options: ReadOptions, source: str) -
             )
             with archive.open(info) as member:
                 arrays[name] = _read_array(member, info.file_size, name, options, source)
+    if drawn and "labels" in arrays and (arrays["labels"] < 0).all():  # -1 stands for no class
+        del arrays["labels"]
     return arrays
 
 
