@@ -16,7 +16,6 @@ process of its own, is the peak of the resident set above that after the librari
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import multiprocessing
 import resource
 import tempfile
@@ -93,7 +92,7 @@ def of_distance(data: ArrayData, results: multiprocessing.SimpleQueue) -> None:
     with tempfile.TemporaryDirectory() as folder:
         where = network, Path(folder)
         real = features_of_data(data, *where, "50,000", ALONE, CPU)
-        flipped = dataclasses.replace(data, values=data.values[:10_000].flip(3))
+        flipped = ArrayData(data.values[:10_000].flip(3))
         other = features_of_data(flipped, *where, "10,000", ALONE, CPU)
         print(len(real), len(other), compare(other, real, ["fid"]), flush=True)
     results.put(peak() - before)
@@ -118,6 +117,8 @@ def main() -> None:
         process = context.Process(target=function, args=(of, results))
         process.start()
         process.join()
+        if process.exitcode:
+            raise SystemExit(f"{name}: failed")
         print(f"peak memory, {name}: {results.get():.0f} MB", flush=True)
     speed(few.values, arguments.pairs)
 
