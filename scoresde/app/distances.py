@@ -129,6 +129,8 @@ def build_network(
         assert train is not None
         print("training a classifier of the training data ...", flush=True)
         return ClassifierFeatures(train_classifier(train), train.codec)
+    if data.shape[0] == 1:
+        print("grey images are repeated in three channels", flush=True)
     if name == "efficientnet":
         return EfficientNetFeatures(levels, device)
     path = Path(name).expanduser()

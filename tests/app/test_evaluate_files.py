@@ -64,9 +64,14 @@ def test_folders_of_images_by_a_published_network(capsys):
             Image.fromarray(image).save(f"{folder}/{k}.png")
     record = compared("--input=a", "--reference=b")
     assert set(record["results"]) == {"kernel distance", "precision", "recall"}
-    assert "left out: metric='fid': input: 20 samples" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "left out: metric='fid': input: 20 samples" in shown
+    assert "grey" not in shown
     assert record["features"].startswith("efficientnet-lite0-57934424/")
     assert record["results"]["kernel distance"]["low"] > 0
+    how = ["--input=one.npz", "--reference=two.npz", "--metric=kid", "--num_samples=20"]
+    assert compared(*how)["features"].endswith("/levels 0 to 16")
+    assert "grey images are repeated in three channels" in capsys.readouterr().out
     Image.new("L", (16, 16)).save("a/grey.png")
     assert_mistake(
         capsys, ["--mode=evaluate", "--input=a", "--reference=b"], r"input='a': images differ: .*data\.channels=3"
