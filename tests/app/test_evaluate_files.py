@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,18 @@ def test_points(capsys):
     assert record["results"]["energy distance"]["low"] > 0
     more = compared("--input=points.npz", "--reference=others.npz", "--metric=fid,c2st,mmd")
     assert more["results"]["Frechet distance"]["value"] > 0.2
+
+
+def test_each_comparison_is_in_the_units_of_its_reference():
+    """What is kept of samples for one reference is not taken for another, of another scale."""
+    np.savez("wide.npz", x=np.random.default_rng(3).normal(size=(70, 2)) * 10)
+    how = ["--input=points.npz", "--metric=sw2"]
+    name = "sliced Wasserstein-2 distance"
+    first = compared(*how, "--reference=others.npz")["results"][name]["value"]
+    wide = compared(*how, "--reference=wide.npz")["results"][name]["value"]
+    assert compared(*how, "--reference=others.npz")["results"][name]["value"] == first
+    shutil.rmtree(".features")
+    assert compared(*how, "--reference=wide.npz")["results"][name]["value"] == wide
 
 
 def test_labelled_images_by_a_classifier_that_is_trained_now(monkeypatch):

@@ -52,7 +52,8 @@ class Values(FeatureNetwork):
     def __init__(self, shape: tuple[int, ...], codec: Codec | None = None) -> None:
         self._codec = codec
         self.num_features = math.prod(shape)
-        self.tag = f"values/{self.num_features}" + ("" if codec is None else "/the model's units")
+        units = "" if codec is None else f"/units {hashlib.blake2b(repr(codec).encode(), digest_size=4).hexdigest()}"
+        self.tag = f"values/{self.num_features}{units}"
 
     def __call__(self, samples: Tensor) -> Tensor:
         values = samples if self._codec is None else self._codec.encode(samples, torch.float32)

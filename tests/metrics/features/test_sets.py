@@ -48,7 +48,9 @@ def test_values_are_those_of_the_samples_or_of_the_model():
     assert torch.equal(extract(Values((2,)), x).features(), x)
     scaled = Values((2,), Scaling(1.0, 2.0))
     assert torch.equal(extract(scaled, x).features(), (x - 1) / 2)
-    assert Values((2,)).tag != scaled.tag
+    tags = {network.tag for network in (Values((2,)), scaled, Values((2,), Scaling(1.0, 2.5)))}
+    assert len(tags) == 3
+    assert scaled.tag == Values((2,), Scaling(1.0, 2.0)).tag
 
 
 def test_files_are_read_a_part_at_a_time_and_damage_is_named(tmp_path):
