@@ -111,6 +111,32 @@ def check_metric(
         )
 
 
+def possible_metrics(
+    metrics: Sequence[str],
+    features: str,
+    shape: tuple[int, ...],
+    counts: Mapping[str, int],
+    reference: str | None = None,
+    *,
+    strict: bool,
+) -> tuple[list[str], list[str]]:
+    """The metrics that can be taken, and why others cannot; the arguments are those of `check_metric`.
+
+    Raises:
+        UsageError: for one that cannot, if `strict`.
+    """
+    kept, left = [], []
+    for name in metrics:
+        try:
+            check_metric(name, features, shape, counts, reference)
+            kept.append(name)
+        except UsageError as error:
+            if strict:
+                raise
+            left.append(str(error))
+    return kept, left
+
+
 def build_network(
     name: str, data: ArrayData, train: ArrayData | None, levels: Levels, device: torch.device
 ) -> FeatureNetwork:
@@ -162,8 +188,8 @@ def measure(samples: FeatureSet, sets: Sets, metrics: Sequence[str]) -> list[Mea
     rows = []
     for name in metrics:
         if name == COPYING:
-            require(sets.train is not None, "metric='copying': needs the training data")
-            assert sets.train is not None
+            if sets.train is None:
+                raise UsageError("metric='copying': needs the training data")
             nearer, share = copying(samples, sets.real, sets.train)
             rows.append(Measure("nearer to training data than held-out data are", nearer, 0.5))
             rows.append(Measure("nearer than all but 1 % of them", Estimate(share, share, math.nan, math.nan), 0.01))

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Protocol, final
+from typing import Any, final
 
 import torch
 from torch import Tensor
 
-from samplers import Sampler, Samples, prepare
+from samplers import Sampler, prepare
 from scoresde import condition
 from scoresde._batches import batches
 from scoresde.app.device import choose_threads
 from scoresde.app.fitted_tables import best_tables
 from scoresde.app.piloted import piloted_sampler
 from scoresde.app.progress import Progress
+from scoresde.app.shards import Shards
 from scoresde.app.trained import Trained
 from scoresde.condition import Condition
 from scoresde.noise import Noise
@@ -45,16 +46,6 @@ class Plan:
             "num_samples": self.num_samples,
             "batch_size": self.batch_size,
         }
-
-
-class Shards(Protocol):
-    """Where shards are kept, by the number of their first sample."""
-
-    def has(self, first: int) -> bool:
-        """Whether a shard is there, whole."""
-
-    def write(self, first: int, samples: Samples) -> None:
-        """Adds a shard."""
 
 
 def choose_sampler(trained: Trained, name: str, num_steps: int | None, leader: bool) -> tuple[Sampler, Tensor]:

@@ -10,7 +10,7 @@ from typing import Any
 from scoresde.app import distances
 from scoresde.app.densities import BELOW, STEPS, VARIATIONAL, Evaluation, densities, discrete_bound
 from scoresde.app.device import choose_threads
-from scoresde.app.distances import Drawing, build_network, check_metric, measure, suited_features
+from scoresde.app.distances import Drawing, build_network, measure, possible_metrics, suited_features
 from scoresde.app.evaluate_files import evaluate_files
 from scoresde.app.files import output_path
 from scoresde.app.flags import EvaluateFlags
@@ -198,17 +198,12 @@ def _possible(
             raise UsageError(f"metric={','.join(metrics)!r}: {error}") from error
         left.append(f"distances: {error}")
         return [], ""
-    kept = []
-    for name in metrics:
-        try:
-            counts = {"num_samples": _drawn(flags), "reference" if flags.reference else "input": len(real.data)}
-            check_metric(name, features, real.data.shape, counts, flags.reference)
-            require(name != distances.COPYING or train is not None, "metric='copying': needs the training data")
-            kept.append(name)
-        except UsageError as error:
-            if flags.metric != "all":
-                raise
-            left.append(str(error))
+    require(distances.COPYING not in metrics or train is not None, "metric='copying': needs the training data")
+    counts = {"num_samples": _drawn(flags), "reference" if flags.reference else "input": len(real.data)}
+    kept, reasons = possible_metrics(
+        metrics, features, real.data.shape, counts, flags.reference, strict=flags.metric != "all"
+    )
+    left += reasons
     return kept, features
 
 

@@ -11,7 +11,7 @@ import torch
 from scoresde.app import distances
 from scoresde.app.config import load_config, override
 from scoresde.app.device import choose_device
-from scoresde.app.distances import Sets, build_network, check_metric, measure, suited_features
+from scoresde.app.distances import Sets, build_network, measure, possible_metrics, suited_features
 from scoresde.app.feature_files import features_of_data
 from scoresde.app.files import output_path
 from scoresde.app.flags import EvaluateFlags
@@ -56,15 +56,14 @@ def evaluate_files(flags: EvaluateFlags, overrides: Sequence[str]) -> int:
         if name not in METRICS:
             raise unknown_name("metric of two sets", name, ["all", *METRICS])
     features = suited_features(flags.features or ("efficientnet" if image else None), real, real)
-    kept = []
-    for metric in metrics:
-        try:
-            check_metric(metric, features, real.shape, {"input": len(samples), "reference": len(real)})
-            kept.append(metric)
-        except UsageError as error:
-            if flags.metric != "all":
-                raise
-            print(f"left out: {error}")
+    counts = {"input": len(samples), "reference": len(real)}
+    kept, left = possible_metrics(metrics, features, real.shape, counts, strict=flags.metric != "all")
+    for reason in left:
+        print(f"left out: {reason}")
+    require(
+        "classwise" not in kept or samples.class_names == real.class_names,
+        f"metric='classwise': the classes are {samples.class_names} and {real.class_names}; need the same names",
+    )
     output = output_path(flags.output, Path("evaluate.json"))
     world, device = join_world(choose_device(flags.device))
     samples = dataclasses.replace(samples, codec=real.codec)

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import io
-import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from samplers import Samples
 from scoresde._batches import batches
-from scoresde._files import write_bytes
-from scoresde.app.files import held
 from scoresde.app.progress import Progress
+from scoresde.app.shards import Shards, settings_digest
 from scoresde.app.trained import Trained
 from scoresde.data.arrays import ArrayData
 from scoresde.data.info import fingerprint
@@ -31,7 +25,7 @@ PART = 512  # real samples in a file
 
 
 @final
-class FeatureFiles:
+class FeatureFiles(Shards):
     """A folder of features, a file for each shard of samples; its name has a checksum of all that they depend on.
 
     Args:
@@ -50,41 +44,25 @@ class FeatureFiles:
         source: str,
         trained: Trained | None = None,
     ) -> None:
-        content = json.dumps({"tag": network.tag} | dict(settings), sort_keys=True)
-        self.folder = folder / ".features" / hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
-        self.folder.mkdir(parents=True, exist_ok=True)
+        digest = settings_digest({"tag": network.tag} | dict(settings), 8)
+        super().__init__(folder / ".features" / digest, "another command is computing these features")
         self._network = network
         self._source = source
         self._trained = trained
 
-    def locked(self) -> contextlib.AbstractContextManager[None]:
-        """Holds the folder against another command."""
-        return held(
-            self.folder, f"{str(self.folder)!r}: another command is computing these features; wait until it is done"
-        )
-
-    def _path(self, first: int) -> Path:
-        return self.folder / f"{first:012d}.npz"
-
-    def has(self, first: int) -> bool:
-        """Whether the shard that begins with a sample is there; it is there whole or not at all."""
-        return self._path(first).exists()
-
     def write(self, first: int, samples: Samples) -> None:
         """Adds the features of samples that were drawn, in the model's units."""
         assert self._trained is not None
-        self.add(first, self._trained.decode(samples.x), samples.nfe)
+        raw = self._trained.decode(samples.x)
+        self.add(first, features=features_of(self._network, raw, self._source).numpy(), nfe=samples.nfe)
 
-    def add(self, first: int, raw: Tensor, nfe: int = 0, progress: Progress | None = None) -> None:
-        """Adds the features of raw samples, and how many evaluations of a network each of them took."""
+    def look(self, first: int, raw: Tensor, progress: Progress) -> None:
+        """Adds the features of raw samples."""
 
         def advance(count: int) -> None:
-            if progress is not None:
-                progress.update(progress.count + count)
+            progress.update(progress.count + count)
 
-        content = io.BytesIO()
-        np.savez(content, features=features_of(self._network, raw, self._source, advance).numpy(), nfe=nfe)
-        write_bytes(self._path(first), content.getvalue())
+        self.add(first, features=features_of(self._network, raw, self._source, advance).numpy())
 
     def read(self, count: int, labels: Tensor | None) -> FeatureSet:
         """The features of all shards, once they are there."""
@@ -94,12 +72,8 @@ class FeatureFiles:
         )
 
     def nfe(self) -> int:
-        """The evaluations that a sample took."""
+        """The evaluations that a sample took, of those that were drawn."""
         return max(read_array(file, "nfe").item() for file in self.folder.glob("*.npz"))
-
-    def remove(self) -> None:
-        """Removes the folder."""
-        shutil.rmtree(self.folder)
 
 
 def features_of_data(
@@ -114,6 +88,6 @@ def features_of_data(
         if missing:
             with Progress(f"features of {source}", total, unit="samples", shown=world.leader) as progress:
                 for part in missing:
-                    files.add(part.start, data.values[part], progress=progress)
+                    files.look(part.start, data.values[part], progress)
         world.wait(device)
     return files.read(len(data), data.labels)

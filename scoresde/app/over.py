@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from scoresde import plots
 from scoresde.app import distances
-from scoresde.app.distances import Drawing, build_network, check_metric, measure, suited_features
+from scoresde.app.distances import Drawing, build_network, measure, possible_metrics, suited_features
 from scoresde.app.files import check_free
 from scoresde.app.flags import EvaluateFlags
 from scoresde.app.measures import Measure, write_json
@@ -50,8 +50,8 @@ def over(flags: EvaluateFlags, overrides: Sequence[str], trained: Trained, outpu
     real: Real = real_data(trained, flags, data, source, train)
     features = suited_features(flags.features, real.data, train)
     count = DRAWN if flags.num_samples is None else flags.num_samples
-    for name in names:
-        check_metric(name, features, data.shape, {"num_samples": count, "reference": len(real.data)}, flags.reference)
+    counts = {"num_samples": count, "reference": len(real.data)}
+    possible_metrics(names, features, data.shape, counts, flags.reference, strict=True)
     places = list(_places(flags, overrides, trained))
     network = build_network(features, real.data, train, levels_of(trained.data), device)
     sampler = flags.sampler or build.AUTO

@@ -28,7 +28,7 @@ from scoresde.metrics.frechet import frechet_of_moments
 from scoresde.metrics.inception_score import inception_score
 from scoresde.metrics.kernel import Kernel, cubic, discrepancy, gaussian, median_distance, negative_distance
 from scoresde.metrics.manifold import manifolds
-from scoresde.metrics.moments import Moments, group_moments, total_moments
+from scoresde.metrics.moments import group_moments, total_moments
 from scoresde.metrics.nearest import copies, nearer_than_held_out, nearest_distances
 from scoresde.metrics.resampling import Estimate, Statistic, choose_groups, estimate, number_of_groups
 from scoresde.metrics.sliced import sliced_distance
@@ -36,7 +36,7 @@ from scoresde.metrics.two_sample import told_apart
 
 PAIRWISE = 10_000
 FEWEST = 16  # samples in a set
-FEW_PROJECTIONS = 32  # of the replicates of a sliced distance
+FEW_PROJECTIONS = 32  # of a sliced distance of halves
 
 Measures = dict[str, Estimate]
 
@@ -120,17 +120,12 @@ def copying(samples: FeatureSet, held_out: FeatureSet, train: FeatureSet) -> tup
     return pair.estimate(nearer_than_held_out(far[0], far[1], pair.groups)), copies(far[0], far[1])
 
 
-def _frechet(pair: Pair) -> tuple[list[Moments], list[Moments]]:
-    parts = [
-        group_moments(each.chunks(), groups, num)
-        for each, groups, num in zip(pair.sets, pair.groups, pair.num_groups, strict=True)
-    ]
-    return parts[0], parts[1]
-
-
 def _fid(pair: Pair) -> Measures:
     require_enough("fid", *pair.sets)
-    first, second = _frechet(pair)
+    first, second = (
+        group_moments(each.chunks(), groups, num)
+        for each, groups, num in zip(pair.sets, pair.groups, pair.num_groups, strict=True)
+    )
 
     def distance(a: Tensor, b: Tensor) -> float:
         return frechet_of_moments(total_moments(first, a.tolist()), total_moments(second, b.tolist()))

@@ -91,6 +91,16 @@ def test_folders_of_images_by_a_published_network(capsys):
     )
 
 
+def test_classes_of_other_names_are_not_compared(capsys):
+    for folder, classes in (("a", "xy"), ("b", "xz")):
+        for name in classes:
+            Path(folder, name).mkdir(parents=True)
+            for k in range(10):
+                Image.new("L", (4, 4), 9 * k).save(f"{folder}/{name}/{k}.png")
+    how = ["--mode=evaluate", "--input=a", "--reference=b", "--features=values", "--metric=classwise"]
+    assert_mistake(capsys, how, r"the classes are \('x', 'y'\) and \('x', 'z'\); need the same names")
+
+
 MISTAKES = {
     "few": ("--input=few.npz --reference=others.npz --metric=kid", r"metric='kid': input: 9 samples; .*at least 16"),
     "shapes": ("--input=points.npz --reference=one.npz", r"input='points\.npz': holds samples of shape \(2,\)"),
