@@ -56,8 +56,8 @@ class Shards(ABC):
         return held(self.folder, f"{str(self.folder)!r}: {self._busy}; wait until it is done")
 
     @final
-    def add(self, first: int, **arrays: np.ndarray | int) -> None:
-        """Writes the arrays of a shard."""
+    def add(self, first: int, **arrays: Any) -> None:
+        """Writes a shard of some arrays and numbers."""
         content = io.BytesIO()
         np.savez(content, **arrays)
         write_bytes(self.path(first), content.getvalue())
