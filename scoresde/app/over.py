@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 
 from scoresde import plots
 from scoresde.app import distances
+from scoresde.app.device import choose_threads
 from scoresde.app.distances import Drawing, build_network, measure, possible_metrics, suited_features
 from scoresde.app.files import check_free
 from scoresde.app.flags import EvaluateFlags
@@ -53,6 +55,7 @@ def over(flags: EvaluateFlags, overrides: Sequence[str], trained: Trained, outpu
     counts = {"num_samples": count, "reference": len(real.data)}
     possible_metrics(names, features, data.shape, counts, flags.reference, strict=True)
     places = list(_places(flags, overrides, trained))
+    choose_threads(trained.batch_size(graphs=1) * math.prod(trained.model.shape))  # as without a curve: same classifier
     network = build_network(features, real.data, train, levels_of(trained.data), device)
     sampler = flags.sampler or build.AUTO
     curve: dict[int, list[Measure]] = {}
