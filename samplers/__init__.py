@@ -3,6 +3,7 @@
 from samplers.ancestral import DDIM, Ancestral
 from samplers.base import Prepared, Sampler, Samples, StepSampler, TableSampler
 from samplers.dpm_solver import DPMSolver, DPMSolverSingle, SDEDPMSolverSingle
+from samplers.editing import edit
 from samplers.euler_maruyama import EulerMaruyama
 from samplers.fitted.calibrate import calibrate
 from samplers.fitted.pilot import fit_sampler
@@ -23,6 +24,7 @@ from samplers.langevin import AnnealedLangevin
 from samplers.likelihood.divergence import Exact, Probes
 from samplers.likelihood.inversion import slerp, to_data, to_noise
 from samplers.likelihood.log_prob import Likelihood, adaptive_log_prob, log_prob
+from samplers.measured import DDRM, RePaint, Replacement, SplitGibbs
 from samplers.multistep import DEIS, Adams, SDEDPMSolver, UniPC
 from samplers.particles import ParticleSamples, sample_particles
 from samplers.pilot_corrector import pilot_corrector
@@ -38,6 +40,7 @@ from samplers.trigonometric import Trigonometric
 
 __all__ = [
     "DDIM",
+    "DDRM",
     "DEIS",
     "EDM",
     "Adams",
@@ -57,12 +60,15 @@ __all__ = [
     "Prepared",
     "ProbabilityFlow",
     "Probes",
+    "RePaint",
+    "Replacement",
     "ReverseDiffusion",
     "RungeKutta4",
     "SDEDPMSolver",
     "SDEDPMSolverSingle",
     "Sampler",
     "Samples",
+    "SplitGibbs",
     "StepSampler",
     "StochasticHeun",
     "Table",
@@ -76,6 +82,7 @@ __all__ = [
     "choose_snr",
     "concatenate",
     "denoiser_table",
+    "edit",
     "fit_sampler",
     "interleave",
     "karras",

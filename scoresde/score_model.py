@@ -28,11 +28,11 @@ from typing import Self, final
 import torch
 from torch import Tensor, nn
 
+from scoresde._movable import Movable
 from scoresde._shape import match_rank
 from scoresde.condition import Condition, check_count
 from scoresde.errors import UsageError, require
 from scoresde.sde import SDE, Level
-from scoresde.targets import Target
 
 SPANNED = 4  # how far beyond the deviation of the data noise levels reach at either end
 REPEATED = 0.1  # share of samples with one value, at which a column has no density
@@ -210,7 +210,7 @@ class WrappedModel(ScoreModel):
     """A model around another: it changes the denoiser and passes everything else on.
 
     A subclass implements `denoise_at`, and `on_grid` if it can be faster there. Attributes that are tensors, models,
-    networks or distributions move with it.
+    networks, distributions or operators move with it.
 
     Args:
         model: the wrapped model.
@@ -266,7 +266,7 @@ class WrappedModel(ScoreModel):
         for name, part in vars(self).items():
             if isinstance(part, Tensor):
                 setattr(moved, name, part.to(device=device, dtype=dtype if part.is_floating_point() else None))
-            elif isinstance(part, ScoreModel | Target):
+            elif isinstance(part, ScoreModel | Movable):
                 setattr(moved, name, part.to(device, dtype))
             elif isinstance(part, nn.Module):
                 part.to(device=device, dtype=dtype)

@@ -3,6 +3,12 @@ r"""Distributions whose noisy marginals are known exactly.
 If x_0 ~ sum_k w_k N(mu_k, C_k), then x_t = alpha x_0 + sigma eps ~ sum_k w_k N(alpha mu_k, alpha^2 C_k + sigma^2 I).
 So density, score and the denoiser E[x_0 | x_t] have closed forms at every alpha and sigma, hence under every SDE. A set
 of data points is the case C_k = 0: its denoiser is the one that a network of unlimited capacity would learn.
+
+Given a measurement y = A x_0 + noise, both are of their own kind again (`posterior`). With S the variance of the noise,
+
+    p(x_0 | y) = sum_k w_k' N(mu_k + K_k (y - A mu_k), C_k - K_k A C_k),      K_k = C_k A' (A C_k A' + S)^-1,
+
+and w_k' is proportional to w_k N(y; A mu_k, A C_k A' + S).
 """
 
 from __future__ import annotations
@@ -11,16 +17,18 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from functools import cached_property
-from typing import Self, final
+from typing import final
 
 import torch
 from torch import Tensor
 
+from scoresde._movable import Movable
 from scoresde._shape import match_rank
 from scoresde.errors import require
+from scoresde.operators import GaussianNoise, LinearOperator, MeasurementNoise, Operator, as_noise
 
 
-class Target(ABC):
+class Target(Movable, ABC):
     """A distribution over data of shape `shape`, seen through noise.
 
     `alpha` and `sigma` are tensors of shape `()` or `(B,)`; x has shape `(B, *shape)`.
@@ -61,15 +69,6 @@ class Target(ABC):
     def dtype(self) -> torch.dtype:
         """The type in which it computes."""
         return self._any_tensor.dtype
-
-    @final
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
-        """The same distribution on a device and in a type."""
-        other = copy.copy(self)
-        for name, value in vars(self).items():
-            if isinstance(value, Tensor | Target):
-                setattr(other, name, value.to(device=device, dtype=dtype))
-        return other
 
     @final
     def score(self, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -122,6 +121,40 @@ class GaussianMixture(Target):
         part.variances = self.variances[chosen]
         part.rotations = None if self.rotations is None else self.rotations[chosen]
         return part
+
+    def posterior(self, operator: LinearOperator, y: Tensor, noise: MeasurementNoise | float) -> GaussianMixture:
+        """p(x_0 | y) for a measurement y = A x_0 + noise, exactly.
+
+        Components whose weight is 0 in the type of the mixture are left out.
+
+        Args:
+            operator: A, linear.
+            y: `measured_shape`, one measurement.
+            noise: Gaussian, or its deviation.
+
+        Raises:
+            UsageError: for an operator that is not linear, or other noise.
+        """
+        noise = as_noise(noise)
+        require(isinstance(operator, LinearOperator), f"operator={operator}: need a linear one, to stay a mixture")
+        require(isinstance(noise, GaussianNoise), f"noise={noise}: need Gaussian noise, to stay a mixture")
+        operator.check_measured(y[None])
+        matrix = operator.to(self.device, self.dtype).matrix()
+        residual = y.flatten().to(self.means) - self.means @ matrix.mT
+        axes = torch.eye(self.means.shape[1]).to(self.means) if self.rotations is None else self.rotations
+        covariances = axes.mT @ (self.variances[:, :, None] * axes)
+        pulled = covariances @ matrix.mT
+        measured = matrix @ pulled + noise.variance(y) * torch.eye(len(matrix)).to(matrix)
+        found = torch.distributions.MultivariateNormal(torch.zeros_like(residual), measured)
+        log_weights = self.weights.log() + found.log_prob(residual)
+        gains = torch.cholesky_solve(pulled.mT, found.scale_tril).mT
+        weights = log_weights.softmax(0)
+        kept = weights > 0
+        means = self.means + torch.einsum("kij,kj->ki", gains, residual)
+        # Joseph's form, which stays positive
+        left = torch.eye(self.means.shape[1]).to(gains) - gains @ matrix
+        after = left @ covariances @ left.mT + noise.variance(y) * gains @ gains.mT
+        return GaussianMixture(weights[kept], means[kept].reshape(-1, *self.shape), 0.5 * (after + after.mT)[kept])
 
     @property
     def sigma_data(self) -> float:
@@ -208,6 +241,13 @@ class Gaussian(Target):
             shift = ((offset @ axes.mT) * gain) @ axes
         return (mixture.means + shift).reshape(x_t.shape)
 
+    def posterior(self, operator: LinearOperator, y: Tensor, noise: MeasurementNoise | float) -> Gaussian:
+        """p(x_0 | y), exactly; see `GaussianMixture.posterior`."""
+        found = self.mixture.posterior(operator, y, noise)
+        assert found.rotations is not None
+        axes = found.rotations[0]
+        return Gaussian(found.means[0].reshape(self.shape), axes.mT @ (found.variances[0][:, None] * axes))
+
     def probability_flow(self, x_t: Tensor, start: tuple[Tensor, Tensor], end: tuple[Tensor, Tensor]) -> Tensor:
         """Carries x_t from (alpha, sigma) = start to end along the probability-flow ODE, exactly.
 
@@ -224,38 +264,67 @@ class Gaussian(Target):
 
 @final
 class EmpiricalDistribution(Target):
-    """The data points themselves, equally likely: `points` has shape `(N, *shape)`.
+    """Data points themselves: `points` has shape `(N, *shape)`.
 
     With a network of unlimited capacity, denoising score matching converges to its score: samples are copies.
+
+    Args:
+        points: the data.
+        weights: `(N,)`, positive; equal by default.
     """
 
-    def __init__(self, points: Tensor) -> None:
+    def __init__(self, points: Tensor, weights: Tensor | None = None) -> None:
         require(len(points) >= 1, "points: need at least one")
         self.points = points
         self.shape = tuple(points.shape[1:])
+        if weights is None:
+            weights = torch.ones(len(points)).to(points)
+        require(weights.shape == (len(points),), f"weights of shape {tuple(weights.shape)}: need ({len(points)},)")
+        require(bool((weights > 0).all()), "weights: all must be positive; leave out points of weight 0")
+        self.weights = weights / weights.sum()
+
+    def posterior(self, operator: Operator, y: Tensor, noise: MeasurementNoise | float) -> EmpiricalDistribution:
+        """p(x_0 | y) for a measurement y = A(x_0) + noise, exactly: the points weighed by their likelihood.
+
+        Points whose weight is 0 in their type are left out.
+
+        Args:
+            operator: A, any.
+            y: `measured_shape`, one measurement.
+            noise: of the measurement, or the deviation of Gaussian noise.
+
+        Raises:
+            UsageError: for noise without a density, as of deviation 0.
+        """
+        noise = as_noise(noise)
+        operator.check_measured(y[None])
+        clean = operator.to(self.device, self.dtype)(self.points)
+        weights = (self.weights.log() + noise.log_prob(y.to(clean), clean)).softmax(0)
+        return EmpiricalDistribution(self.points[weights > 0], weights[weights > 0])
 
     @cached_property
     def sigma_data(self) -> float:
-        return self.points.std(correction=0).item()
+        if bool((self.weights == self.weights[0]).all()):
+            return self.points.std(correction=0).item()
+        mean, square = (self.weights @ power.flatten(1).mean(1) for power in (self.points, self.points**2))
+        return (square - mean**2).sqrt().item()
 
     @property
     def _any_tensor(self) -> Tensor:
         return self.points
 
     def sample(self, num_samples: int, generator: torch.Generator | None = None) -> Tensor:
-        index = torch.randint(len(self.points), (num_samples,), generator=generator, device=self.points.device)
-        return self.points[index]
+        return self.points[torch.multinomial(self.weights, num_samples, replacement=True, generator=generator)]
 
     def log_prob(self, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         dim = self.points[0].numel()
-        normalizer = math.log(len(self.points)) + 0.5 * dim * torch.log(2 * math.pi * sigma**2)
-        return self._log_kernel(x_t, alpha, sigma).logsumexp(1) - normalizer
+        return self._log_joint(x_t, alpha, sigma).logsumexp(1) - 0.5 * dim * torch.log(2 * math.pi * sigma**2)
 
     def denoise(self, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        return (self._log_kernel(x_t, alpha, sigma).softmax(1) @ self.points.flatten(1)).reshape(x_t.shape)
+        return (self._log_joint(x_t, alpha, sigma).softmax(1) @ self.points.flatten(1)).reshape(x_t.shape)
 
-    def _log_kernel(self, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """-|x_t - alpha x_i|^2 / (2 sigma^2), `(B, N)`."""
+    def _log_joint(self, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """log w_i - |x_t - alpha x_i|^2 / (2 sigma^2), `(B, N)`."""
         u = x_t.flatten(1) / alpha.reshape(-1, 1)
         distance = torch.cdist(u, self.points.flatten(1), compute_mode="donot_use_mm_for_euclid_dist")
-        return -0.5 * (distance * (alpha / sigma).reshape(-1, 1)) ** 2
+        return self.weights.log() - 0.5 * (distance * (alpha / sigma).reshape(-1, 1)) ** 2

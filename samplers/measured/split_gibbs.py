@@ -1,0 +1,124 @@
+r"""Split Gibbs sampling, also known as decoupled annealing posterior sampling (DAPS).
+
+At each noise level, from high to low,
+
+    1. Estimate: D(x_t).
+    2. Draw x_0 from p(y | x_0) N(x_0; D, v I).
+    3. Noise it to the next level, as the forward process does.
+
+(Zhang et al. 2024, algorithm 1.) Errors of a level are forgotten at the next, as only x_0 is carried along. Their v is
+r^2, and their estimate the end of a short probability flow. Here v = s^2 r^2 / (s^2 + r^2) with the deviation s of the
+data, which with D is exact for N(0, s^2 I), and far better on other data (docs/inverse.md). Draws are exact for a
+linear operator. Otherwise they are by Langevin steps, which do not evaluate the model. No backward pass through it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from samplers.base import Prepared, Samples
+from samplers.measured.base import OwnLoop, need_measured, noisy_levels
+from samplers.table import Callback, Projection
+from scoresde.condition import Condition
+from scoresde.errors import UsageError, require
+from scoresde.inverse.base import PosteriorModel
+from scoresde.inverse.pigdm import isotropic_variance
+from scoresde.inverse.solve import pulled
+from scoresde.noise import Noise, NoiseSource
+from scoresde.operators import LinearOperator
+from scoresde.score_model import ScoreModel
+
+LANGEVIN_STEPS = 100
+STEP = 0.2  # of a Langevin step, over the largest curvature
+POWER_ITERATIONS = 5  # that find the largest curvature
+SAFETY = 2.0  # factor on it, for what so few iterations miss, and for curvature that changes
+
+
+@final
+@dataclass(frozen=True)
+class SplitGibbs(OwnLoop):
+    """The sampler of Zhang et al. 2024, for any operator.
+
+    Order 0; one evaluation a step. The model is a `MeasuredModel`, and the condition the measurement.
+    """
+
+    def prepare(self, model: ScoreModel, grid: Tensor) -> Prepared:
+        return _PreparedSplitGibbs(need_measured(self, model), grid)
+
+
+@final
+class _PreparedSplitGibbs(Prepared):
+    def __init__(self, model: PosteriorModel, grid: Tensor) -> None:
+        variance = model.measurement_noise.variance(torch.zeros(()))
+        require(
+            isinstance(model.operator, LinearOperator) or isinstance(variance, Tensor) or variance > 0,
+            "noise=0: SplitGibbs needs some for an operator that is not linear",
+        )
+        self.model = model
+        self.grid = grid
+
+    def __call__(
+        self,
+        x_T: Tensor,
+        noise: NoiseSource,
+        cond: Condition = None,
+        callback: Callback | None = None,
+        project: Projection | None = None,
+    ) -> Samples:
+        model = self.model
+        assert isinstance(model, PosteriorModel)
+        if not isinstance(noise, Noise):
+            raise UsageError(f"noise={type(noise).__name__}: this sampler needs Noise(seed, indices)")
+        y = model.split(cond)[0].to(x_T)
+        levels = noisy_levels(model, self.grid)
+        on_device = levels.to(x_T.device, x_T.dtype)
+        x = x_T
+        draws = noise.stream("x_0")
+        for k in range(len(levels)):
+            x0_hat = model.denoise_at(x, on_device[k], cond)
+            if callback is not None:
+                callback(k, on_device[k], x, x0_hat)
+            v = isotropic_variance(on_device[k], model.sigma_data)
+            x_0 = drawn(model, x0_hat, v, y, draws.stream(f"{k}"))
+            if k + 1 == len(levels):
+                break
+            z = noise.normal(k + 1, tuple(x.shape[1:]), x.dtype)
+            x = on_device[k + 1].alpha * x_0 + on_device[k + 1].sigma * z
+            if project is not None:
+                x = project(k, on_device[k + 1], x)
+        if self.grid[-1] == 0:
+            x = x_0
+        return Samples(x, model.num_calls(levels))
+
+
+def drawn(model: PosteriorModel, mean: Tensor, v: Tensor, y: Tensor, noise: Noise) -> Tensor:
+    """A draw of x_0 from p(y | x_0) N(x_0; mean, v I)."""
+    operator = model.operator
+    shape = tuple(mean.shape[1:])
+    variance = model.measurement_noise.variance(y)
+    if isinstance(operator, LinearOperator):
+        # perturb, then correct: (x + v A'(v A A' + S)^-1 (y + n - A x)) for x from the prior and n from the noise
+        x = mean + v.sqrt() * noise.normal(0, shape, mean.dtype)
+        n = noise.normal(1, tuple(y.shape[1:]), y.dtype) * torch.as_tensor(variance).to(y).sqrt()
+        return x + v * pulled(operator, y + n - operator(x), v, variance)[0]
+    curvature = SAFETY * _largest(model, mean, torch.as_tensor(variance).to(y), noise) + 1 / v
+    step = STEP / curvature
+    x = mean + v.sqrt() * noise.normal(0, shape, mean.dtype)
+    for k in range(LANGEVIN_STEPS):
+        pull = operator.vjp(x, (y - operator(x)) / variance) - (x - mean) / v
+        x = x + step * pull + (2 * step).sqrt() * noise.normal(2 + k, shape, x.dtype)
+    return x
+
+
+def _largest(model: PosteriorModel, x: Tensor, variance: Tensor, noise: Noise) -> Tensor:
+    """The largest eigenvalue of J' J / S at each sample, for the derivative J of the operator; `(B, 1, ...)`."""
+    direction = noise.normal(1, tuple(x.shape[1:]), x.dtype)
+    dims = tuple(range(1, x.ndim))
+    for _ in range(POWER_ITERATIONS):
+        direction = direction / torch.linalg.vector_norm(direction, dim=dims, keepdim=True).clamp(min=1e-20)
+        direction = model.operator.vjp(x, model.operator.jvp(x, direction) / variance)
+    return torch.linalg.vector_norm(direction, dim=dims, keepdim=True)

@@ -1,0 +1,84 @@
+r"""Linear systems of Gaussian measurements.
+
+If x_0 ~ N(m, v I) and y = A x_0 + noise of variance S, then E[x_0 | y] = m + v A' w with w = (v A A' + S)^-1 (y - A m).
+In an eigenbasis of A'A, and for white noise, A'w = V (v s^2 + S)^-1 V'A'(y - A m). Otherwise w is found by conjugate
+gradients, in the space of measurements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from scoresde._shape import match_rank
+from scoresde.errors import require
+from scoresde.operators import LinearOperator
+
+ITERATIONS = 50  # of conjugate gradients if there is no eigenbasis
+SMALL = 1e-12  # of the squared residual at the start, at which an iteration ends
+
+
+def pulled(operator: LinearOperator, e: Tensor, variance: Tensor, noise: Tensor | float) -> tuple[Tensor, Tensor]:
+    """A'(v A A' + S)^-1 e `(B, *shape)`, and the quadratic form e'(v A A' + S)^-1 e of each sample `(B,)`, float64.
+
+    The part of e that no sample can explain is left out of the form: it is the same for all samples.
+
+    Args:
+        operator: A.
+        e: `(B, *measured_shape)`.
+        variance: v, `()` or `(B,)`.
+        noise: S, a number, or `(B, *measured_shape)`.
+
+    Raises:
+        UsageError: without noise, for an operator without an eigenbasis.
+    """
+    basis = operator.eigenbasis
+    if basis is not None and not isinstance(noise, Tensor):
+        back = operator.adjoint(e)
+        coordinates = basis.into(back)
+        squares = basis.values.to(coordinates)
+        total = match_rank(variance.to(coordinates), coordinates) * squares + noise
+        weighed = torch.where(squares > 0, coordinates / torch.where(squares > 0, total, 1), 0)
+        inverse = torch.where(squares > 0, 1 / torch.where(squares > 0, squares, 1), 0)
+        form = (coordinates.double() * weighed.double() * inverse.double()).flatten(1).sum(1)
+        return basis.out_of(weighed), form
+    require(
+        isinstance(noise, Tensor) or noise > 0,
+        f"noise=0: {operator} is too large for an eigenbasis, and needs some noise; a tenth of the last digit will do",
+    )
+    v = match_rank(variance.to(e), e)
+    w = conjugate_gradients(lambda p: v * operator(operator.adjoint(p)) + noise * p, e, ITERATIONS)
+    return operator.adjoint(w), (e.double() * w.double()).flatten(1).sum(1)
+
+
+def conjugate_gradients(apply: Callable[[Tensor], Tensor], b: Tensor, iterations: int) -> Tensor:
+    """x of M x = b after some iterations from 0, for a symmetric positive M; each sample `(B, *)` has its own steps.
+
+    A sample stops where its residual vanishes, or where M is not positive along its direction, as that of an imperfect
+    network may be.
+    """
+    x = torch.zeros_like(b)
+    residual = b
+    direction = b
+    squares = _inner(b, b)
+    going = squares > 0
+    least = SMALL * squares
+    for k in range(iterations):
+        image = apply(direction)
+        curvature = _inner(direction, image)
+        going = going & (curvature > 0) & (squares > least)
+        step = torch.where(going, squares / torch.where(going, curvature, 1), 0)
+        x = x + match_rank(step, b) * direction
+        if k + 1 == iterations:
+            break
+        residual = residual - match_rank(step, b) * image
+        after = _inner(residual, residual)
+        direction = residual + match_rank(after / torch.where(squares > 0, squares, 1), b) * direction
+        squares = after
+    return x
+
+
+def _inner(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).flatten(1).sum(1)
