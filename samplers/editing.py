@@ -17,7 +17,7 @@ from scoresde import condition
 from scoresde._batches import batches, choose_batch_size
 from scoresde.errors import require
 from scoresde.noise import Noise
-from scoresde.score_model import ScoreModel, check_state
+from scoresde.score_model import ScoreModel, check_data
 
 
 @torch.no_grad()
@@ -48,7 +48,13 @@ def edit(
     Raises:
         UsageError: for a noise level outside the model's, or x_0 of another shape.
     """
-    check_state(x_0, model.shape)
+    require(
+        isinstance(model, ScoreModel),
+        f"model of {type(model).__name__}: need a ScoreModel; NetworkScoreModel wraps one",
+    )
+    require(isinstance(sampler, Sampler), f"sampler={sampler!r}: need a sampler object, such as DDIM()")
+    given = condition.from_values(cond, len(x_0))
+    check_data(model, x_0, given)
     ends = model.sde.level(torch.tensor([model.sde.t_end, model.sde.t_max], dtype=torch.float64))
     lowest, highest = ends.noise_level.tolist()
     require(
@@ -58,9 +64,7 @@ def edit(
     level = model.sde.at_noise_level(torch.tensor(noise_level, dtype=torch.float64))
     start = level.t.item()
     part = model.under(model.sde.restricted(model.sde.t_min, start))
-    given = condition.from_values(cond, len(x_0))
-    model.check_cond(given)
-    prepared = prepare(part, sampler, None, num_steps)
+    prepared = prepare(model, sampler, sampler.grid(part, num_steps))  # its times are those of the model
     drawn = []
     with model.eval_mode():
         for some in batches(len(x_0), choose_batch_size(batch_size, model.shape, model.device)):

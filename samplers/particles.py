@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from samplers import grids
+from samplers.table import Callback
 from scoresde import condition
 from scoresde._batches import batches, choose_batch_size
 from scoresde.condition import Condition
@@ -56,12 +57,13 @@ def sample_particles(
     seed: int = 0,
     threshold: float = 0.5,
     batch_size: int | None = None,
+    callback: Callback | None = None,
 ) -> ParticleSamples:
     """Draws weighted particles along a grid, and resamples them.
 
     Args:
         model: a guided model whose weights are known: `ClassifierFreeGuidance`, `Autoguidance`, `ProductModel`,
-            `GradientGuidance`, `ClassifierGuidance`.
+            `GradientGuidance`, `ClassifierGuidance`; or a posterior model with weights, `PiGDM` or `MMPS`.
         num_problems: how many sets of particles.
         num_particles: in each set.
         num_steps: of a grid that is uniform in log-SNR; 200 by default.
@@ -70,6 +72,7 @@ def sample_particles(
         seed: which noise; the particles of a problem do not depend on how many follow it.
         threshold: of the effective sample size, as a share of the particles; 1 resamples after every step.
         batch_size: particles that are evaluated at a time.
+        callback: called after each level, with all particles, as `callback(row, level, x_t, x0_hat)`.
 
     Raises:
         UsageError: for a model without weights, such as guidance in an interval or with another rule than the linear.
@@ -90,7 +93,8 @@ def sample_particles(
     level = model.sde.level(grid[grid > 0])
     shape = (num_problems, num_particles)
     noise = Noise(seed, torch.arange(len(problem), device=model.device))
-    particles = _Particles(model, given, noise, shape, choose_batch_size(batch_size, model.shape, model.device))
+    size = choose_batch_size(batch_size, model.shape, model.device)
+    particles = _Particles(model, given, noise, shape, size, callback)
     with model.eval_mode():
         x = particles.run(level, threshold, to_clean=bool(grid[-1] == 0))
     nfe = model.num_calls(level)
@@ -105,7 +109,13 @@ class _Particles:
     """
 
     def __init__(
-        self, model: WeighedModel, cond: Condition, noise: Noise, shape: tuple[int, int], batch_size: int
+        self,
+        model: WeighedModel,
+        cond: Condition,
+        noise: Noise,
+        shape: tuple[int, int],
+        batch_size: int,
+        callback: Callback | None,
     ) -> None:
         self.model = model
         self.cond = cond
@@ -113,6 +123,7 @@ class _Particles:
         self.shape = shape
         self.batch_size = batch_size
         self.effective = list[Tensor]()
+        self.callback = callback
 
     def run(self, level: Level, threshold: float, to_clean: bool) -> Tensor:
         """From the prior at the first of some levels `(n,)` to the last, or to clean data."""
@@ -126,6 +137,8 @@ class _Particles:
         if now.value is not None:
             log_w = log_w + now.value
         for k in range(len(level) - 1):
+            if self.callback is not None:
+                self.callback(k, on_device[k], x, now.x0_hat)
             x, now, log_w = self._resampled(k, x, now, log_w, threshold)
             on_x0, on_xt, width = (part.item() for part in bridge(level[k + 1], level[k]))
             mean = on_x0 * now.x0_hat + on_xt * x

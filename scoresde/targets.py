@@ -122,6 +122,13 @@ class GaussianMixture(Target):
         part.rotations = None if self.rotations is None else self.rotations[chosen]
         return part
 
+    def scaled(self, center: float, scale: float) -> GaussianMixture:
+        """The distribution of (x_0 - center) / scale."""
+        part = copy.copy(self)
+        part.means = (self.means - center) / scale
+        part.variances = self.variances / scale**2
+        return part
+
     def posterior(self, operator: LinearOperator, y: Tensor, noise: MeasurementNoise | float) -> GaussianMixture:
         """p(x_0 | y) for a measurement y = A x_0 + noise, exactly.
 
@@ -145,6 +152,7 @@ class GaussianMixture(Target):
         covariances = axes.mT @ (self.variances[:, :, None] * axes)
         pulled = covariances @ matrix.mT
         measured = matrix @ pulled + noise.variance(y) * torch.eye(len(matrix)).to(matrix)
+        measured = 0.5 * (measured + measured.mT)
         found = torch.distributions.MultivariateNormal(torch.zeros_like(residual), measured)
         log_weights = self.weights.log() + found.log_prob(residual)
         gains = torch.cholesky_solve(pulled.mT, found.scale_tril).mT

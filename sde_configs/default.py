@@ -121,6 +121,25 @@ def _sampling(config: ConfigDict) -> None:
     config.sampling.guidance.eta = 1.0  # with --guidance: what is kept of its part along the estimate (APG: 0)
     config.sampling.guidance.radius = 0.0  # with --guidance: largest norm of the estimates' difference; 0: any
     config.sampling.guidance.momentum = 0.0  # with --guidance: of the difference, over steps (APG: -0.75 to 0)
+    config.sampling.task = ConfigDict()
+    config.sampling.task.noise = 0.05  # of measurements (--mode solve): its deviation, in units of the model
+    config.sampling.task.gain = 0.0  # counts for a unit of the model: Poisson noise instead; 0: Gaussian
+    config.sampling.task.share = 0.3  # inpaint: of the places, seen; cs: measured values over those of a sample
+    config.sampling.task.box = ()  # inpaint: (top, left, bottom, right), hidden instead; outpaint: seen; (): the middle
+    config.sampling.task.factor = 2  # superres: each block of so many entries a side is one
+    config.sampling.task.blur = 1.0  # deblur: deviation of the kernel, in pixels
+    config.sampling.task.length = 5.0  # motion: of the line, in pixels
+    config.sampling.task.angle = 45.0  # motion: in degrees, from the horizontal
+    config.sampling.task.acceleration = 3.0  # mri: all lines over those that are measured
+    config.sampling.task.oversampling = 2.0  # phase: padded size over size
+    config.sampling.task.quality = 10  # jpeg: 1 to 100
+    config.sampling.method = ConfigDict()
+    config.sampling.method.iterations = 3  # mmps: backward passes of an evaluation, but one
+    config.sampling.method.zeta = 0.3  # dps: length of a step
+    config.sampling.method.strength = 1.0  # diffpir: weight of the model against the measurement
+    config.sampling.method.repeats = 5  # repaint: how often each stretch is gone down
+    config.sampling.method.jump = 5  # repaint: steps of a stretch
+    config.sampling.method.particles = 256  # particles: of each measurement
     config.sampling.compile = False  # compile the network by torch.compile: minutes at first, pays for large networks
     config.sampling.cuda_graph = False  # on CUDA: record a batch's kernels once and replay them for the other batches
     for name, cls in SAMPLERS.items():

@@ -87,9 +87,10 @@ class _PreparedDDRM(Prepared):
             if project is not None:
                 x = project(k, on_device[k + 1], x)
         if self.grid[-1] == 0:
-            x = x0_hat
+            clean = Level.clean().to(x.device, x.dtype)[0]
+            x = self._step(x, x0_hat, torch.zeros_like(x), on_device[-1], clean, measured)
             if project is not None:
-                x = project(len(levels) - 1, Level.clean().to(x.device, x.dtype)[0], x)
+                x = project(len(levels) - 1, clean, x)
         return Samples(x, model.num_calls(levels))
 
     @staticmethod

@@ -31,6 +31,7 @@ from scoresde.inverse.solve import pulled
 from scoresde.noise import Noise, NoiseSource
 from scoresde.operators import LinearOperator
 from scoresde.score_model import ScoreModel
+from scoresde.sde import Level
 
 LANGEVIN_STEPS = 100
 STEP = 0.2  # of a Langevin step, over the largest curvature
@@ -92,6 +93,8 @@ class _PreparedSplitGibbs(Prepared):
                 x = project(k, on_device[k + 1], x)
         if self.grid[-1] == 0:
             x = x_0
+            if project is not None:
+                x = project(len(levels) - 1, Level.clean().to(x.device, x.dtype)[0], x)
         return Samples(x, model.num_calls(levels))
 
 
@@ -103,22 +106,25 @@ def drawn(model: PosteriorModel, mean: Tensor, v: Tensor, y: Tensor, noise: Nois
     if isinstance(operator, LinearOperator):
         # perturb, then correct: (x + v A'(v A A' + S)^-1 (y + n - A x)) for x from the prior and n from the noise
         x = mean + v.sqrt() * noise.normal(0, shape, mean.dtype)
-        n = noise.normal(1, tuple(y.shape[1:]), y.dtype) * torch.as_tensor(variance).to(y).sqrt()
+        n = noise.normal(1, tuple(y.shape[1:]), y.dtype) * torch.as_tensor(variance, dtype=y.dtype).to(y).sqrt()
         return x + v * pulled(operator, y + n - operator(x), v, variance)[0]
-    curvature = SAFETY * _largest(model, mean, torch.as_tensor(variance).to(y), noise) + 1 / v
-    step = STEP / curvature
+    width = torch.as_tensor(variance, dtype=y.dtype).to(y)
     x = mean + v.sqrt() * noise.normal(0, shape, mean.dtype)
+    direction = noise.normal(1, shape, x.dtype)
     for k in range(LANGEVIN_STEPS):
-        pull = operator.vjp(x, (y - operator(x)) / variance) - (x - mean) / v
+        # the curvature of y - A(x) may grow without bound, so a step is sized by that where it begins
+        for _ in range(POWER_ITERATIONS if k == 0 else 1):
+            direction, largest = _power_iteration(model, x, width, direction)
+        step = STEP / (SAFETY * largest + 1 / v)
+        pull = operator.vjp(x, (y - operator(x)) / width) - (x - mean) / v
         x = x + step * pull + (2 * step).sqrt() * noise.normal(2 + k, shape, x.dtype)
     return x
 
 
-def _largest(model: PosteriorModel, x: Tensor, variance: Tensor, noise: Noise) -> Tensor:
-    """The largest eigenvalue of J' J / S at each sample, for the derivative J of the operator; `(B, 1, ...)`."""
-    direction = noise.normal(1, tuple(x.shape[1:]), x.dtype)
+def _power_iteration(model: PosteriorModel, x: Tensor, variance: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
+    """A direction nearer to the leading one of J'J / S at each sample, and its eigenvalue; J is A's derivative."""
     dims = tuple(range(1, x.ndim))
-    for _ in range(POWER_ITERATIONS):
-        direction = direction / torch.linalg.vector_norm(direction, dim=dims, keepdim=True).clamp(min=1e-20)
-        direction = model.operator.vjp(x, model.operator.jvp(x, direction) / variance)
-    return torch.linalg.vector_norm(direction, dim=dims, keepdim=True)
+    size = torch.linalg.vector_norm(direction, dim=dims, keepdim=True)
+    unit = torch.where(size > 0, direction / torch.where(size > 0, size, 1), 1 / x[0].numel() ** 0.5)
+    after = model.operator.vjp(x, model.operator.jvp(x, unit) / variance)
+    return after, torch.linalg.vector_norm(after, dim=dims, keepdim=True)

@@ -26,6 +26,7 @@ EXAMPLES = """scoresde: score-based generative modelling through SDEs
   python main.py --mode calibrate --num_steps 8     makes --sampler auto better at 8 evaluations
   python main.py --mode evaluate --metric nll       log density of the held-out data, bits, distances
   python main.py --mode interpolate                 from one sample to another, through noise
+  python main.py --mode solve --task inpaint        what is missing of held-out samples, and how sure that is
   python main.py --mode visualize --what score_field   a picture; with no run, of a known mixture
   python main.py --mode train --sde ve --config toy --config.training.num_steps=2000
 """
@@ -187,6 +188,8 @@ def _describe_flags(flags: type[Flags], left_out: Collection[str] = ()) -> list[
     from scoresde.app.densities import VARIATIONAL
     from scoresde.app.distances import NETWORKS
     from scoresde.app.evaluate import METRICS
+    from scoresde.app.methods import METHODS
+    from scoresde.app.tasks import TASKS
     from scoresde.app.visualize import FIGURES
     from scoresde.metrics import DEQUANTIZATIONS
     from sde_configs.build import AUTO, SAMPLERS
@@ -195,6 +198,8 @@ def _describe_flags(flags: type[Flags], left_out: Collection[str] = ()) -> list[
         "sdes": ", ".join(sdes()),
         "samplers": ", ".join((AUTO, *SAMPLERS)),
         "metrics": ", ".join(METRICS),
+        "tasks": ", ".join(TASKS),
+        "methods": ", ".join((AUTO, *METHODS)),
         "networks": ", ".join(NETWORKS),
         "figures": ", ".join(FIGURES),
         "dequantizations": ", ".join((*DEQUANTIZATIONS, VARIATIONAL)),

@@ -149,6 +149,38 @@ class InterpolateFlags(TrainedFlags):
 
 
 @dataclass(frozen=True)
+class SolveFlags(TrainedFlags):
+    """Of --mode solve."""
+
+    task: str | None = flag(None, "what is measured: {tasks}; config.sampling.task has their numbers")
+    input: str | None = flag(None, "clean samples that are measured here (the run's held-out ones)")
+    measured: str | None = flag(None, "measurements instead: images as they look, or a .npy of the task's numbers")
+    operator: str | None = flag(None, "a .npy or picture: the mask of inpaint, the kernel of deblur, the matrix of own")
+    method: str = flag("mmps", "{methods}: see docs/inverse.md")
+    sampler: str | None = flag(None, "of methods that change the score: {samplers} (sde_dpm_solver)")
+    num_samples: int = flag(4, "how many measurements")
+    draws: int = flag(16, "samples of each posterior")
+    num_steps: int | None = flag(None, "of the sampler (30 for mmps)")
+    labels: str | None = flag(None, "classes of measurements, as in 3 or 3,1,4 (those of the samples)")
+    cases: int = flag(20, "held-out samples that calibration is seen from; 0 for none")
+    output: str | None = flag(None, "the picture, .png, or a folder; the numbers lie beside it (samples/ of the run)")
+
+
+@dataclass(frozen=True)
+class EditFlags(TrainedFlags):
+    """Of --mode edit."""
+
+    input: str | None = flag(None, "a file or folder of samples to begin from (the run's held-out ones)")
+    noise_levels: str = flag("0.5,1,2", "how much is made anew: noise over signal, in units of the model")
+    sampler: str = flag("sde_dpm_solver", "{samplers}")
+    num_samples: int = flag(4, "how many samples")
+    draws: int = flag(1, "edits of each, at each noise level")
+    num_steps: int | None = flag(None, "of the sampler (its default)")
+    labels: str | None = flag(None, "classes of the edits, as in 3 or 3,1,4 (those of the samples)")
+    output: str | None = flag(None, "the picture, .png, or a folder; the numbers lie beside it (samples/ of the run)")
+
+
+@dataclass(frozen=True)
 class VisualizeFlags(TrainedFlags):
     """Of --mode visualize."""
 
@@ -201,6 +233,8 @@ MODES = {
     "interpolate": Mode(
         "from one sample to another, through noise", InterpolateFlags, "scoresde.app.invert:interpolate"
     ),
+    "solve": Mode("samples of what was measured in part: posteriors", SolveFlags, "scoresde.app.solve:solve"),
+    "edit": Mode("changes samples, by noise and denoising", EditFlags, "scoresde.app.edit:edit_samples"),
     "visualize": Mode(
         "a picture of a run, or of a known distribution", VisualizeFlags, "scoresde.app.visualize:visualize"
     ),

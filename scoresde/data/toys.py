@@ -85,6 +85,20 @@ def eight_gaussians() -> ArrayData:
     return ArrayData(math.sqrt(2) * _on_circle(labels * (math.pi / 4)) + 0.1 * noise, labels)
 
 
+def known_mixture(name: str) -> tuple[GaussianMixture, torch.Tensor] | None:
+    """The mixture that a data set is drawn from, float64, and the classes of its components; None for the others."""
+    if name == "modes":
+        mixture = nine_modes().to(dtype=torch.float64)
+        return mixture, torch.zeros(len(mixture.weights), dtype=torch.long)
+    if name == "blobs":
+        return labelled_mixture()
+    if name == "eight_gaussians":
+        means = math.sqrt(2) * _on_circle(torch.arange(8, dtype=torch.float64) * (math.pi / 4))
+        variances = torch.full((8,), 0.1**2, dtype=torch.float64)
+        return GaussianMixture(torch.ones(8, dtype=torch.float64), means, variances), torch.arange(8)
+    return None
+
+
 def rings() -> ArrayData:
     """Three circles of radius 0.5, 1 and 1.5 with noise of standard deviation 0.05, one class each."""
     generator = torch.Generator().manual_seed(0)

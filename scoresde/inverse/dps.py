@@ -62,11 +62,12 @@ class DPS(PosteriorModel):
         beta = chain.diffusion(t).square() / CHAIN
         # in u = x / alpha, which is the same under every SDE, the change of D is r^2 grad_u
         moved = match_rank((self.zeta / beta).to(x_t), x_t) * shift(level, x_t) * gradient
-        return estimate.x0_hat + _not_beyond(self.operator.jvp(estimate.x0_hat, moved), e) * moved
+        share = _not_beyond(self.operator.jvp(estimate.x0_hat, moved), e)
+        return estimate.x0_hat + match_rank(share, x_t) * moved
 
 
 def _not_beyond(change: Tensor, e: Tensor) -> Tensor:
-    """The share of a change of A(D), at most 1, that brings it nearest to y = A(D) + e; `(B, 1, ...)`."""
+    """The share of a change of A(D), at most 1, that brings it nearest to y = A(D) + e, `(B,)`."""
     change = change.flatten(1)
     nearest = (change * e.flatten(1)).sum(1) / change.square().sum(1).clamp(min=TINY)
-    return match_rank(nearest.clamp(0, 1), e)
+    return nearest.clamp(0, 1)

@@ -6,8 +6,9 @@ So p(y | x_t) = N(y; A D, A C A' + S) with C = sigma^2 / alpha J, and
     D_y = D + C A' (A C A' + S)^-1 (y - A D)
 
 (Rozet et al. 2024; Boys et al. 2024 take the diagonal of C). J is symmetric, so a product with C is one backward pass.
-The system is solved by conjugate gradients, one pass an iteration, for all samples at once. If p(x_0) is Gaussian, the
-posterior is exact once the system is solved: after as many iterations as there are measured values at most.
+A network's J is neither symmetric nor positive: conjugate gradients, which need both, blow up on it, some samples in a
+thousand. So the system is solved by least residuals, one pass an iteration, for all samples at once. If p(x_0) is
+Gaussian, the posterior is exact once it is solved: after as many iterations as there are measured values at most.
 
 For an operator that is not linear, A stands for its derivative at D.
 """
@@ -24,7 +25,7 @@ from scoresde.condition import Condition
 from scoresde.errors import require
 from scoresde.guidance.weighed import Weighed, WeighedModel
 from scoresde.inverse.base import Differentiated, PosteriorModel, shift
-from scoresde.inverse.solve import conjugate_gradients
+from scoresde.inverse.solve import least_residual
 from scoresde.operators import MeasurementNoise, Operator
 from scoresde.score_model import ScoreModel
 from scoresde.sde import Level
@@ -38,7 +39,7 @@ class MMPS(PosteriorModel, WeighedModel):
 
     Args:
         model, operator, noise: as of every `PosteriorModel`.
-        iterations: of conjugate gradients; None solves the system exactly, by one backward pass for each measured
+        iterations: of least residuals; None solves the system exactly, by one backward pass for each measured
             value. Weights of particles need that.
 
     Raises:
@@ -74,7 +75,7 @@ class MMPS(PosteriorModel, WeighedModel):
             return self.operator.jvp(estimate.x0_hat, moved) + variance * v
 
         e = y - self.operator(estimate.x0_hat)
-        w = conjugate_gradients(apply, e, self.iterations)
+        w = least_residual(apply, e, self.iterations)
         return estimate.x0_hat + scale * estimate.vjp(self.operator.vjp(estimate.x0_hat, w), last=True)
 
     def weigh(self, x_t: Tensor, level: Level, cond: Condition = None) -> Weighed:
@@ -94,7 +95,8 @@ class MMPS(PosteriorModel, WeighedModel):
         back = torch.stack(rows, 1)  # C A', (B, m, *shape)
         measured = torch.stack([self.operator.jvp(estimate.x0_hat, row) for row in rows], 1).flatten(2)
         measured = 0.5 * (measured + measured.mT)
-        noise = torch.as_tensor(self.measurement_noise.variance(y)).to(x_t).expand(y.shape).flatten(1)
+        noise = torch.as_tensor(self.measurement_noise.variance(y), dtype=x_t.dtype, device=x_t.device)
+        noise = noise.expand(y.shape).flatten(1)
         values, axes = torch.linalg.eigh(measured.double())
         covariance = axes @ (values.clamp(min=0)[..., None] * axes.mT) + torch.diag_embed(noise.double())
         factor = torch.linalg.cholesky(covariance)

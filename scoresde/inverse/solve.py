@@ -18,6 +18,7 @@ from scoresde.operators import LinearOperator
 
 ITERATIONS = 50  # of conjugate gradients if there is no eigenbasis
 SMALL = 1e-12  # of the squared residual at the start, at which an iteration ends
+ROUNDED = 100.0  # roundings below which the image of a direction says nothing
 
 
 def pulled(operator: LinearOperator, e: Tensor, variance: Tensor, noise: Tensor | float) -> tuple[Tensor, Tensor]:
@@ -82,3 +83,36 @@ def conjugate_gradients(apply: Callable[[Tensor], Tensor], b: Tensor, iterations
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).flatten(1).sum(1)
+
+
+def least_residual(apply: Callable[[Tensor], Tensor], b: Tensor, iterations: int) -> Tensor:
+    """x of M x = b after some iterations from 0, for any M; each sample `(B, *)` has its own steps.
+
+    The residual is the smallest in the span of b, M b, M^2 b, ..., so it never grows, whatever M is (the method of
+    generalised conjugate residuals, Eisenstat, Elman and Schultz 1983).
+    """
+    x = torch.zeros_like(b)
+    residual = b
+    directions: list[tuple[Tensor, Tensor]] = []
+    least = SMALL * _inner(b, b)
+    rounded = (ROUNDED * torch.finfo(b.dtype).eps) ** 2
+    largest = torch.zeros_like(least)  # |M p|^2 / |p|^2 so far
+    for _ in range(iterations):
+        direction = residual
+        image = apply(direction)
+        size = _inner(residual, residual)
+        largest = torch.maximum(largest, _inner(image, image) / torch.where(size > 0, size, 1)).detach()
+        for earlier, its_image in directions:
+            share = match_rank(_inner(image, its_image), b)
+            direction = direction - share * earlier
+            image = image - share * its_image
+        squares = _inner(image, image)
+        going = (squares > rounded * largest * size) & (size > least)
+        scale = match_rank(torch.where(going, torch.where(going, squares, 1).rsqrt(), 0), b)  # finite gradients at 0
+        direction = scale * direction
+        image = scale * image
+        step = match_rank(_inner(residual, image), b)
+        x = x + step * direction
+        residual = residual - step * image
+        directions.append((direction, image))
+    return x

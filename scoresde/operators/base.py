@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import final
+from typing import Self, final
 
 import torch
 from torch import Tensor
@@ -36,6 +36,12 @@ class Operator(Movable, ABC):
 
     shape: tuple[int, ...]
     measured_shape: tuple[int, ...]
+    _like: Tensor
+
+    def __new__(cls, *args: object, **options: object) -> Self:
+        operator = super().__new__(cls)
+        operator._like = torch.zeros(())  # moves along: the device and type of an operator without numbers of its own
+        return operator
 
     @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
@@ -43,14 +49,29 @@ class Operator(Movable, ABC):
 
     def jvp(self, x: Tensor, direction: Tensor) -> Tensor:
         """The derivative of A at x `(B, *shape)` along a direction `(B, *shape)`."""
-        derivative: Tensor = torch.func.jvp(self, (x,), (direction,))[1]
+        keep = torch.is_grad_enabled() and (x.requires_grad or direction.requires_grad)
+        with torch.inference_mode(False), torch.enable_grad():
+            x = x if keep and x.requires_grad else x.detach().clone().requires_grad_()
+            direction = direction if keep else direction.detach().clone()
+            measured = self(x)
+            v = torch.zeros_like(measured, requires_grad=True)
+            transposed = torch.autograd.grad(measured, x, v, create_graph=True)[0]
+            if not transposed.requires_grad:  # a function of steps, such as the sign
+                return torch.zeros_like(measured).detach()
+            # J'v is linear in v, so its transposed derivative in v is J
+            derivative: Tensor = torch.autograd.grad(transposed, v, direction, create_graph=keep)[0]
         return derivative
 
     def vjp(self, x: Tensor, v: Tensor) -> Tensor:
-        """The transposed derivative of A at x `(B, *shape)`, applied to v `(B, *measured_shape)`."""
+        """The transposed derivative of A at x `(B, *shape)`, applied to v `(B, *measured_shape)`; differentiable."""
+        keep = torch.is_grad_enabled() and (x.requires_grad or v.requires_grad)
         with torch.inference_mode(False), torch.enable_grad():
-            x = x.detach().clone().requires_grad_()
-            gradient: Tensor = torch.autograd.grad(self(x), x, v.detach().clone())[0]
+            x = x if keep and x.requires_grad else x.detach().clone().requires_grad_()
+            v = v if keep else v.detach().clone()
+            measured = self(x)
+            if not measured.requires_grad:
+                return torch.zeros_like(x)
+            gradient: Tensor = torch.autograd.grad(measured, x, v, create_graph=keep)[0]
         return gradient
 
     @final
@@ -94,7 +115,7 @@ class LinearOperator(Operator):
     def _any_tensor(self) -> Tensor:
         """A tensor whose device and type the operator's own numbers have."""
         own = [value for value in vars(self).values() if isinstance(value, Tensor) and value.is_floating_point()]
-        return own[0] if own else torch.zeros((), dtype=torch.float32)
+        return own[-1]  # `_like` is the first
 
     @final
     def matrix(self) -> Tensor:
@@ -256,7 +277,13 @@ def measured_by(function: Callable[[Tensor], Tensor], shape: tuple[int, ...]) ->
     """
     x = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        both = function(x)
+        try:
+            both = function(x)
+        except RuntimeError as error:
+            raise UsageError(
+                f"function: fails on float32 samples {tuple(x.shape)} on the CPU, on which it is tried "
+                f"({str(error).splitlines()[0]}); move and cast its own tensors to those of the samples"
+            ) from error
         require(
             isinstance(both, Tensor) and both.ndim >= 2 and len(both) == 2 and both.is_floating_point(),
             "function: must give floats (B, ...) for samples (B, ...); complex numbers as their two parts",

@@ -46,7 +46,7 @@ class JPEG(Operator):
         self.quality = quality
         self.low = low
         self.high = high
-        percent = 5000 / quality if quality < 50 else 200 - 2 * quality
+        percent = 5000 // quality if quality < 50 else 200 - 2 * quality
         table = torch.tensor(LUMINANCE, dtype=torch.float64)
         self.steps = ((table * percent + 50) / 100).floor().clamp(1, 255)
         k = torch.arange(SIDE, dtype=torch.float64)

@@ -18,7 +18,7 @@ ALL = sorted({name for names in NAMES.values() for name in names})
 def test_the_modes_are_these():
     assert set(MODES) == {
         *("train", "train_classifier", "sample", "compare", "calibrate", "evaluate", "invert", "interpolate"),
-        "visualize",
+        *("solve", "edit", "visualize"),
     }
     for name, mode in MODES.items():
         assert callable(mode.load()), name
@@ -34,7 +34,7 @@ def test_every_flag_is_described():
 def test_a_flag_knows_its_modes():
     assert modes_with("what") == ["visualize"]
     assert modes_with("metric") == ["evaluate"]
-    assert modes_with("labels") == ["sample", "visualize"]
+    assert modes_with("labels") == ["sample", "solve", "edit", "visualize"]
     assert modes_with("device") == list(MODES)
     assert modes_with("nothing") == []
 
@@ -80,7 +80,7 @@ def test_what_is_not_given_has_its_default_and_counts_are_numbers(monkeypatch, m
     monkeypatch.setattr(Mode, "load", lambda _: lambda flags, overrides: got.append((flags, overrides)) or 7)
     assert main([f"--mode={mode}"]) == 7
     assert got.pop() == (MODES[mode].flags(), [])
-    numbers = {"seed", "num_samples", "num_steps", "over_checkpoints"}
+    numbers = {"seed", "num_samples", "num_steps", "over_checkpoints", "draws", "cases"}
     given = {name: 12 if name in {*numbers, "guidance"} else "12" for name in NAMES[mode]}
     words = [word for name in NAMES[mode] for word in (f"--{name}", "12")]
     assert main(["--mode", mode, *words, "--config.sampling.batch_size", "3"]) == 7
