@@ -11,7 +11,6 @@ left out; one that fails is named.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -49,6 +48,7 @@ OURS: Ours = {
     "MMPS, SDEDPMSolver": (MMPS, SDEDPMSolver()),
     "MMPS of 8 iterations, Trigonometric": (lambda *args: MMPS(*args, 8), Trigonometric()),
     "MMPS of 8 iterations, SDEDPMSolver": (lambda *args: MMPS(*args, 8), SDEDPMSolver()),
+    "MMPS of 8 iterations, Ancestral": (lambda *args: MMPS(*args, 8), Ancestral()),
     "PiGDM, Ancestral": (PiGDM, Ancestral()),
     "DPS, Ancestral": (DPS, Ancestral()),
     "DiffPIR, DDIM(0.85)": (DiffPIR, DDIM(0.85)),
@@ -112,7 +112,6 @@ def table(
     budgets: list[int],
     count: int,
     names: list[str],
-    peers: bool = True,
 ) -> None:
     """The distances of all methods, as multiples of the floor, means over problems."""
     exact = []
@@ -126,7 +125,7 @@ def table(
         floor.append(sum(sliced_wasserstein(one, other) for other in others) / len(others))
     print(f"\n{title}: {count} samples, {len(problems)} measurements, floor {sum(floor) / len(floor):.4f}")
     print(f"{'evaluations':48}" + "".join(f"{budget:>9}" for budget in budgets), flush=True)
-    for name, run in _runs(names, peers):
+    for name, run in _runs(names):
         cells = []
         try:
             for budget in budgets:
@@ -141,12 +140,10 @@ def table(
         print(f"{name:48}" + "".join(cells), flush=True)
 
 
-def _runs(names: list[str], peers: bool) -> Iterator[tuple[str, Callable[..., Tensor]]]:
+def _runs(names: list[str]) -> Iterator[tuple[str, Callable[..., Tensor]]]:
     """Ours, then the peers', each as run(problem, count, budget)."""
     for name in names:
         yield name, lambda problem, count, budget, name=name: draw(*problem, name, count, budget)
-    if not peers:
-        return
     for name, peer in PEERS.items():
 
         def run(problem, count, budget, peer=peer):
@@ -247,8 +244,7 @@ def main() -> None:
         tasks = {"half of the pixels": Mask.box((1, 8, 8), (0, 0), (4, 8)), "4 x": BlockAverage((1, 8, 8), 4)}
         for task, operator in tasks.items():
             problems = [(prior, operator, measured(prior, operator, seed)) for seed in range(2)]
-            with contextlib.suppress(KeyboardInterrupt):
-                table(f"images of 64 entries, {task}", problems, [20, 50], 500, list(OURS))
+            table(f"images of 64 entries, {task}", problems, [20, 50], 500, list(OURS))
     if "coverage" in parts:
         coverage(arguments.cases)
     print(f"\n{time.monotonic() - start:.0f} s")

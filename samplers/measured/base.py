@@ -21,7 +21,7 @@ def need_measured(sampler: object, model: ScoreModel) -> PosteriorModel:
     """The model; raises `UsageError` if it does not know what is measured."""
     if not isinstance(model, PosteriorModel):
         raise UsageError(
-            f"model of {type(model).__name__}: {sampler} needs to know the measurement; wrap it, last of all, as in "
+            f"model of {type(model).__name__}: {sampler} needs to know the measurement. Last of all wrap it, as in "
             "MeasuredModel(model, operator, noise)"
         )
     return model
