@@ -30,6 +30,7 @@ from samplers import (
     SDEDPMSolver,
     SplitGibbs,
     Trigonometric,
+    pilot_variance,
     sample,
     sample_particles,
 )
@@ -65,7 +66,8 @@ def draw(prior: GaussianMixture, operator: LinearOperator, y: Tensor, name: str,
     build, sampler = OURS[name]
     model = build(ExactScoreModel(prior, VPSDE()), operator, NOISE)
     if sampler is None:
-        return sample_particles(model, 1, count, num_steps=steps, cond=y[None]).x[0]
+        variance = pilot_variance(model.model, intervals=1)
+        return sample_particles(model, 1, count, num_steps=steps, cond=y[None], variance=variance).x[0]
     num_steps = max(2, steps // 5) if "RePaint" in name else steps
     each = y.expand(count, *y.shape)
     return sample(model, sampler, count, num_steps=num_steps, cond=each, batch_size=count).x
@@ -169,9 +171,11 @@ def weights_of_modes(seeds: list[int], count: int, steps: int) -> None:
         posterior = prior.posterior(operator, y, NOISE)
         one = torch.ones((), **FLOATS)
         found = []
+        exact = ExactScoreModel(prior, VPSDE())
+        variance = pilot_variance(exact, intervals=1)
         for k in range(8):
-            model = PiGDM(ExactScoreModel(prior, VPSDE()), operator, NOISE)
-            x = sample_particles(model, 1, count, num_steps=steps, cond=y[None], seed=k).x[0]
+            model = PiGDM(exact, operator, NOISE)
+            x = sample_particles(model, 1, count, num_steps=steps, cond=y[None], seed=k, variance=variance).x[0]
             nearest = posterior._joint(x, one, 1e-9 * one)[0].argmax(1)
             found.append(torch.bincount(nearest, minlength=len(posterior.weights)) / count)
         mean = torch.stack(found).mean(0)
@@ -203,8 +207,9 @@ def coverage(cases: int) -> None:
         build, sampler = OURS[name]
         model = build(ExactScoreModel(prior, VPSDE()), operator, NOISE)
         if sampler is None:
-            count = 152
-            found_x = sample_particles(model, cases, count, num_steps=50, cond=y, batch_size=2**15).x
+            count = 256
+            variance = pilot_variance(model.model, intervals=1)
+            found_x = sample_particles(model, cases, count, num_steps=50, cond=y, batch_size=2**15, variance=variance).x
             drawn = found_x[:, torch.arange(19) * count // 19]
         else:
             each = y.repeat_interleave(19, 0)

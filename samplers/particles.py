@@ -15,6 +15,7 @@ few particles, take more of them, more steps, or less guidance.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +29,7 @@ from scoresde.condition import Condition
 from scoresde.errors import UsageError, require
 from scoresde.guidance.weighed import Weighed, WeighedModel, squared_norm
 from scoresde.noise import Noise
+from scoresde.reverse import MeasuredVariance
 from scoresde.sde import Level, bridge
 
 
@@ -58,6 +60,7 @@ def sample_particles(
     threshold: float = 0.5,
     batch_size: int | None = None,
     callback: Callback | None = None,
+    variance: MeasuredVariance | None = None,
 ) -> ParticleSamples:
     """Draws weighted particles along a grid, and resamples them.
 
@@ -72,6 +75,8 @@ def sample_particles(
         seed: which noise; the particles of a problem do not depend on how many follow it.
         threshold: of the effective sample size, as a share of the particles; 1 resamples after every step.
         batch_size: particles that are evaluated at a time.
+        variance: of the steps of the model without guidance, as `pilot_variance(model, intervals=1)` measures it; by
+            default that of the bridge, which is too small in long steps and so shifts the weights of modes.
         callback: called after each level, with all particles, as `callback(row, level, x_t, x0_hat)`.
 
     Raises:
@@ -93,8 +98,12 @@ def sample_particles(
     level = model.sde.level(grid[grid > 0])
     shape = (num_problems, num_particles)
     noise = Noise(seed, torch.arange(len(problem), device=model.device))
+    require(
+        variance is None or not variance.edges,
+        "variance: differs from entry to entry; measure one number a level, pilot_variance(model, intervals=1)",
+    )
     size = choose_batch_size(batch_size, model.shape, model.device)
-    particles = _Particles(model, given, noise, shape, size, callback)
+    particles = _Particles(model, given, noise, shape, size, callback, variance)
     with model.eval_mode():
         x = particles.run(level, threshold, to_clean=bool(grid[-1] == 0))
     nfe = model.num_calls(level)
@@ -116,6 +125,7 @@ class _Particles:
         shape: tuple[int, int],
         batch_size: int,
         callback: Callback | None,
+        variance: MeasuredVariance | None,
     ) -> None:
         self.model = model
         self.cond = cond
@@ -124,6 +134,7 @@ class _Particles:
         self.batch_size = batch_size
         self.effective = list[Tensor]()
         self.callback = callback
+        self.variance = variance
 
     def run(self, level: Level, threshold: float, to_clean: bool) -> Tensor:
         """From the prior at the first of some levels `(n,)` to the last, or to clean data."""
@@ -141,6 +152,8 @@ class _Particles:
                 self.callback(k, on_device[k], x, now.x0_hat)
             x, now, log_w = self._resampled(k, x, now, log_w, threshold)
             on_x0, on_xt, width = (part.item() for part in bridge(level[k + 1], level[k]))
+            if self.variance is not None:
+                width *= math.exp(0.5 * self.variance.growth(level[k + 1], level[k]).item())
             mean = on_x0 * now.x0_hat + on_xt * x
             after = mean + width * self.noise.normal(k + 1, model.shape, model.dtype)
             then = self._weigh(after, on_device[k + 1])

@@ -107,6 +107,8 @@ SHORT = {
     "invert": ["--num_samples=5", "--num_steps=6"],
     "interpolate": ["--num_samples=2", "--num_steps=6"],
     "visualize": ["--what=trajectories", "--num_steps=6", "--num_samples=3"],
+    "solve": ["--task=inpaint", "--num_steps=3", "--num_samples=2", "--draws=2", "--cases=2"],
+    "edit": ["--num_steps=3", "--num_samples=2"],
 }
 
 
