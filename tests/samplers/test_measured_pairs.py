@@ -163,8 +163,9 @@ PRIORS = {
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: ", ".join(case.values()))
-def test_what_goes_together_runs(case, device):
-    """Two images, float32."""
+def test_what_goes_together_runs(case, device, monkeypatch):
+    """Two images, float32; with few Langevin steps, as it is not asked where they end."""
+    monkeypatch.setattr("samplers.measured.split_gibbs.LANGEVIN_STEPS", 5)
     sde, operator = SDES[case["sde"]], OPERATORS[case["operator"]]
     prior = (
         ExactScoreModel(mixture(shape=SHAPE).to(dtype=torch.float32), sde) if case["prior"] == "exact" else network(sde)
