@@ -34,7 +34,7 @@ def test_compare_prints_writes_and_recommends(work, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ("--sampler=pc", r"sampler=pc: belongs to --mode sample, --mode evaluate, --mode solve, --mode edit, --mode visualize"),
+        ("--sampler=pc", r"sampler=pc: belongs to --mode sample, --mode evaluate, .*, --mode visualize"),
         ("--num_steps=5", r"num_steps=5: belongs to --mode sample"),
         ("--num_samples=3", r"num_samples=3: need at least 10"),
         ("--output=x.svg", r"output='x\.svg': need the name of a \.png file"),

@@ -278,7 +278,7 @@ MISTAKES = {
         r"data\.path='gone\.npz': .*give their place with --config\.data\.path; or give other samples with --input",
     ),
     "output": ("--output=x.png", r"output='x\.png': need the name of a \.json file"),
-    "flag of sampling": ("--labels=3", r"labels=3: belongs to --mode sample, --mode solve, --mode edit, --mode visualize"),
+    "flag of sampling": ("--labels=3", r"labels=3: belongs to --mode sample, .*, --mode visualize"),
     "flag of training": ("--mode=train --metric=nll --workdir=x", r"metric=nll: belongs to --mode evaluate"),
     "input of training": ("--mode=train --input=x.npz --workdir=x", r"input=x\.npz: belongs to --mode evaluate"),
     "input of sampling": ("--mode=sample --input=x.npz", r"input=x\.npz: belongs to --mode evaluate, --mode invert"),
