@@ -1,7 +1,7 @@
 r"""Replacement: what is measured is put into the state after each step (Song et al. 2021, appendix I.2).
 
-In the eigenbasis of A'A a measurement is some coordinates of x_0 with noise of variance S / s^2 (`Measured`). After a
-step to a level with alpha, sigma and noise level r, those with r^2 >= S / s^2 become
+In the eigenbasis of A'A a measurement is some coordinates of x_0 with noise of variance S / s^2 (`Coordinates`). After
+a step to a level with alpha, sigma and noise level r, those with r^2 >= S / s^2 become
 
     alpha value + alpha sqrt(r^2 - S / s^2) eps,
 
@@ -25,11 +25,12 @@ from torch import Tensor
 from samplers import grids
 from samplers.ancestral import Ancestral
 from samplers.base import NoiseKind, Prepared, Sampler, Samples, TableSampler
-from samplers.measured.base import Measured, need_measured, spectrum
+from samplers.measured.base import Coordinates, check_spectrum, need_measured, need_noise
 from samplers.table import Callback, Projection, Table, clean_table, concatenate, denoiser_table
 from scoresde.condition import Condition
-from scoresde.errors import UsageError, require
-from scoresde.noise import Noise, NoiseSource
+from scoresde.errors import require
+from scoresde.inverse.base import PosteriorModel
+from scoresde.noise import NoiseSource
 from scoresde.score_model import ScoreModel
 from scoresde.sde import Level, transition
 
@@ -45,7 +46,7 @@ class Replacement(Sampler):
         sampler: what steps are taken; any with projections.
     """
 
-    sampler: Sampler = field(default_factory=lambda: Ancestral())
+    sampler: Sampler = field(default_factory=Ancestral)
 
     @property
     def order(self) -> int:
@@ -62,14 +63,15 @@ class Replacement(Sampler):
         return self.sampler.evaluated(model, grid)
 
     def prepare(self, model: ScoreModel, grid: Tensor) -> Prepared:
-        spectrum("Replacement", need_measured(self, model))
+        model = need_measured(self, model)
+        check_spectrum("Replacement", model)
         return _Replacing(self.sampler, model, grid)
 
 
 @final
 class _Replacing(Prepared):
-    def __init__(self, sampler: Sampler, model: ScoreModel, grid: Tensor) -> None:
-        self.model = model
+    def __init__(self, sampler: Sampler, model: PosteriorModel, grid: Tensor) -> None:
+        self.model: PosteriorModel = model
         self.grid = grid
         self._inner = sampler.prepare(model, grid)
         self._fresh = sampler.noise != "none"
@@ -82,40 +84,18 @@ class _Replacing(Prepared):
         callback: Callback | None = None,
         project: Projection | None = None,
     ) -> Samples:
-        model = need_measured("Replacement", self.model)
-        operator, basis = spectrum("Replacement", model)
-        if not isinstance(noise, Noise):
-            raise UsageError(f"noise={type(noise).__name__}: this sampler needs Noise(seed, indices)")
-        stream = noise.stream("replacement")
-        y = model.split(cond)[0].to(x_T)
-        variance = model.measurement_noise.variance(y)
-        assert isinstance(variance, float)
-        measured = Measured(operator, basis, y, variance)
-        held = Held(measured, stream, tuple(x_T.shape[1:]), self._fresh)
+        stream = need_noise(noise).stream("replacement")
+        measured = Coordinates.of(self.model, self.model.split(cond)[0].to(x_T))
 
         def replaced(row: int, level: Level, x: Tensor) -> Tensor:
-            x = held(row, level, x)
+            coordinates = measured.basis.into(x)
+            eps = measured.basis.into(stream.normal(row + 1 if self._fresh else 0, tuple(x.shape[1:]), x.dtype))
+            left = level.noise_level.to(x) ** 2 - measured.variance
+            put = level.alpha.to(x) * (measured.value + left.clamp(min=0).sqrt() * eps)
+            x = measured.basis.out_of(torch.where(left >= 0, put, coordinates))
             return x if project is None else project(row, level, x)
 
         return self._inner(x_T, noise, cond, callback, replaced)
-
-
-class Held:
-    """A projection that puts measured coordinates into a state."""
-
-    def __init__(self, measured: Measured, noise: Noise, shape: tuple[int, ...], fresh: bool) -> None:
-        self.measured = measured
-        self.noise = noise
-        self.shape = shape
-        self.fresh = fresh
-
-    def __call__(self, row: int, level: Level, x: Tensor) -> Tensor:
-        measured = self.measured
-        coordinates = measured.basis.into(x)
-        eps = measured.basis.into(self.noise.normal(row + 1 if self.fresh else 0, self.shape, x.dtype))
-        left = level.noise_level.to(x) ** 2 - measured.variance
-        put = level.alpha.to(x) * (measured.value + left.clamp(min=0).sqrt() * eps)
-        return measured.basis.out_of(torch.where(left >= 0, put, coordinates))
 
 
 @final

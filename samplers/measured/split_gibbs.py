@@ -20,15 +20,13 @@ from typing import final
 import torch
 from torch import Tensor
 
-from samplers.base import Prepared, Samples
-from samplers.measured.base import OwnLoop, need_measured, noisy_levels
-from samplers.table import Callback, Projection
-from scoresde.condition import Condition
-from scoresde.errors import UsageError, require
+from samplers.base import Prepared
+from samplers.measured.base import OwnLoop, PreparedLoop, Step, need_measured
+from scoresde.errors import require
 from scoresde.inverse.base import PosteriorModel
 from scoresde.inverse.pigdm import isotropic_variance
 from scoresde.inverse.solve import pulled
-from scoresde.noise import Noise, NoiseSource
+from scoresde.noise import Noise
 from scoresde.operators import LinearOperator
 from scoresde.score_model import ScoreModel
 from scoresde.sde import Level
@@ -52,50 +50,24 @@ class SplitGibbs(OwnLoop):
 
 
 @final
-class _PreparedSplitGibbs(Prepared):
+class _PreparedSplitGibbs(PreparedLoop):
     def __init__(self, model: PosteriorModel, grid: Tensor) -> None:
+        super().__init__(model, grid)
         variance = model.measurement_noise.variance(torch.zeros(()))
         require(
             isinstance(model.operator, LinearOperator) or isinstance(variance, Tensor) or variance > 0,
             "noise=0: SplitGibbs needs some for an operator that is not linear",
         )
-        self.model = model
-        self.grid = grid
 
-    def __call__(
-        self,
-        x_T: Tensor,
-        noise: NoiseSource,
-        cond: Condition = None,
-        callback: Callback | None = None,
-        project: Projection | None = None,
-    ) -> Samples:
-        model = self.model
-        assert isinstance(model, PosteriorModel)
-        if not isinstance(noise, Noise):
-            raise UsageError(f"noise={type(noise).__name__}: this sampler needs Noise(seed, indices)")
-        y = model.split(cond)[0].to(x_T)
-        levels = noisy_levels(model, self.grid)
-        on_device = levels.to(x_T.device, x_T.dtype)
-        x = x_T
+    def begin(self, x_T: Tensor, level: Level, y: Tensor, noise: Noise) -> tuple[Tensor, Step]:
         draws = noise.stream("x_0")
-        for k in range(len(levels)):
-            x0_hat = model.denoise_at(x, on_device[k], cond)
-            if callback is not None:
-                callback(k, on_device[k], x, x0_hat)
-            v = isotropic_variance(on_device[k], model.sigma_data)
-            x_0 = drawn(model, x0_hat, v, y, draws.stream(f"{k}"))
-            if k + 1 == len(levels):
-                break
-            z = noise.normal(k + 1, tuple(x.shape[1:]), x.dtype)
-            x = on_device[k + 1].alpha * x_0 + on_device[k + 1].sigma * z
-            if project is not None:
-                x = project(k, on_device[k + 1], x)
-        if self.grid[-1] == 0:
-            x = x_0
-            if project is not None:
-                x = project(len(levels) - 1, Level.clean().to(x.device, x.dtype)[0], x)
-        return Samples(x, model.num_calls(levels))
+
+        def step(k: int, x: Tensor, x0_hat: Tensor, start: Level, end: Level) -> Tensor:
+            v = isotropic_variance(start, self.model.sigma_data)
+            x_0 = drawn(self.model, x0_hat, v, y, draws.stream(f"{k}"))
+            return end.alpha * x_0 + end.sigma * noise.normal(k + 1, tuple(x.shape[1:]), x.dtype)
+
+        return x_T, step
 
 
 def drawn(model: PosteriorModel, mean: Tensor, v: Tensor, y: Tensor, noise: Noise) -> Tensor:

@@ -138,6 +138,10 @@ class Solver:
         levels = self.sampler.evaluated(self.model, self.sampler.grid(self.model, self.num_steps))
         return self.num_steps if levels is None else len(levels)
 
+    def at_once(self, draws: int, count: int) -> int:
+        """Of some measurements, how many are drawn for at a time."""
+        return count if self.sampler is None else max(1, self.batch_size // draws)
+
     def total(self, count: int, draws: int) -> int:
         """Calls of the callback for `draws` samples of each of some measurements."""
         batches = 1 if self.sampler is None else -(-count * draws // self.batch_size)

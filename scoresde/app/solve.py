@@ -6,13 +6,15 @@ import importlib.util
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from samplers.base import Samples
 from scoresde import condition
-from scoresde.app.calibration import Calibration, calibrate, choose_method, simulate
+from scoresde._batches import batches
+from scoresde.app.calibration import calibrate, choose_method, simulate
 from scoresde.app.device import choose_threads
 from scoresde.app.files import output_path
 from scoresde.app.flags import SolveFlags
@@ -24,6 +26,7 @@ from scoresde.app.shards import SampleShards
 from scoresde.app.tasks import Problems, build_task, read_measured, task_key
 from scoresde.app.trained import Trained
 from scoresde.app.user_data import asked_data, own_data
+from scoresde.checkpoint import digest
 from scoresde.data.arrays import ArrayData
 from scoresde.data.toys import known_mixture
 from scoresde.errors import UsageError, require
@@ -55,18 +58,39 @@ def solve(flags: SolveFlags, overrides: Sequence[str]) -> int:
         name = choose_method(trained, flags, held_out, operator, noise)
     solver = Solver.of(trained, flags, name, operator, noise)
     print(f"{flags.task}: {operator}, {noise}, {problems.source}", flush=True)
-    drawn = _drawn(trained, flags, solver, problems, output)
+    shards = SampleShards(output, _settings(trained, flags, solver, problems))
+    with shards.locked():
+        drawn = _drawn(flags, trained.seed, solver, problems, shards)
+        _finish(trained, flags, solver, problems, drawn, (held_out, why), output)
+        shards.remove()  # what is drawn is written, so nothing is lost
+    return 0
+
+
+def _finish(
+    trained: Trained,
+    flags: SolveFlags,
+    solver: Solver,
+    problems: Problems,
+    drawn: Samples,
+    held_out: tuple[ArrayData | None, str],
+    output: Path,
+) -> None:
+    """Says what was found, and writes it."""
+    operator = solver.model.operator.to("cpu")
+    noise = solver.model.measurement_noise
+    data, why = held_out
+    print(f"{drawn.x.shape[1]} samples of each posterior by {solver.name}, {drawn.nfe} network evaluations each")
+    _report(trained, flags, operator, noise, problems, drawn.x)
     calibration = None
-    if held_out is not None and flags.cases > 0:
-        calibration = calibrate(trained, flags, solver, held_out, noise)
-    _report(trained, flags, solver, noise, problems, drawn, calibration or why)
+    if data is not None and flags.cases > 0:
+        calibration = calibrate(trained, flags, solver, data, noise)
+    print(f"calibration: {why}" if calibration is None else "\n".join(calibration.lines()))
     save_posteriors(output, trained, operator, problems, drawn.x)
     numbers = output.with_suffix(".npz")
     raw = _decoded(trained, drawn.x)
     known = {} if problems.truth is None else {"truth": trained.decode(problems.truth)}
     save_numbers(numbers, measurement=problems.y, samples=raw, mean=raw.mean(1), deviation=raw.float().std(1), **known)
     print(f"picture: {output}\nnumbers: {numbers}")
-    return 0
 
 
 def _problems(trained: Trained, flags: SolveFlags, operator: Operator, noise: MeasurementNoise) -> Problems:
@@ -99,39 +123,34 @@ def _held_out(trained: Trained) -> tuple[ArrayData | None, str]:
     return held_out, "not known: the run held out no samples" if held_out is None else "not asked for (--cases)"
 
 
-def _drawn(trained: Trained, flags: SolveFlags, solver: Solver, problems: Problems, output: Path) -> Samples:
-    """Samples `(N, draws, *shape)`, on the host; those that an earlier command left are not drawn again."""
-    draws = flags.draws
-    at_once = len(problems.y) if solver.sampler is None else max(1, solver.batch_size // draws)
-    settings = (
+def _settings(trained: Trained, flags: SolveFlags, solver: Solver, problems: Problems) -> dict[str, Any]:
+    """All that the samples depend on, as JSON can hold it."""
+    given = {"y": problems.y} | dict(condition.parts(problems.cond))
+    return (
         trained.sampling_key()
         | task_key(flags, trained)
         | {
-            "solver": [solver.name, str(solver.sampler), solver.num_steps, solver.particles, at_once, draws],
+            "solver": [solver.name, str(solver.sampler), solver.num_steps, solver.particles],
+            "at_once": [solver.at_once(flags.draws, len(problems.y)), flags.draws],
             "method": trained.config.sampling.method.to_dict(),
             "seed": trained.seed,
-            "y": problems.y.double().sum().item(),
-            "cond": [part.tolist() for _, part in condition.parts(problems.cond)],
+            "given": digest(given),
         }
     )
-    shards = SampleShards(output, settings)
-    parts = [slice(k, min(k + at_once, len(problems.y))) for k in range(0, len(problems.y), at_once)]
-    with shards.locked():
-        missing = [part for part in parts if not shards.has(part.start)]
-        total = sum(solver.total(part.stop - part.start, draws) for part in missing)
-        with Progress("solve", max(1, total), unit="evaluations") as progress:
-            for part in missing:
-                found = solver.draw(
-                    problems.y[part],
-                    condition.take(problems.cond, part),
-                    draws,
-                    trained.seed,
-                    part.start,
-                    lambda *_: progress.advance(),
-                )
-                shards.write(part.start, found)
-        drawn = [shards.read(part.start) for part in parts]
-        shards.remove()
+
+
+def _drawn(flags: SolveFlags, seed: int, solver: Solver, problems: Problems, shards: SampleShards) -> Samples:
+    """Samples `(N, draws, *shape)`, on the host; those that an earlier command left are not drawn again."""
+    draws = flags.draws
+    parts = list(batches(len(problems.y), solver.at_once(draws, len(problems.y))))
+    missing = [part for part in parts if not shards.has(part.start)]
+    total = sum(solver.total(part.stop - part.start, draws) for part in missing)
+    with Progress("solve", max(1, total), unit="evaluations") as progress:
+        for part in missing:
+            y = problems.y[part]
+            cond = condition.take(problems.cond, part)
+            shards.write(part.start, solver.draw(y, cond, draws, seed, part.start, lambda *_: progress.advance()))
+    drawn = [shards.read(part.start) for part in parts]
     return Samples(torch.cat([part.x for part in drawn]), max(part.nfe for part in drawn))
 
 
@@ -141,18 +160,9 @@ def _decoded(trained: Trained, x: Tensor) -> Tensor:
 
 
 def _report(
-    trained: Trained,
-    flags: SolveFlags,
-    solver: Solver,
-    noise: MeasurementNoise,
-    problems: Problems,
-    drawn: Samples,
-    calibration: Calibration | str,
+    trained: Trained, flags: SolveFlags, operator: Operator, noise: MeasurementNoise, problems: Problems, x: Tensor
 ) -> None:
-    """Prints what was found."""
-    x = drawn.x
-    operator = solver.model.operator.to("cpu")
-    print(f"{x.shape[1]} samples of each posterior by {solver.name}, {drawn.nfe} network evaluations each")
+    """Prints how samples `(N, draws, *shape)` fit the measurement, the truth and the exact posterior."""
     variance = torch.as_tensor(noise.variance(problems.y)).expand(problems.y.shape)
     with torch.no_grad():
         left = problems.y[:, None] - operator(x.flatten(0, 1)).unflatten(0, x.shape[:2])
@@ -161,13 +171,9 @@ def _report(
     print(f"residual: {residual:.3g} (root mean square); the noise has {expected:.3g}")
     if problems.truth is not None:
         print(_accuracy(trained, x.mean(1), problems.truth))
-    exact = _exact(trained, flags, solver.model.operator, noise, problems)
+    exact = _exact(trained, flags, operator, noise, problems)
     if exact:
         print(_distance(exact, x, trained.seed))
-    if isinstance(calibration, str):
-        print(f"calibration: {calibration}")
-    else:
-        print("\n".join(calibration.lines()))
 
 
 def _accuracy(trained: Trained, mean: Tensor, truth: Tensor) -> str:

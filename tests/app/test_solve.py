@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from scoresde.app.cli import main
-from scoresde.app.methods import METHODS
+from scoresde.app.methods import METHODS, Solver
 from scoresde.app.tasks import TASKS
 from tests.mistakes import assert_mistake
 
@@ -71,6 +71,23 @@ def test_the_draws_do_not_depend_on_how_many_measurements_there_are(work, tmp_pa
     two = solve(tmp_path / "a.png", "--task=inpaint")["samples"]
     one = solve(tmp_path / "b.png", "--task=inpaint", "--num_samples=1")["samples"]
     np.testing.assert_allclose(one[0], two[0], atol=1e-4)
+
+
+def test_what_is_drawn_is_kept_until_it_is_written(work, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    def again(*_):
+        raise AssertionError("drawn again")
+
+    asked = [*SOLVE, "--task=mri", f"--output={tmp_path / 'a.png'}"]
+    with monkeypatch.context() as patch:
+        patch.setattr("scoresde.app.solve.save_posteriors", full)
+        assert main(asked) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(Solver, "draw", again)
+        assert main(asked) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"a.png", "a.npz"}
 
 
 def test_measurements_of_ones_own_are_solved(work, tmp_path):
