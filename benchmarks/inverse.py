@@ -58,6 +58,7 @@ OURS: Ours = {
     "Replacement": (MeasuredModel, Replacement()),
     "RePaint (5 x 2)": (MeasuredModel, Replacement(RePaint(5, 2))),
     "particles, PiGDM": (PiGDM, None),
+    "particles, MMPS solved exactly": (lambda *args: MMPS(*args, None), None),
 }
 
 
@@ -201,7 +202,7 @@ def coverage(cases: int) -> None:
         print(f"  Gaussian, {name:40}{interval_coverage(found)}   {region_coverage(found)}", flush=True)
     prior = modes_prior(1)
     operator = MatrixOperator(torch.randn(1, 8, generator=torch.Generator().manual_seed(1), **FLOATS))
-    for name in ("particles, PiGDM", "MMPS, Trigonometric", "PiGDM, Ancestral"):
+    for name in ("particles, PiGDM", "particles, MMPS solved exactly", "MMPS, Trigonometric", "PiGDM, Ancestral"):
         x = prior.sample(cases, generator)
         y = operator(x) + NOISE * torch.randn(cases, 1, generator=generator, **FLOATS)
         build, sampler = OURS[name]
@@ -248,7 +249,7 @@ def main() -> None:
         prior = images_prior()
         tasks = {"half of the pixels": Mask.box((1, 8, 8), (0, 0), (4, 8)), "4 x": BlockAverage((1, 8, 8), 4)}
         for task, operator in tasks.items():
-            problems = [(prior, operator, measured(prior, operator, seed)) for seed in range(2)]
+            problems = [(prior, operator, measured(prior, operator, seed)) for seed in range(6)]
             table(f"images of 64 entries, {task}", problems, [20, 50], 500, list(OURS))
     if "coverage" in parts:
         coverage(arguments.cases)

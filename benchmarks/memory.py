@@ -1,4 +1,4 @@
-"""The memory of evaluation, pictures and sampling, compared with that of a training step of the same run.
+"""The memory of evaluation, pictures, sampling and posteriors, compared with that of a training step of the same run.
 
 Each number is of a fresh process. Everything is imported, and the task is run once on images of 8x8 or on 8 points, so
 that libraries and kernels are loaded. Then the peak of the process is reset (`/proc/self/clear_refs`: Linux), the task
@@ -24,11 +24,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from samplers import Heun, PredictorCorrector, log_prob, sample
+from samplers import DDIM, Heun, PredictorCorrector, log_prob, sample
 from scoresde import Scaling, UNet, elbo
 from scoresde.app.pictures import save_picture
 from scoresde.data import ArrayData
 from scoresde.data.info import DataInfo
+from scoresde.inverse import DPS, MMPS, PosteriorModel
+from scoresde.operators import Mask
 from scoresde.training import Trainer
 from sde_configs import build, default, toy
 
@@ -80,6 +82,20 @@ class Job:
     def sampling(self) -> None:
         sample(self.trainer.model, PredictorCorrector(), self.drawn, num_steps=5, batch_size=self.batch_size())
 
+    def posterior(self, method: Callable[..., PosteriorModel]) -> None:
+        """A batch of training's size."""
+        model = self.trainer.model
+        count = self.config.training.batch_size
+        operator = Mask.random(model.shape, 0.3)
+        y = operator(torch.zeros(count, *model.shape))
+        sample(method(model, operator, 0.05), DDIM(), count, num_steps=3, cond=y, batch_size=count)
+
+    def mmps(self) -> None:
+        self.posterior(MMPS)
+
+    def dps(self) -> None:
+        self.posterior(DPS)
+
     def log_density(self) -> None:
         log_prob(self.trainer.model, self.data.all()[0], num_evaluations=5, batch_size=self.batch_size(graphs=1))
 
@@ -92,6 +108,8 @@ TASKS: dict[str, Callable[[Job], None]] = {
     "held-out loss": Job.held_out_loss,
     "picture of training": Job.picture,
     "sampling": Job.sampling,
+    "posterior, MMPS": Job.mmps,
+    "posterior, DPS": Job.dps,
     "log density": Job.log_density,
     "bound": Job.bound,
 }

@@ -357,6 +357,24 @@ def test_evaluation_mode_reaches_every_network_and_leaves_it_as_it_was(device):
         assert [network.training for network in networks] == [True, False, True]
 
 
+def test_weights_are_constants_in_evaluation_without_gradients_and_learn_again_afterwards(device):
+    model = mixed(device)
+    networks = nn.ModuleList([model.model.network, model.other.network, model.head])
+    fixed = model.head.weight.requires_grad_(False)
+    before = [weight.requires_grad for weight in networks.parameters()]
+    with model.eval_mode():
+        assert [weight.requires_grad for weight in networks.parameters()] == before
+    with contextlib.suppress(RuntimeError), torch.no_grad(), model.eval_mode():
+        assert not any(weight.requires_grad for weight in networks.parameters())
+        x = torch.zeros(2, 3, device=device, dtype=torch.float64, requires_grad=True)
+        with torch.enable_grad():
+            x0_hat = model.denoise(x, 0.3, torch.tensor([0, 1], device=device))
+        assert torch.autograd.grad(x0_hat.sum(), x)[0].abs().sum() > 0
+        raise RuntimeError
+    assert [weight.requires_grad for weight in networks.parameters()] == before
+    assert not fixed.requires_grad
+
+
 def test_a_wrapped_model_on_a_grid_is_its_denoiser(device):
     model, cond = mixed(device), torch.tensor([0, 1, 1], device=device)
     x_t = torch.randn(3, 3, dtype=torch.float64, device=device)

@@ -118,7 +118,7 @@ def log_prob(
     divergence = divergence or _default_divergence(x_0)
     indices = torch.arange(len(x_0), device=x_0.device)
     parts = []
-    with model.eval_mode(), torch.set_grad_enabled(differentiable):
+    with torch.set_grad_enabled(differentiable), model.eval_mode():
         for part in batches(len(x_0), size):
             noise = Noise(seed, indices[part])
             denoiser = _Denoiser(model, condition.take(cond, part), divergence, noise, differentiable, on_evaluation)
@@ -160,7 +160,7 @@ def adaptive_log_prob(
     divergence = divergence or _default_divergence(x_0)
     indices = torch.arange(len(x_0), device=x_0.device)
     parts = []
-    with model.eval_mode(), torch.no_grad():
+    with torch.no_grad(), model.eval_mode():
         for part in batches(len(x_0), size):
             noise = Noise(seed, indices[part])
             denoiser = _Denoiser(model, condition.take(cond, part), divergence, noise, False, on_evaluation)

@@ -29,11 +29,9 @@ def edit_samples(flags: EditFlags, overrides: Sequence[str]) -> int:
     levels = _levels(flags.noise_levels)
     output = output_path(flags.output, trained.folder / "edit.png", ".npz")
     sampler = build.build_sampler(trained.config, flags.sampler, flags.num_steps)
-    data, source = asked_data(trained, flags.input)
+    data, source = asked_data(trained, flags.input, flags.labels)
     count = min(flags.num_samples, len(data))
     x, cond = data.batch(slice(0, count))
-    if flags.labels is not None:
-        cond = trained.conditions(count, flags.labels)
     model = trained.model
     size = trained.batch_size()
     choose_threads(min(size, count * flags.draws) * math.prod(model.shape))

@@ -24,12 +24,14 @@ from samplers import (
 from samplers.table import Callback
 from scoresde import condition
 from scoresde.app.flags import SolveFlags
+from scoresde.app.piloted import piloted_variance
 from scoresde.app.trained import Trained
 from scoresde.condition import Condition
 from scoresde.errors import require, unknown_name
 from scoresde.inverse import DPS, MMPS, DiffPIR, MeasuredModel, PiGDM, PosteriorModel
 from scoresde.noise import key_of
 from scoresde.operators import MeasurementNoise, Operator
+from scoresde.reverse import MeasuredVariance
 from scoresde.score_model import ScoreModel
 from sde_configs import build
 
@@ -93,6 +95,7 @@ class Solver:
         num_steps: of the sampler's grid.
         particles: of each measurement, if there are any.
         batch_size: samples at a time.
+        variance: of the particles' steps, by a pilot run.
     """
 
     name: str
@@ -101,6 +104,7 @@ class Solver:
     num_steps: int
     particles: int
     batch_size: int
+    variance: MeasuredVariance | None
 
     @classmethod
     def of(cls, trained: Trained, flags: SolveFlags, name: str, operator: Operator, noise: MeasurementNoise) -> Solver:
@@ -128,7 +132,9 @@ class Solver:
         if sampler is not None:
             sampler.prepare(model, sampler.grid(model, steps))
         size = trained.batch_size(graphs=1 if method.gradient else 0)
-        return cls(name, model, sampler, steps, numbers.particles if method.particles else 0, size)
+        particles = numbers.particles if method.particles else 0
+        variance = piloted_variance(trained, intervals=1) if method.particles else None
+        return cls(name, model, sampler, steps, particles, size, variance)
 
     @property
     def rows(self) -> int:
@@ -188,6 +194,7 @@ class Solver:
             seed=seed,
             batch_size=self.batch_size,
             callback=callback,
+            variance=self.variance,
         )
         # copies of one particle lie side by side
         return Samples(found.x[:, torch.arange(draws) * count // draws], found.nfe)

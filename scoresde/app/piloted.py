@@ -21,6 +21,7 @@ from samplers import (
 from samplers.langevin import MeasuredSnr
 from samplers.pilot_corrector import REVISION as CORRECTIONS_REVISION
 from samplers.pilot_corrector import SCHEME
+from samplers.pilot_variance import INTERVALS
 from samplers.pilot_variance import REVISION as VARIANCE_REVISION
 from scoresde.app.pilot_cache import PilotCache
 from scoresde.app.trained import Trained
@@ -52,7 +53,7 @@ def piloted_sampler(trained: Trained, name: str, num_steps: int | None, leader: 
     if isinstance(sampler, PredictorCorrector | AnnealedLangevin) and options.get("snr") == 0:
         return _with_snr(sampler, name, grid, trained, leader), grid
     if isinstance(sampler, Ancestral) and options.get("variance") == build.PILOT:
-        return replace(sampler, variance=_variance(trained, leader)), grid
+        return replace(sampler, variance=piloted_variance(trained, leader)), grid
     return sampler, grid
 
 
@@ -133,20 +134,29 @@ def _can_be_read_by(of_json: Callable[[Any], object]) -> Callable[[Any], bool]:
     return valid
 
 
-def _variance(trained: Trained, leader: bool) -> MeasuredVariance:
-    """The variance that a pilot run measures, the same for all grids."""
+def piloted_variance(trained: Trained, leader: bool = True, intervals: int = INTERVALS) -> MeasuredVariance:
+    """The variance of reverse steps that a pilot run measures, the same for all grids; kept beside the checkpoint.
+
+    Args:
+        trained: what is sampled from.
+        leader: whether this process writes and speaks.
+        intervals: as of `pilot_variance`.
+    """
 
     def search() -> Any:
         if leader:
             print("measuring the variance of the steps by a pilot run ...", flush=True)
-        found = pilot_variance(trained.model, trained.every_condition, batch_size=trained.batch_size())
-        return asdict(found)
+        size = trained.batch_size()
+        return asdict(pilot_variance(trained.model, trained.every_condition, batch_size=size, intervals=intervals))
 
-    settings = trained.sampling_key() | {"revision": VARIANCE_REVISION}
+    settings = trained.sampling_key() | {"revision": VARIANCE_REVISION, "intervals": intervals}
     kept = PilotCache(trained.checkpoint).find("variance", settings, search, _can_be_read_by(_of_json), write=leader)
     return _of_json(kept)
 
 
 def _of_json(found: Any) -> MeasuredVariance:
-    share = tuple(tuple(map(float, row)) for row in found["share"])
-    return MeasuredVariance(tuple(map(float, found["log_snr"])), share, tuple(map(float, found["edges"])))
+    edges = tuple(map(float, found["edges"]))
+    log_snr = tuple(map(float, found["log_snr"]))
+    if not edges:
+        return MeasuredVariance(log_snr, tuple(map(float, found["share"])))
+    return MeasuredVariance(log_snr, tuple(tuple(map(float, row)) for row in found["share"]), edges)

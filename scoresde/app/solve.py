@@ -106,11 +106,9 @@ def _problems(trained: Trained, flags: SolveFlags, operator: Operator, noise: Me
             "labels: this model was trained with classes; give those of the measurements, as in --labels 3",
         )
         return Problems(y, trained.conditions(len(y), flags.labels), None, f"{len(y)} of {flags.measured}")
-    data, source = asked_data(trained, flags.input)
+    data, source = asked_data(trained, flags.input, flags.labels)
     count = min(flags.num_samples, len(data))
     x, cond, y = simulate(data, operator, noise, count, trained.seed)
-    if flags.labels is not None:
-        cond = trained.conditions(count, flags.labels)
     return Problems(y, cond, x, f"simulated for {count} samples ({source})")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -14,9 +14,9 @@ from torch import Tensor
 
 from scoresde.app.flags import SolveFlags
 from scoresde.app.trained import Trained
+from scoresde.app.user_data import read_samples
 from scoresde.condition import Condition
-from scoresde.data.options import ReadOptions, reading
-from scoresde.data.sources import read_path
+from scoresde.data.options import reading
 from scoresde.errors import UsageError, require, unknown_name
 from scoresde.operators import (
     JPEG,
@@ -216,12 +216,12 @@ def read_measured(trained: Trained, flags: SolveFlags, operator: Operator) -> Te
         y = found[None] if found.shape == operator.measured_shape else found
         operator.check_measured(y, source)
         return y
-    options = {f.name: trained.config.data[f.name] for f in fields(ReadOptions) if f.name in trained.config.data}
-    options |= {"labels_path": "", "class_conditional": False}
+    given: dict[str, Any] = {"class_conditional": False}
     if flags.task in ("superres", "colorize"):
-        options |= {"image_size": (0,), "channels": 1 if flags.task == "colorize" else options["channels"]}
-    with reading(source, "data"):
-        data = read_path(Path(flags.measured).expanduser(), ReadOptions(**options), source)
+        given |= {"image_size": (0,)}
+    if flags.task == "colorize":
+        given |= {"channels": 1}
+    data = read_samples(trained, flags.measured, source, given)
     expected = trained.network_model.shape if isinstance(operator, Mask) else operator.measured_shape
     require(
         data.shape == expected,

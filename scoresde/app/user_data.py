@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from scoresde.app.trained import Trained
 from scoresde.data.arrays import ArrayData
+from scoresde.data.folders import holds_pictures
 from scoresde.data.info import DataInfo, fingerprint
 from scoresde.data.options import ReadOptions, reading
 from scoresde.data.sources import read_path
 from scoresde.errors import UsageError, require
 from sde_configs import build
+
+PIXELS = (0, 255)  # the range of pictures
 
 
 def own_data(trained: Trained) -> tuple[ArrayData, ArrayData | None]:
@@ -38,14 +43,26 @@ def own_data(trained: Trained) -> tuple[ArrayData, ArrayData | None]:
     return replace(train, codec=codec), None if held_out is None else replace(held_out, codec=codec)
 
 
-def asked_data(trained: Trained, path: str | None) -> tuple[ArrayData, str]:
+def asked_data(trained: Trained, path: str | None, classes: str | None = None) -> tuple[ArrayData, str]:
     """The samples that are asked about, in the model's codec and with the model's conditions, and what they are.
+
+    Args:
+        trained: what is asked.
+        path: a user's file or folder; None for the held-out samples.
+        classes: of the samples, as in "3,1,4", instead of their own labels.
 
     Raises:
         UsageError: for a run without held-out samples, or a file that does not suit the model.
     """
+    data, source = _asked(trained, path, classes is None)
+    if classes is not None:
+        data = replace(data, cond=trained.conditions(len(data), classes))
+    return data, source
+
+
+def _asked(trained: Trained, path: str | None, labelled: bool) -> tuple[ArrayData, str]:
     if path is not None:
-        return _of_file(trained, path), path
+        return _of_file(trained, path, labelled), path
     try:
         held_out = own_data(trained)[1]
     except UsageError as error:
@@ -55,21 +72,18 @@ def asked_data(trained: Trained, path: str | None) -> tuple[ArrayData, str]:
     return held_out, "held out"
 
 
-def _of_file(trained: Trained, path: str) -> ArrayData:
+def _of_file(trained: Trained, path: str, labelled: bool) -> ArrayData:
     """The samples of a user's file or folder.
 
     Raises:
         UsageError: for samples of another shape or range, or without the labels that the model needs.
     """
     info = trained.data
-    config = trained.config
-    source = f"input={path!r}"
-    options = {
-        f.name: config.data[f.name] for f in fields(ReadOptions) if f.name in config.data and f.name != "labels_path"
-    }
-    with reading(source, "data"):
-        data = read_path(Path(path), ReadOptions(**options), source)
     model = trained.network_model
+    source = f"input={path!r}"
+    size = model.shape if len(model.shape) == 3 and model.shape[0] in (1, 3) and holds_pictures(Path(path)) else None
+    given: dict[str, Any] = {} if size is None else {"channels": size[0], "image_size": size[1:]}
+    data = read_samples(trained, path, source, given)
     try:
         shape = model.codec.encoded_shape(data.shape)
     except UsageError as error:
@@ -82,14 +96,39 @@ def _of_file(trained: Trained, path: str) -> ArrayData:
         f"{source}: holds values from {low:g} to {high:g}; the model was trained on {info.low:g} to {info.high:g}; "
         "bring them to that range",
     )
-    labels = _labels(data, info, source) if info.num_classes else None
+    labels = _labels(data, info, source) if info.num_classes and labelled else None
     return replace(data, cond=labels, class_names=info.class_names, codec=model.codec)
+
+
+def read_samples(trained: Trained, path: str, source: str, given: Mapping[str, Any]) -> ArrayData:
+    """Samples of a file or folder, read as the run's own data are; pictures are brought to the range of those.
+
+    Args:
+        trained: whose data they are like.
+        path: the file or folder.
+        source: what it is called in errors.
+        given: options of reading that differ from those of the run.
+    """
+    info = trained.data
+    known = trained.config.data
+    options: dict[str, Any] = {f.name: known[f.name] for f in fields(ReadOptions) if f.name in known}
+    options |= {"labels_path": "", **given}
+    place = Path(path).expanduser()
+    with reading(source, "data"):
+        data = read_path(place, ReadOptions(**options), source)
+    if (info.low, info.high) == PIXELS or not holds_pictures(place):
+        return data
+    values = info.low + data.values.float() * ((info.high - info.low) / (PIXELS[1] - PIXELS[0]))
+    return replace(data, values=values.round().int() if info.quantized else values)
 
 
 def _labels(data: ArrayData, info: DataInfo, source: str) -> Tensor:
     """The labels of a user's samples by the numbers of the model's classes of the same names."""
     named = ", ".join(info.class_names[:10]) if info.class_names else f"0 to {info.num_classes - 1}"
-    need = f"{source}: the model was trained with labels {named}; give such labels with the samples"
+    need = (
+        f"{source}: the model was trained with labels {named}; give such labels with the samples, or --labels to solve "
+        "and edit"
+    )
     require(data.labels is not None, need)
     assert data.labels is not None
     names = data.class_names or tuple(map(str, range(data.num_classes)))

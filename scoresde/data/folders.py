@@ -48,6 +48,13 @@ def read_folder(path: Path, options: ReadOptions, source: str) -> ArrayData:
     return read_parquet(tables, options, source) if tables else read_images(path, images, options, source)
 
 
+def holds_pictures(path: Path) -> bool:
+    """Whether a path is an image file, or a folder with one."""
+    if path.is_dir():
+        return any(file.suffix.lower() in SUFFIXES for file in path.rglob("*"))
+    return path.suffix.lower() in SUFFIXES
+
+
 def _natural(name: str) -> tuple[bool, int, str]:
     """The place of a class among others: whole numbers by their value, before words."""
     return not name.isdigit(), int(name) if name.isdigit() else 0, name

@@ -4,8 +4,8 @@ Every source gives `ArrayData`: all samples in one array in memory, images as by
 on which these models are trained, data sets are small: CIFAR-10 is 150 MB, ImageNet at 64 x 64 is 16 GB.
 
 Points in the plane are made in `toys`. The kind of path selects the reader: `numpy_files` for `.npy` and `.npz`, `idx`
-for IDX, `folders` for folders, and `parquet` for tables (parquet files, `save_to_disk`, the Hugging Face hub). Nothing
-is fetched from a network unless the name begins with `hf:`, and nothing that is read is ever run.
+for IDX, `folders` for folders and images, and `parquet` for tables (parquet files, `save_to_disk`, the Hugging Face
+hub). Nothing is fetched from a network unless the name begins with `hf:`, and nothing that is read is ever run.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import torch
 
 from scoresde.codec import Scaling
 from scoresde.data.arrays import ArrayData
-from scoresde.data.folders import read_folder
+from scoresde.data.folders import read_folder, read_images
 from scoresde.data.idx import idx_images, is_idx, read_idx
-from scoresde.data.images import refitted
+from scoresde.data.images import SUFFIXES, refitted
 from scoresde.data.numpy_files import read_numpy
 from scoresde.data.options import ReadOptions, reading
 from scoresde.data.parquet import read_hugging_face, read_parquet
@@ -38,7 +38,7 @@ def digits() -> ArrayData:
 
 SOURCES = {"digits": digits, **TOYS}
 HUGGING_FACE = "hf:"
-FILES = ".npy, .npz, .parquet, IDX (MNIST's, .gz or not), or a folder of images or of .parquet files"
+FILES = "an image, .npy, .npz, .parquet, IDX (MNIST's, .gz or not), or a folder of images or of .parquet files"
 
 
 def load(name: str = "", path: str = "", options: ReadOptions | None = None) -> ArrayData:
@@ -79,6 +79,8 @@ def read_path(path: Path, options: ReadOptions, source: str) -> ArrayData:
     )
     if path.is_dir():
         return read_folder(path, options, source)
+    if path.suffix.lower() in SUFFIXES:
+        return read_images(path.parent, [path], options, source)
     if path.suffix == ".parquet":
         return read_parquet([path], options, source)
     if path.suffix in (".npy", ".npz"):

@@ -138,8 +138,9 @@ def motion_kernel(length: float, angle: float = 0.0, direction: Sequence[float] 
     along = along / along.norm()
     reach = math.ceil(length / 2)
     kernel = torch.zeros([2 * reach + 1] * len(along), dtype=torch.float64)
-    points = torch.linspace(-length / 2, length / 2, 16 * reach + 1, dtype=torch.float64)[:, None] * along + reach
-    low = points.floor().clamp(0, 2 * reach - 1)
+    middles = (torch.arange(16 * reach, dtype=torch.float64) + 0.5) / (16 * reach) - 0.5
+    points = length * middles[:, None] * along + reach
+    low = points.floor()
     share = points - low
     for corner in torch.cartesian_prod(*[torch.arange(2)] * len(along)).reshape(-1, len(along)):
         weight = torch.where(corner == 1, share, 1 - share).prod(1)

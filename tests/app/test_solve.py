@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from scoresde.app.cli import main
 from scoresde.app.methods import METHODS, Solver
@@ -99,6 +100,26 @@ def test_measurements_of_ones_own_are_solved(work, tmp_path):
     np.save(tmp_path / "y.npy", np.ones((2, 5)))
     own = ["--task=own", f"--operator={tmp_path / 'matrix.npy'}", f"--measured={tmp_path / 'y.npy'}", "--labels=3"]
     assert solve(tmp_path / "b.png", *own)["measurement"].shape == (2, 5)
+
+
+@pytest.mark.parametrize("mode", ["solve", "edit"])
+def test_a_picture_is_brought_to_the_size_and_the_range_of_the_model(work, tmp_path, mode):
+    small = np.random.default_rng(0).integers(0, 17, (8, 8))
+    large = np.kron(small * 255 / 16, np.ones((4, 4))).round().astype(np.uint8)
+    Image.fromarray(np.stack([large] * 3, -1)).save(tmp_path / "one.png")
+    output = tmp_path / "out.png"
+    task = ["--task=inpaint", "--cases=0"] if mode == "solve" else ["--num_steps=3"]
+    asked = [f"--mode={mode}", "--sde=vp", "--device=cpu", f"--input={tmp_path / 'one.png'}", "--labels=3"]
+    assert main([*asked, *task, f"--output={output}"]) == 0
+    seen = np.load(output.with_suffix(".npz"))["truth" if mode == "solve" else "samples"]
+    np.testing.assert_allclose(seen[0, 0], small, atol=0.51)
+
+
+def test_a_measured_picture_is_brought_to_the_range_of_the_model(work, tmp_path):
+    Image.fromarray(np.full((4, 4), 255, np.uint8)).save(tmp_path / "small.png")
+    asked = ["--task=superres", f"--measured={tmp_path / 'small.png'}", "--labels=3"]
+    arrays = solve(tmp_path / "a.png", *asked)
+    np.testing.assert_allclose(arrays["measurement"], np.ones((1, 1, 4, 4)), atol=1e-6)
 
 
 def test_points_of_a_known_distribution_are_compared_with_the_exact_posterior(work, tmp_path, capsys):
