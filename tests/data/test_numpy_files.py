@@ -115,7 +115,7 @@ def bare(array):
 
 FILES = {
     "missing": ("x.npy", lambda path: None, "x.npy.*cannot be read"),
-    "suffix": ("x.csv", written(b"1,2,3"), "x.csv.*cannot be read as data; need .npy, .npz"),
+    "suffix": ("x.csv", written(b"1,2,3"), "x.csv.*cannot be read as data; need an image, .npy, .npz"),
     "empty": ("x.npy", written(b""), "x.npy.*cannot be read"),
     "garbage": ("x.npy", written(b"no numpy file"), "x.npy.*cannot be read"),
     "torn archive": ("x.npz", written(b"PK\x03\x04 torn"), "x.npz.*cannot be read"),
