@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ DRAWS = 5  # of each
 
 
 def save_posteriors(path: Path, trained: Trained, operator: Operator, problems: Problems, x: Tensor) -> None:
-    """Images: a row for each measurement, with some samples, their mean and deviation. Otherwise points.
+    """Images: a row for each measurement, with some samples, their mean and deviation. Otherwise points, or curves.
 
     Args:
         path: the file.
@@ -35,17 +36,36 @@ def save_posteriors(path: Path, trained: Trained, operator: Operator, problems: 
         problems: what was found from.
         x: `(N, draws, *shape)`, in units of the model.
     """
+    operator = operator.to("cpu")
     if x.ndim == 5 and x.shape[2] in (1, 3):
-        figure = _images(trained, operator.to("cpu"), problems, x)
+        figure = _images(trained, operator, problems, x)
+    elif math.prod(x.shape[2:]) <= 3:
+        figure = _points(trained, problems, x)
     else:
-        which = torch.arange(min(SHOWN, len(x))).repeat_interleave(x.shape[1])
-        points = trained.decode(x[:SHOWN].flatten(0, 1)).flatten(1)
-        figure = plots.scatter(points, which)
-        if problems.truth is not None and points.shape[1] > 1:
-            truth = trained.decode(problems.truth[:SHOWN]).flatten(1)
-            figure.axes[0].plot(truth[:, 0], truth[:, 1], "x", color="black", label="what was measured")
-            figure.axes[0].legend()
+        figure = _curves(trained, operator, problems, x)
     write_bytes(path, plots.png_bytes(plots.image_of(figure, dpi=120)))
+
+
+def _points(trained: Trained, problems: Problems, x: Tensor) -> Figure:
+    which = torch.arange(min(SHOWN, len(x))).repeat_interleave(x.shape[1])
+    points = trained.decode(x[:SHOWN].flatten(0, 1)).flatten(1)
+    figure = plots.scatter(points, which)
+    if problems.truth is not None and points.shape[1] > 1:
+        truth = trained.decode(problems.truth[:SHOWN]).flatten(1)
+        figure.axes[0].plot(truth[:, 0], truth[:, 1], "x", color="black", label="what was measured")
+        figure.axes[0].legend()
+    return figure
+
+
+def _curves(trained: Trained, operator: Operator, problems: Problems, x: Tensor) -> Figure:
+    shown = x[:SHOWN]
+    samples = trained.decode(shown.flatten(0, 1)).flatten(1).unflatten(0, shown.shape[:2])
+    truth = None if problems.truth is None else trained.decode(problems.truth[:SHOWN]).flatten(1)
+    measured = None
+    if isinstance(operator, Mask):
+        put = trained.decode(operator.adjoint(problems.y[:SHOWN])).float()
+        measured = torch.where(operator.seen, put, torch.nan).flatten(1)
+    return plots.posterior_curves(samples, truth, measured)
 
 
 def _images(trained: Trained, operator: Operator, problems: Problems, x: Tensor) -> Figure:

@@ -59,6 +59,7 @@ Shape = tuple[int, ...]
 Build = Callable[[Shape, ConfigDict, Tensor | None, Trained], Operator]
 
 OWN = "own"
+ANY = ("inpaint", "cs", OWN)  # which take vectors too
 LOOKS = ("inpaint", "outpaint", "colorize", "superres", "deblur", "motion", "jpeg")  # whose measurements are images
 
 
@@ -72,7 +73,6 @@ def _inpaint(shape: Shape, numbers: ConfigDict, given: Tensor | None, trained: T
 
 def _outpaint(shape: Shape, numbers: ConfigDict, given: Tensor | None, trained: Trained) -> Operator:
     space = shape[1:]
-    require(len(space) > 0, f"task='outpaint': needs images or series; the data have shape {shape}")
     middle = (*(n // 4 for n in space), *(n - n // 4 for n in space))
     return _box(shape, numbers.box or middle, inside=True)
 
@@ -108,7 +108,6 @@ def _cs(shape: Shape, numbers: ConfigDict, given: Tensor | None, trained: Traine
 
 
 def _mri(shape: Shape, numbers: ConfigDict, given: Tensor | None, trained: Trained) -> Operator:
-    require(len(shape) >= 2, f"task='mri': needs images or series; the data have shape {shape}")
     return FourierSubsampling.lines(shape, numbers.acceleration, seed=trained.seed)
 
 
@@ -149,6 +148,12 @@ def build_task(trained: Trained, flags: SolveFlags) -> tuple[Operator, Measureme
         raise UsageError(f"task: give --task {', --task '.join(TASKS)}")
     if flags.task not in TASKS:
         raise unknown_name("task", flags.task, TASKS)
+    shape = trained.network_model.shape
+    require(
+        flags.task in ANY or len(shape) >= 2,
+        f"task={flags.task!r}: needs images or series with channels; the data are vectors of shape {shape}, which take "
+        f"--task {', --task '.join(ANY)}",
+    )
     takes_file = ("inpaint", "deblur", OWN)
     require(
         flags.operator is None or flags.task in takes_file,
@@ -159,7 +164,7 @@ def build_task(trained: Trained, flags: SolveFlags) -> tuple[Operator, Measureme
     if given is not None and flags.task != OWN and given.ndim == 3 and len(given) in (1, 3):
         given = given.mean(0)  # a picture with channels
     try:
-        operator = TASKS[flags.task](trained.network_model.shape, numbers, given, trained)
+        operator = TASKS[flags.task](shape, numbers, given, trained)
     except UsageError as error:
         argument = f"operator={flags.operator!r}" if flags.operator is not None else f"task={flags.task!r}"
         raise UsageError(f"{argument}: {error}") from error

@@ -84,6 +84,8 @@ def _of_file(trained: Trained, path: str, labelled: bool) -> ArrayData:
     size = model.shape if len(model.shape) == 3 and model.shape[0] in (1, 3) and holds_pictures(Path(path)) else None
     given: dict[str, Any] = {} if size is None else {"channels": size[0], "image_size": size[1:]}
     data = read_samples(trained, path, source, given)
+    if info.quantized and size is not None:
+        data = replace(data, values=data.values.round().int())
     try:
         shape = model.codec.encoded_shape(data.shape)
     except UsageError as error:
@@ -119,7 +121,7 @@ def read_samples(trained: Trained, path: str, source: str, given: Mapping[str, A
     if (info.low, info.high) == PIXELS or not holds_pictures(place):
         return data
     values = info.low + data.values.float() * ((info.high - info.low) / (PIXELS[1] - PIXELS[0]))
-    return replace(data, values=values.round().int() if info.quantized else values)
+    return replace(data, values=values)
 
 
 def _labels(data: ArrayData, info: DataInfo, source: str) -> Tensor:

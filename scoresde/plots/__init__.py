@@ -6,6 +6,7 @@ from scoresde.plots.guidance import ByLevel, Ground, GuidedRow, guided_images, g
 from scoresde.plots.images import Strip, image_grid, image_strips
 from scoresde.plots.paths import Paths, TimeSpace, trajectories
 from scoresde.plots.points import point_strips, scatter
+from scoresde.plots.posteriors import posterior_curves
 from scoresde.plots.style import COLOURS, image_of, literal, png_bytes, save, save_animation
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "measures_over",
     "png_bytes",
     "point_strips",
+    "posterior_curves",
     "save",
     "save_animation",
     "scatter",

@@ -12,6 +12,7 @@ from PIL import Image
 from scoresde.app.cli import main
 from scoresde.app.methods import METHODS, Solver
 from scoresde.app.tasks import TASKS
+from scoresde.plots import posterior_curves
 from tests.mistakes import assert_mistake
 
 SOLVE = ["--mode=solve", "--sde=vp", "--device=cpu", "--num_samples=2", "--draws=4", "--num_steps=3", "--cases=0"]
@@ -120,7 +121,28 @@ def test_a_measured_picture_is_brought_to_the_range_of_the_model(work, tmp_path)
     Image.fromarray(levels).save(tmp_path / "small.png")
     asked = ["--task=superres", f"--measured={tmp_path / 'small.png'}", "--labels=3"]
     arrays = solve(tmp_path / "a.png", *asked)
-    np.testing.assert_allclose(arrays["measurement"][0, 0], levels / 127.5 - 1, atol=0.07)  # of 16 grey levels
+    np.testing.assert_allclose(arrays["measurement"][0, 0], levels / 127.5 - 1, atol=1e-6)
+
+
+def test_vectors_are_drawn_entry_by_entry_and_have_no_blur(work, tmp_path, capsys, monkeypatch):
+    np.save("waves.npy", np.random.default_rng(0).normal(size=(60, 1)) * np.sin(np.arange(1, 13)))
+    train = ["--mode=train", "--config=toy", "--device=cpu", "--config.data.path=waves.npy", "--workdir=runs/waves"]
+    small = ["--config.training.num_steps=4", "--config.network.width=16", "--config.network.depth=1"]
+    assert main([*train, *small]) == 0
+    shown = []
+
+    def seen(*given):
+        shown.append(given)
+        return posterior_curves(*given)
+
+    monkeypatch.setattr("scoresde.app.posterior_picture.plots.posterior_curves", seen)
+    asked = ["--mode=solve", "--workdir=runs/waves", "--device=cpu", "--cases=0", f"--output={tmp_path / 'a.png'}"]
+    assert main([*asked, "--task=inpaint", "--num_steps=3"]) == 0
+    samples, truth, measured = shown[0]
+    assert (samples.shape, truth.shape) == ((4, 16, 12), (4, 12))
+    assert (measured.isnan().sum(1) == 8).all()  # 30 % of 12 are seen
+    assert ((measured - truth).abs().nan_to_num() < 1).all()
+    assert_mistake(capsys, [*asked, "--task=deblur"], r"which take --task inpaint, --task cs, --task own")
 
 
 def test_points_of_a_known_distribution_are_compared_with_the_exact_posterior(work, tmp_path, capsys):
