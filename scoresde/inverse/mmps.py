@@ -35,7 +35,7 @@ from scoresde.sde import Level
 class MMPS(PosteriorModel, WeighedModel):
     """The posterior model of Rozet et al. 2024, for any differentiable operator.
 
-    An evaluation of the model costs `iterations` + 1 backward passes.
+    An evaluation of the model costs `iterations` backward passes: C A' w is known from those that find w.
 
     Args:
         model, operator, noise: as of every `PosteriorModel`.
@@ -69,14 +69,13 @@ class MMPS(PosteriorModel, WeighedModel):
         variance = self.measurement_noise.variance(y)
         scale = shift(level, x_t)
 
-        def apply(v: Tensor) -> Tensor:
-            """(A C A' + S) v."""
+        def apply(v: Tensor) -> tuple[Tensor, Tensor]:
+            """(A C A' + S) v, and C A' v."""
             moved = scale * estimate.vjp(self.operator.vjp(estimate.x0_hat, v))
-            return self.operator.jvp(estimate.x0_hat, moved) + variance * v
+            return self.operator.jvp(estimate.x0_hat, moved) + variance * v, moved
 
         e = y - self.operator(estimate.x0_hat)
-        w = least_residual(apply, e, self.iterations)
-        return estimate.x0_hat + scale * estimate.vjp(self.operator.vjp(estimate.x0_hat, w), last=True)
+        return estimate.x0_hat + least_residual(apply, e, self.iterations)
 
     def weigh(self, x_t: Tensor, level: Level, cond: Condition = None) -> Weighed:
         """The weights of the target p(x_t) p~(y | x_t), which at the end is the posterior; by the whole matrix."""

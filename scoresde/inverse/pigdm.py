@@ -8,6 +8,16 @@ with the gradient through D alone (Song et al. 2023, equation 7 with noise). v =
 deviation s of the data and the noise level r: the posterior variance of N(0, s^2 I). For such data, and no others, it
 is exact.
 
+The entries of images vary together, so along some directions the variance is many times v. There the gradient moves
+A D far beyond y: on a network of 16x16 patches that show a quarter, PSNR was 10 dB. So each sample's gradient g is
+scaled. If C is the true covariance, g = C A' w with w = (v A A' + S)^-1 e, and c g solves the system (A C A' + S) w = e
+best for
+
+    c = <e, m> / |m|^2,        m = A g + S w,        e = y - A D:
+
+a step of least residuals, as MMPS takes several, without a pass more. If C = v I, then m = e and c = 1. On those
+patches it gives 18 dB.
+
 log p(y | x_t) is known here, so particles can be weighed by it (`samplers.sample_particles`). As their number grows
 they are samples of the posterior, whatever the data (Wu et al. 2023, twisted diffusion sampling).
 """
@@ -16,12 +26,14 @@ from __future__ import annotations
 
 from typing import final
 
+import torch
 from torch import Tensor
 
+from scoresde._shape import match_rank
 from scoresde.condition import Condition
 from scoresde.guidance.weighed import Weighed, WeighedModel
 from scoresde.inverse.base import Differentiated, PosteriorModel, need_linear, shift
-from scoresde.inverse.solve import pulled
+from scoresde.inverse.solve import inner, pulled
 from scoresde.operators import MeasurementNoise, Operator
 from scoresde.score_model import ScoreModel
 from scoresde.sde import Level
@@ -29,7 +41,10 @@ from scoresde.sde import Level
 
 @final
 class PiGDM(PosteriorModel, WeighedModel):
-    """The posterior model of Song et al. 2023, for linear operators. One backward pass an evaluation."""
+    """The posterior model of Song et al. 2023 with a step that fits, for linear operators.
+
+    One backward pass an evaluation.
+    """
 
     def __init__(self, model: ScoreModel, operator: Operator, noise: MeasurementNoise | float) -> None:
         super().__init__(model, operator, noise)
@@ -49,8 +64,13 @@ class PiGDM(PosteriorModel, WeighedModel):
         variance = isotropic_variance(level, self.sigma_data)
         e = y - operator(estimate.x0_hat)
         pull, form = pulled(operator, e, variance, self.measurement_noise.variance(y))
-        gradient = estimate.vjp(pull, last=True)
-        return Weighed(estimate.x0_hat + shift(level, x_t) * gradient, own=estimate.x0_hat, value=-0.5 * form.detach())
+        move = shift(level, x_t) * estimate.vjp(pull, last=True)
+        noise_part = e - match_rank(variance.to(e), e) * operator(pull)  # S w, for S w + v A A' w = e
+        explained = operator(move) + noise_part
+        size = inner(explained, explained)
+        share = inner(e, explained) / torch.where(size > 0, size, 1)
+        x0_hat = estimate.x0_hat + match_rank(share, move) * move
+        return Weighed(x0_hat, own=estimate.x0_hat, value=-0.5 * form.detach())
 
 
 def isotropic_variance(level: Level, sigma_data: float) -> Tensor:

@@ -63,56 +63,63 @@ def conjugate_gradients(apply: Callable[[Tensor], Tensor], b: Tensor, iterations
     x = torch.zeros_like(b)
     residual = b
     direction = b
-    squares = _inner(b, b)
+    squares = inner(b, b)
     going = squares > 0
     least = SMALL * squares
     for k in range(iterations):
         image = apply(direction)
-        curvature = _inner(direction, image)
+        curvature = inner(direction, image)
         going = going & (curvature > 0) & (squares > least)
         step = torch.where(going, squares / torch.where(going, curvature, 1), 0)
         x = x + match_rank(step, b) * direction
         if k + 1 == iterations:
             break
         residual = residual - match_rank(step, b) * image
-        after = _inner(residual, residual)
+        after = inner(residual, residual)
         direction = residual + match_rank(after / torch.where(squares > 0, squares, 1), b) * direction
         squares = after
     return x
 
 
-def _inner(a: Tensor, b: Tensor) -> Tensor:
+def inner(a: Tensor, b: Tensor) -> Tensor:
+    """<a, b> of each sample, `(B,)`."""
     return (a * b).flatten(1).sum(1)
 
 
-def least_residual(apply: Callable[[Tensor], Tensor], b: Tensor, iterations: int) -> Tensor:
-    """x of M x = b after some iterations from 0, for any M; each sample `(B, *)` has its own steps.
+def least_residual(apply: Callable[[Tensor], tuple[Tensor, Tensor]], b: Tensor, iterations: int) -> Tensor:
+    """L x with x of M x = b after some iterations from 0, for any M; each sample `(B, *)` has its own steps.
 
     The residual is the smallest in the span of b, M b, M^2 b, ..., so it never grows, whatever M is (the method of
     generalised conjugate residuals, Eisenstat, Elman and Schultz 1983).
+
+    Args:
+        apply: v to M v, and to L v for some other linear L that is known along with it.
+        b: the right side.
+        iterations: 1 or more; each calls `apply` once.
     """
-    x = torch.zeros_like(b)
+    found: Tensor | None = None
     residual = b
-    directions: list[tuple[Tensor, Tensor]] = []
-    least = SMALL * _inner(b, b)
+    directions: list[tuple[Tensor, Tensor]] = []  # M p and L p
+    least = SMALL * inner(b, b)
     rounded = (ROUNDED * torch.finfo(b.dtype).eps) ** 2
     largest = torch.zeros_like(least)  # |M p|^2 / |p|^2 so far
     for _ in range(iterations):
-        direction = residual
-        image = apply(direction)
-        size = _inner(residual, residual)
-        largest = torch.maximum(largest, _inner(image, image) / torch.where(size > 0, size, 1)).detach()
-        for earlier, its_image in directions:
-            share = match_rank(_inner(image, its_image), b)
-            direction = direction - share * earlier
-            image = image - share * its_image
-        squares = _inner(image, image)
+        image, moved = apply(residual)
+        size = inner(residual, residual)
+        largest = torch.maximum(largest, inner(image, image) / torch.where(size > 0, size, 1)).detach()
+        for earlier, its_moved in directions:
+            share = inner(image, earlier)
+            image = image - match_rank(share, image) * earlier
+            moved = moved - match_rank(share, moved) * its_moved
+        squares = inner(image, image)
         going = (squares > rounded * largest * size) & (size > least)
-        scale = match_rank(torch.where(going, torch.where(going, squares, 1).rsqrt(), 0), b)  # finite gradients at 0
-        direction = scale * direction
-        image = scale * image
-        step = match_rank(_inner(residual, image), b)
-        x = x + step * direction
-        residual = residual - step * image
-        directions.append((direction, image))
-    return x
+        scale = torch.where(going, torch.where(going, squares, 1).rsqrt(), 0)  # finite gradients at 0
+        image = match_rank(scale, image) * image
+        moved = match_rank(scale, moved) * moved
+        step = inner(residual, image)
+        part = match_rank(step, moved) * moved
+        found = part if found is None else found + part
+        residual = residual - match_rank(step, b) * image
+        directions.append((image, moved))
+    assert found is not None
+    return found

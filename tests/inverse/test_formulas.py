@@ -11,6 +11,7 @@ from scoresde import (
     VPSDE,
     DiscreteVPSDE,
     ExactScoreModel,
+    GaussianMixture,
 )
 from scoresde.inverse import DPS, MMPS, DiffPIR, PiGDM
 from scoresde.operators import (
@@ -47,9 +48,16 @@ def jacobian(model, x_t, level):
     )
 
 
+def fitting(model, x_t, level, A, e, w, noise):
+    """c g with the c for which c (A g + S w) is nearest to e, by least squares."""
+    g = level.sigma**2 / level.alpha * torch.einsum("bij,bi->bj", jacobian(model, x_t, level), w @ A)
+    m = g @ A.mT + noise * w
+    return torch.linalg.lstsq(m[..., None], e[..., None]).solution[..., 0] * g
+
+
 @paths
 def test_pseudo_inverse_guidance_is_its_formula(sde, device):
-    """D + sigma^2 / alpha J' A' (v A A' + S)^-1 e on a mixture; the value is log N(y; A D, v A A' + S)."""
+    """D + c g, g = sigma^2 / alpha J' A' w, w = (v A A' + S)^-1 e; the value is log N(y; A D, v A A' + S)."""
     model, A = ExactScoreModel(mixture(device, (6,)), sde), matrix().to(device)
     y = randn(4, 3, seed=3).to(device)
     for share in SHARES:
@@ -58,17 +66,31 @@ def test_pseudo_inverse_guidance_is_its_formula(sde, device):
         r2, s2 = level.noise_level**2, model.sigma_data**2
         x0_hat = model.denoise_at(x_t, level)
         e = y - x0_hat @ A.mT
-        pull = dense_pull(A, e, r2 * s2 / (r2 + s2), STD**2)
-        gradient = torch.einsum("bij,bi->bj", jacobian(model, x_t, level), pull)
-        expected = x0_hat + level.sigma**2 / level.alpha * gradient
+        spread = r2 * s2 / (r2 + s2) * A @ A.mT + STD**2 * torch.eye(3).to(A)
+        w = torch.linalg.solve(spread, e[..., None])[..., 0]
+        expected = x0_hat + fitting(model, x_t, level, A, e, w, STD**2)
         given = PiGDM(model, MatrixOperator(A), STD)
         torch.testing.assert_close(given.denoise_at(x_t, level, y), expected, rtol=1e-9, atol=1e-9)
         weighed = given.weigh(x_t, level, y)
         torch.testing.assert_close(weighed.x0_hat, expected, rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(weighed.own, x0_hat, rtol=1e-12, atol=1e-12)
-        spread = r2 * s2 / (r2 + s2) * A @ A.mT + STD**2 * torch.eye(3).to(A)
         log_p = torch.distributions.MultivariateNormal(x0_hat @ A.mT, spread).log_prob(y)
         torch.testing.assert_close(weighed.value - log_p, (weighed.value - log_p)[:1].expand(4), rtol=0, atol=1e-9)
+
+
+def test_a_step_never_leads_away_from_the_measurement_though_entries_vary_together(device):
+    """All entries are one number, of deviation s: along it the variance is 100 times that of an entry alone."""
+    shared = torch.full((100, 100), 0.999, dtype=torch.float64) + 0.001 * torch.eye(100, dtype=torch.float64)
+    prior = GaussianMixture(torch.ones(1), torch.zeros(1, 100), shared[None]).to(device, torch.float64)
+    model = ExactScoreModel(prior, VPSDE())
+    operator = Mask.random((100,), 0.5).to(device, torch.float64)
+    for share in SHARES:
+        level = level_at(VPSDE(), share, device)
+        x_t = states(level, (100,))
+        y = operator(prior.sample(4, torch.Generator(device).manual_seed(1)))
+        before = torch.linalg.vector_norm(y - operator(model.denoise_at(x_t, level)), dim=1)
+        after = torch.linalg.vector_norm(y - operator(PiGDM(model, operator, STD).denoise_at(x_t, level, y)), dim=1)
+        assert (after <= before).all()
 
 
 @paths
@@ -121,12 +143,12 @@ def test_counts_are_weighed_entry_by_entry(make, device):
     x_t = states(level, (6,))
     x0_hat = model.denoise_at(x_t, level)
     v = 1 / (level.noise_level**-2 + model.sigma_data**-2)
-    pull = dense_pull(A, y - x0_hat @ A.mT, v, noise.variance(y))
+    e, variance = y - x0_hat @ A.mT, noise.variance(y)
     if make is PiGDM:
-        gradient = torch.einsum("bij,bi->bj", jacobian(model, x_t, level), pull)
-        expected = x0_hat + level.sigma**2 / level.alpha * gradient
+        w = torch.linalg.solve(v * A @ A.mT + torch.diag_embed(variance), e[..., None])[..., 0]
+        expected = x0_hat + fitting(model, x_t, level, A, e, w, variance)
     else:
-        expected = x0_hat + v * pull
+        expected = x0_hat + v * dense_pull(A, e, v, variance)
     found = make(model, MatrixOperator(A), noise).denoise_at(x_t, level, y)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 

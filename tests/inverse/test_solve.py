@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from scoresde import UsageError
-from scoresde.inverse.solve import SMALL, conjugate_gradients, least_residual, pulled
+from scoresde.inverse import solve
+from scoresde.inverse.solve import SMALL, conjugate_gradients, pulled
 from scoresde.operators import Blur, gaussian_kernel
 from tests.inverse.problems import dense_pull
 from tests.operators.cases import LINEAR, randn
@@ -89,6 +90,11 @@ def applied(matrices):
     return lambda x: (matrices @ x[..., None])[..., 0]
 
 
+def least_residual(apply, b, iterations):
+    """x itself."""
+    return solve.least_residual(lambda v: (apply(v), v), b, iterations)
+
+
 @pytest.mark.parametrize(
     ("solve", "kind"), [(conjugate_gradients, "positive"), (least_residual, "positive"), (least_residual, "any")]
 )
@@ -147,6 +153,13 @@ def test_conjugate_gradients_stop_where_a_system_is_not_positive():
     first = conjugate_gradients(lambda x: diagonal * x, b, 1)
     assert torch.equal(conjugate_gradients(lambda x: diagonal * x, b, 30), first)
     torch.testing.assert_close(first, 5 / 3 * b)
+
+
+def test_another_map_of_the_solution_comes_along():
+    matrices, b = system("any")
+    other = randn(3, 5, 8, seed=7)
+    along = solve.least_residual(lambda v: (applied(matrices)(v), applied(other)(v)), b, 4)
+    torch.testing.assert_close(along, applied(other)(least_residual(applied(matrices), b, 4)), rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("solve", [conjugate_gradients, least_residual])
