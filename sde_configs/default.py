@@ -134,7 +134,7 @@ def _sampling(config: ConfigDict) -> None:
     config.sampling.task.oversampling = 2.0  # phase: padded size over size
     config.sampling.task.quality = 10  # jpeg: 1 to 100
     config.sampling.method = ConfigDict()
-    config.sampling.method.iterations = 3  # mmps: backward passes of an evaluation, but one
+    config.sampling.method.iterations = 3  # mmps: backward passes of an evaluation
     config.sampling.method.zeta = 0.3  # dps: length of a step
     config.sampling.method.strength = 1.0  # diffpir: weight of the model against the measurement
     config.sampling.method.repeats = 5  # repaint: how often each stretch is gone down

@@ -23,7 +23,7 @@ from scoresde.operators import MeasurementNoise, Operator
 
 SAMPLES = 19  # of each case: 18 of the 20 ranks are exactly 90 %
 PILOT_CASES = 16
-REVISION = 1  # of what is measured: what was kept of another is not used
+REVISION = 2  # of what is measured: what was kept of another is not used
 BARS = "▁▂▃▄▅▆▇█"
 
 
