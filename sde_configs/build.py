@@ -234,6 +234,7 @@ def build_sampler(config: ConfigDict, name: str, num_steps: int | None) -> Sampl
 
     An snr of 0, and a variance "pilot", are the sampler's own: `scoresde.app.piloted` puts in what a pilot run finds.
     """
+    require(name != AUTO, f"sampler={AUTO!r}: is fitted to a run by --mode sample; name another here, such as heun")
     if name not in SAMPLERS:
         raise unknown_name("sampler", name, [*SAMPLERS, AUTO])
     if name == "ode" and num_steps is not None:

@@ -181,6 +181,7 @@ def test_edits_move_further_the_more_noise_there_is(work, tmp_path, capsys):
         (["--task=inpaint", "--config.sampling.task.share=1.5"], "share=1.5"),
         (["--task=superres", "--config.sampling.task.factor=3"], "must divide every dimension"),
         (["--task=inpaint", "--method=ddrm", "--sampler=heun"], "has its own; leave --sampler out"),
+        (["--task=inpaint", "--sampler=auto"], "sampler='auto': is fitted to a run by --mode sample"),
         (["--task=own"], "--operator FILE.npy"),
         (["--task=inpaint", "--draws=1"], "draws=1"),
         (["--task=superres", "--measured=wide.npy", "--labels=3"], "multiply them by 0.0627"),
