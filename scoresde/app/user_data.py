@@ -81,10 +81,11 @@ def _of_file(trained: Trained, path: str, labelled: bool) -> ArrayData:
     info = trained.data
     model = trained.network_model
     source = f"input={path!r}"
-    size = model.shape if len(model.shape) == 3 and model.shape[0] in (1, 3) and holds_pictures(Path(path)) else None
-    given: dict[str, Any] = {} if size is None else {"channels": size[0], "image_size": size[1:]}
+    images = len(model.shape) == 3 and model.shape[0] in (1, 3)
+    pictures = images and holds_pictures(Path(path).expanduser())
+    given = {"channels": model.shape[0], "image_size": model.shape[1:]} if pictures else {}
     data = read_samples(trained, path, source, given)
-    if info.quantized and size is not None:
+    if pictures and info.quantized:
         data = replace(data, values=data.values.round().int())
     try:
         shape = model.codec.encoded_shape(data.shape)
