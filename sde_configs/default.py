@@ -92,6 +92,7 @@ def _training(config: ConfigDict) -> None:
     config.training.weight_decay = 0.0  # AdamW's
     config.training.grad_clip = 1.0  # largest norm of the gradient
     config.training.ema_decay = 0.995  # decay of the averaged weights
+    config.training.ema_lengths = ()  # (0.05, 0.1): snapshots of two more averages, for any other by --mode average
     config.training.accumulate = 1  # micro-batches that a batch is computed in, to save memory
     config.training.precision = "float32"  # of the network's arithmetic: float32 or bfloat16
     config.training.flip = False  # mirror half of the images of each batch
@@ -106,6 +107,7 @@ def _logging(config: ConfigDict) -> None:
     config.logging = ConfigDict()
     config.logging.every = 50  # steps a line of metrics.jsonl
     config.logging.checkpoint_every = 500  # steps a checkpoint, with the held-out loss
+    config.logging.snapshot_every = 500  # steps a snapshot of the averages of training.ema_lengths; all are kept
     config.logging.keep = 2  # last checkpoints kept, beside the one of the least held-out loss
     config.logging.wandb = "disabled"  # disabled, offline or online
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from absl import flags as absl_flags
 
-from scoresde.app.flags import MODES, Flags, Mode, TrainedFlags, modes_with
+from scoresde.app.flags import MODES, ComputingFlags, Flags, Mode, TrainedFlags, modes_with
 from scoresde.app.interrupt import noted_interrupts
 from scoresde.errors import UsageError, flag_error, machine_error, require, unknown_name
 
@@ -163,9 +163,11 @@ def help_text(name: str | None) -> str:
 
     if name is not None:
         mode = MODES[name]
+        lines = [f"--mode {name}: {mode.summary}", "", *_describe_flags(mode.flags)]
+        if not issubclass(mode.flags, ComputingFlags):
+            return "\n".join(lines)
         takes_all = "config" in {field.name for field in dataclasses.fields(mode.flags)}
         fields = describe_fields("" if takes_all else "sampling.")
-        lines = [f"--mode {name}: {mode.summary}", "", *_describe_flags(mode.flags)]
         return "\n".join([*lines, "", "fields of the configuration that it takes:", fields])
     shared = {field.name for field in dataclasses.fields(TrainedFlags)}
     lines = [EXAMPLES, "modes (python main.py --mode MODE --help shows one):"]

@@ -20,7 +20,7 @@ def flag(default: Any, description: str) -> Any:
 
 @dataclass(frozen=True)
 class Flags:
-    """Of every mode.
+    """Of a mode.
 
     Attributes:
         instead: flags of other modes, with what this mode has in their place.
@@ -28,16 +28,21 @@ class Flags:
 
     instead: ClassVar[Mapping[str, str]] = {}
 
-    seed: int | None = flag(None, "of training, or of the samples (the configuration's, 0)")
-    device: str = flag("auto", "auto, cpu, cuda or cuda:N")
-
     def given(self) -> set[str]:
         """Names of the flags that do not have their defaults."""
         return {f.name for f in dataclasses.fields(self) if getattr(self, f.name) != f.default}
 
 
 @dataclass(frozen=True)
-class TrainFlags(Flags):
+class ComputingFlags(Flags):
+    """Of modes that call a network."""
+
+    seed: int | None = flag(None, "of training, or of the samples (the configuration's, 0)")
+    device: str = flag("auto", "auto, cpu, cuda or cuda:N")
+
+
+@dataclass(frozen=True)
+class TrainFlags(ComputingFlags):
     """Of --mode train."""
 
     instead: ClassVar[Mapping[str, str]] = {
@@ -53,7 +58,7 @@ class TrainFlags(Flags):
 
 
 @dataclass(frozen=True)
-class TrainClassifierFlags(Flags):
+class TrainClassifierFlags(ComputingFlags):
     """Of --mode train_classifier."""
 
     instead: ClassVar[Mapping[str, str]] = {
@@ -67,7 +72,19 @@ class TrainClassifierFlags(Flags):
 
 
 @dataclass(frozen=True)
-class TrainedFlags(Flags):
+class AverageFlags(Flags):
+    """Of --mode average."""
+
+    instead: ClassVar[Mapping[str, str]] = {"num_steps": "--step", "checkpoint": "--workdir"}
+
+    workdir: str | None = flag(None, "folder of a run trained with config.training.ema_lengths (the newest run)")
+    length: float | None = flag(None, "standard deviation of the average over the steps before it, as in 0.07")
+    step: int | None = flag(None, "the step at which to average, that of a snapshot (the last one)")
+    output: str | None = flag(None, "the checkpoint to write, .safetensors, or a folder (checkpoints/ of the run)")
+
+
+@dataclass(frozen=True)
+class TrainedFlags(ComputingFlags):
     """Of modes that use a trained model."""
 
     sde: str | None = flag(None, "the run of an SDE, runs/<sde> (the newest run)")
@@ -237,6 +254,11 @@ MODES = {
     "edit": Mode("changes samples, by noise and denoising", EditFlags, "scoresde.app.edit:edit_samples"),
     "visualize": Mode(
         "a picture of a run, or of a known distribution", VisualizeFlags, "scoresde.app.visualize:visualize"
+    ),
+    "average": Mode(
+        "makes a checkpoint with an average of any length, from a run's snapshots",
+        AverageFlags,
+        "scoresde.app.average:average",
     ),
 }
 

@@ -24,7 +24,7 @@ CHECKPOINT = re.compile(r"step-\d{9,}\.safetensors")
 
 @final
 class RunFolder:
-    """config.json, metrics.jsonl, timings.jsonl, checkpoints/ and samples/ under one folder."""
+    """config.json, metrics.jsonl, timings.jsonl, checkpoints/, samples/ and perhaps snapshots/ under one folder."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -33,6 +33,7 @@ class RunFolder:
         self.timings = path / "timings.jsonl"
         self.checkpoints = path / "checkpoints"
         self.samples = path / "samples"
+        self.snapshots = path / "snapshots"
 
     @classmethod
     def of_checkpoint(cls, file: Path) -> RunFolder | None:
@@ -64,8 +65,9 @@ class RunFolder:
         with held(
             self.path, f"workdir={str(self.path)!r}: another run is writing there; wait, or choose another --workdir"
         ):
-            for partial in (*self.path.glob(".*.partial"), *self.checkpoints.glob(".*.partial")):
-                partial.unlink()  # of a run that was killed while writing
+            for folder in (self.path, self.checkpoints, self.snapshots):
+                for partial in folder.glob(".*.partial"):
+                    partial.unlink()  # of a run that was killed while writing
             yield
 
     def check_config(self, config: dict[str, Any]) -> None:
@@ -105,13 +107,22 @@ class RunFolder:
         """Where the checkpoint of a step lies."""
         return self.checkpoints / f"step-{step:09d}.safetensors"
 
+    def all_snapshots(self) -> list[Path]:
+        """Snapshots of averages, oldest first."""
+        return sorted(path for path in self.snapshots.glob("step-*.safetensors") if CHECKPOINT.fullmatch(path.name))
+
+    def snapshot_path(self, step: int) -> Path:
+        """Where the snapshot of a step lies; makes the folder."""
+        self.snapshots.mkdir(exist_ok=True)
+        return self.snapshots / f"step-{step:09d}.safetensors"
+
     def demo(self, step: int) -> Path:
         """Where the picture of samples after a step lies."""
         return self.samples / f"training-step-{step:09d}.png"
 
     def retain(self, keep: int, written: int) -> None:
         """Keeps the last `keep` checkpoints, that of the smallest held-out loss and that of step `written`."""
-        here = {int(path.stem.removeprefix("step-")): path for path in self.all_checkpoints()}
+        here = {step_of(path): path for path in self.all_checkpoints()}
         losses = {}
         for record in self.records(self.metrics):
             if record["step"] in here and record.get("held_out_loss") is not None:
@@ -143,12 +154,15 @@ class RunFolder:
                 print(f"skipped: {path.name} is now {renamed.name}", flush=True)
         return newest
 
-    def cut_logs(self, step: int) -> None:
-        """Drops the lines of metrics and timings after a step, so that a continued run writes them anew."""
+    def cut_after(self, step: int) -> None:
+        """Drops lines of metrics and timings, and snapshots, after a step: a continued run writes them anew."""
         for path in (self.metrics, self.timings):
             if path.exists():
                 kept = [record for record in self.records(path) if record["step"] <= step]
                 write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
+        for path in self.all_snapshots():
+            if step_of(path) > step:
+                path.unlink()
 
     @staticmethod
     def records(path: Path) -> list[dict[str, Any]]:
@@ -182,6 +196,11 @@ class RunFolder:
         """Adds one line of JSON to a log."""
         with naming(path), open(path, "a") as file:
             file.write(json.dumps(record) + "\n")
+
+
+def step_of(path: Path) -> int:
+    """The step in the name of a checkpoint or a snapshot of a run."""
+    return int(path.stem.removeprefix("step-"))
 
 
 def newest_run(root: Path) -> RunFolder:

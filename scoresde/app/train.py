@@ -34,7 +34,7 @@ from scoresde.data.info import DataInfo
 from scoresde.errors import require
 from scoresde.models.network import NetworkScoreModel
 from scoresde.registry import construct
-from scoresde.training import DivergedError, Trainer, join_world, leave_world
+from scoresde.training import DivergedError, Trainer, join_world, leave_world, save_snapshot
 from sde_configs import build
 
 MAX_NAMES = 12  # of classes that are printed
@@ -108,7 +108,7 @@ def train_in(
         origin: the checkpoint with whose weights a new run begins; fresh weights by default.
         kind: what is trained.
     """
-    for name in ("every", "checkpoint_every", "keep"):
+    for name in ("every", "checkpoint_every", "snapshot_every", "keep"):
         require(config.logging[name] >= 1, f"config.logging.{name}={config.logging[name]}: need at least 1")
     run = build_run(folder, config, device, origin, kind)
     trainer = run.trainer
@@ -123,7 +123,7 @@ def train_in(
             return 0
         if run.leader:
             folder.write_config(run.description["config"])
-            folder.cut_logs(trainer.step_number)
+            folder.cut_after(trainer.step_number)
             announce(run)
             if newest is not None:
                 announce_learning_rate(run, newest)
@@ -273,7 +273,7 @@ def roll_back(run: Run, error: DivergedError) -> None:
         raise error
     trainer.lr_scale = scale
     if run.leader:
-        run.folder.cut_logs(trainer.step_number)
+        run.folder.cut_after(trainer.step_number)
         print(f"diverged ({error}); back at step {trainer.step_number} with {scale:g} of the learning rate", flush=True)
 
 
@@ -313,6 +313,8 @@ def loop(run: Run) -> int | None:
                 log(run, metrics, time.monotonic() - start, tracker)
                 note = f"loss {metrics['loss']:.4f}" if metrics["loss"] is not None else "loss not finite"
             progress.update(step, note)
+            if trainer.options.ema_lengths and (step % logging.snapshot_every == 0 or last):
+                save_snapshot(run.folder.snapshot_path(step), trainer, run.description)
             if to_save:
                 save(run)
             if step in demo_steps(run):
@@ -328,7 +330,7 @@ def loop(run: Run) -> int | None:
 def save_origin(run: Run, tracker: Tracker) -> None:
     """Writes the checkpoint of step 0, with which the run no longer needs its origin, and the held-out loss there."""
     if run.leader:
-        run.folder.cut_logs(-1)
+        run.folder.cut_after(-1)
     if run.held_out is not None:
         log(run, {"step": 0} | measure_held_out(run), 0.0, tracker)
     save(run)

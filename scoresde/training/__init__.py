@@ -5,6 +5,7 @@ from scoresde.training.batches import ArrayBatches, Batches
 from scoresde.training.fit import fit
 from scoresde.training.options import TrainingOptions
 from scoresde.training.parallel import World, join_world, leave_world
+from scoresde.training.snapshots import reconstruct, save_snapshot
 from scoresde.training.trainer import DivergedError, Trainer
 
 __all__ = [
@@ -18,4 +19,6 @@ __all__ = [
     "fit",
     "join_world",
     "leave_world",
+    "reconstruct",
+    "save_snapshot",
 ]

@@ -39,6 +39,11 @@ class Average:
         own = self._parameters | self._buffers
         return {name: own[first] for name, first in self._first_names.items()}
 
+    @property
+    def copied(self) -> list[str]:
+        """Names of the buffers, which are copied, not averaged."""
+        return [name for name, first in self._first_names.items() if first in self._buffers]
+
     @torch.no_grad()
     def update(self, model: nn.Module, decay: float) -> None:
         """average <- decay average + (1 - decay) weights."""

@@ -54,7 +54,7 @@ def fit(
         progress: whether to show a bar.
 
     Raises:
-        UsageError: for data that holds NaN, or does not fit the model.
+        UsageError: for data that holds NaN, or does not fit the model; for options with `ema_lengths`.
     """
     from tqdm import trange
 
@@ -64,11 +64,16 @@ def fit(
         f"data of type {values.dtype}: need floats in the model's units; for raw values 0..255 make the model with "
         "codec=Scaling(127.5, 127.5)",
     )
+    options = options or TrainingOptions()
+    require(
+        not options.ema_lengths,
+        f"training.ema_lengths={options.ema_lengths}: fit keeps no snapshots; use a Trainer and save_snapshot",
+    )
     trainer = Trainer(
         model,
         ArrayData(values, condition.from_values(cond, len(values) if values.ndim else 0)),
         objective or _usual_objective(model),
-        options or TrainingOptions(),
+        options,
         seed,
     )
     loss = None

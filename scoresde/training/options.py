@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Literal, final
 
 from scoresde.errors import require
+from scoresde.training.power import LONGEST
 
 
 @final
@@ -23,6 +24,7 @@ class TrainingOptions:
     weight_decay: float = 0.0
     grad_clip: float = 1.0  # largest norm of a gradient
     ema_decay: float = 0.995
+    ema_lengths: tuple[float, ...] = ()  # of averages with power profiles that are kept as well: `training.power`
     accumulate: int = 1  # micro-batches that a batch is computed in, one after the other
     precision: Literal["float32", "bfloat16"] = "float32"  # of the network's arithmetic; weights stay float32
     flip: bool = False  # mirror half of the images of each batch
@@ -53,7 +55,17 @@ class TrainingOptions:
             self.on_divergence in ("stop", "rollback"),
             f"training.on_divergence={self.on_divergence!r}: need 'stop' or 'rollback'",
         )
+        self._check_lengths()
         require(0 <= self.ema_decay < 1, f"training.ema_decay={self.ema_decay}: need 0 <= ema_decay < 1")
+
+    def _check_lengths(self) -> None:
+        lengths = self.ema_lengths
+        fits = all(isinstance(length, Real) and 0 < length <= LONGEST for length in lengths)
+        require(
+            fits and len(set(lengths)) == len(lengths),
+            f"training.ema_lengths={lengths}: need numbers above 0 and up to {LONGEST:.4f}, no two equal, such as "
+            "(0.05, 0.1), or () for none",
+        )
 
     def lr_at(self, step: int) -> float:
         """Learning rate of step 0, 1, ...: linear over the warm-up, then half a cosine down to lr_final * lr."""

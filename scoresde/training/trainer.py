@@ -28,6 +28,7 @@ from scoresde.training.average import Average
 from scoresde.training.batches import ArrayBatches, Batches
 from scoresde.training.options import TrainingOptions
 from scoresde.training.parallel import ALONE, Alone, Parallel, Replicated, Sharded, World, share
+from scoresde.training.power import gamma_of, power_decay
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's state of a parameter
 
@@ -43,6 +44,7 @@ class Trainer(Generic[Model]):
     Attributes:
         model: the model whose weights are optimised.
         average: the exponential average of its weights, from which to sample.
+        powers: the averages with the power profiles of `options.ema_lengths`.
         step_number: number of steps taken.
 
     Args:
@@ -101,6 +103,8 @@ class Trainer(Generic[Model]):
         self.device = model.device
         self.parallel = _parallel(model, options, world)
         self.average = Average(model)
+        self.powers = [Average(model) for _ in options.ema_lengths]
+        self._gammas = [gamma_of(length) for length in options.ema_lengths]
         self._groups = self.parallel.groups(model)
         self.optimizer = torch.optim.AdamW(
             [{"params": group} for group in self._groups], lr=options.lr, weight_decay=options.weight_decay, fused=True
@@ -129,6 +133,8 @@ class Trainer(Generic[Model]):
         self.optimizer.found_inf = bad  # type: ignore[attr-defined]
         self.optimizer.step()
         self.average.update(self.model, min(self.options.ema_decay, (1 + n) / (10 + n)))  # Song et al.'s ramp
+        for power, gamma in zip(self.powers, self._gammas, strict=True):
+            power.update(self.model, power_decay(gamma, n + 1))
         self._bad_run = (self._bad_run + 1) * bad
         self._record.append(torch.stack([loss, norm.float(), bad]))
         self.step_number = n + 1
@@ -234,7 +240,7 @@ class Trainer(Generic[Model]):
         return total / len(data)
 
     def state(self) -> dict[str, Tensor]:
-        """All tensors of the run by name: weights, averaged weights, optimiser, metrics not yet popped.
+        """All tensors of the run by name: weights, averages, optimiser, metrics not yet popped.
 
         They are the run's own where a process holds them whole, and change with the next step.
 
@@ -250,12 +256,21 @@ class Trainer(Generic[Model]):
         for name, parameter in self.model.named_parameters():
             for key, value in moments[parameter].items():
                 tensors[f"optimizer.{key}.{role}.{name}"] = value
-        tensors = {name: self.parallel.whole(value) for name, value in tensors.items()}
+        tensors = {name: self.parallel.whole(value) for name, value in tensors.items()} | self.power_state()
         if self._record:
             tensors["record"] = self.world.mean(torch.stack(self._record))
         tensors["bad_run"] = self._bad_run
         tensors["lr_scale"] = torch.tensor(self.lr_scale, dtype=torch.float64)
         return tensors
+
+    def power_state(self) -> dict[str, Tensor]:
+        """The tensors of the averages with power profiles, by name; to be called in every process."""
+        role = self.model.role
+        return {
+            f"power{i}.{role}.{name}": self.parallel.whole(average.tensors[name])
+            for i, average in enumerate(self.powers)
+            for name in self.model.state_dict()
+        }
 
     @torch.no_grad()
     def load_state(self, step_number: int, tensors: Mapping[str, Tensor]) -> None:
@@ -267,7 +282,8 @@ class Trainer(Generic[Model]):
         role = self.model.role
         here = self.model.state_dict()
         weights = _part(tensors, f"weights.{role}.", here)
-        average = _part(tensors, f"ema.{role}.", here)
+        averages = {"ema": self.average} | {f"power{i}": power for i, power in enumerate(self.powers)}
+        averaged = {prefix: _part(tensors, f"{prefix}.{role}.", here) for prefix in averages}
         parameters = dict(self.model.named_parameters())
         moments = {key: _part(tensors, f"optimizer.{key}.{role}.", None) for key in MOMENTS}
         trained = moments[MOMENTS[0]].keys()  # a frozen parameter has no moments
@@ -279,9 +295,10 @@ class Trainer(Generic[Model]):
             )
         for name, value in here.items():
             value.copy_(self.parallel.distribute(weights[name].to(value.device), value))
-        averages = self.average.tensors
-        for name, value in average.items():
-            averages[name].copy_(self.parallel.distribute(value.to(self.device), averages[name]))
+        for prefix, average in averages.items():
+            own = average.tensors
+            for name, value in averaged[prefix].items():
+                own[name].copy_(self.parallel.distribute(value.to(self.device), own[name]))
         self.optimizer.state.clear()
         for name in trained:
             parameter = parameters[name]

@@ -18,11 +18,11 @@ ALL = sorted({name for names in NAMES.values() for name in names})
 def test_the_modes_are_these():
     assert set(MODES) == {
         *("train", "train_classifier", "sample", "compare", "calibrate", "evaluate", "invert", "interpolate"),
-        *("solve", "edit", "visualize"),
+        *("solve", "edit", "visualize", "average"),
     }
     for name, mode in MODES.items():
         assert callable(mode.load()), name
-        assert issubclass(mode.flags, TrainedFlags) == (not name.startswith("train"))
+        assert issubclass(mode.flags, TrainedFlags) == (name != "average" and not name.startswith("train"))
 
 
 def test_every_flag_is_described():
@@ -35,7 +35,7 @@ def test_a_flag_knows_its_modes():
     assert modes_with("what") == ["visualize"]
     assert modes_with("metric") == ["evaluate"]
     assert modes_with("labels") == ["sample", "solve", "edit", "visualize"]
-    assert modes_with("device") == list(MODES)
+    assert modes_with("device") == [mode for mode in MODES if mode != "average"]
     assert modes_with("nothing") == []
 
 
@@ -57,7 +57,7 @@ def test_the_help_of_a_mode_lists_just_its_flags(capsys, mode):
 def test_the_help_of_a_mode_lists_the_fields_that_it_takes(capsys, mode):
     assert main(["--help", "--mode", mode]) == 0
     fields = re.findall(r"^  --config\.([\w.]+)=", capsys.readouterr().out, flags=re.M)
-    assert "sampling.batch_size" in fields
+    assert ("sampling.batch_size" in fields) == ("device" in NAMES[mode])
     assert ("training.lr" in fields) == ("config" in NAMES[mode])
 
 
@@ -80,8 +80,8 @@ def test_what_is_not_given_has_its_default_and_counts_are_numbers(monkeypatch, m
     monkeypatch.setattr(Mode, "load", lambda _: lambda flags, overrides: got.append((flags, overrides)) or 7)
     assert main([f"--mode={mode}"]) == 7
     assert got.pop() == (MODES[mode].flags(), [])
-    numbers = {"seed", "num_samples", "num_steps", "over_checkpoints", "draws", "cases"}
-    given = {name: 12 if name in {*numbers, "guidance"} else "12" for name in NAMES[mode]}
+    numbers = {"seed", "num_samples", "num_steps", "step", "over_checkpoints", "draws", "cases"}
+    given = {name: 12 if name in {*numbers, "guidance", "length"} else "12" for name in NAMES[mode]}
     words = [word for name in NAMES[mode] for word in (f"--{name}", "12")]
     assert main(["--mode", mode, *words, "--config.sampling.batch_size", "3"]) == 7
     flags, overrides = got.pop()

@@ -92,11 +92,14 @@ def test_what_pilots_found_goes_with_its_checkpoint(tmp_path):
     ]
 
 
-def test_logs_are_cut_after_a_step_and_of_broken_lines(tmp_path):
+def test_logs_and_snapshots_are_cut_after_a_step_and_logs_of_broken_lines(tmp_path):
     run = RunFolder(tmp_path)
     run.metrics.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n')
     run.timings.write_text('{"step": 1}\n[2]\n{"step": 2}\n')
-    run.cut_logs(2)
+    for step in (1, 2, 3):
+        run.snapshot_path(step).touch()
+    run.cut_after(2)
+    assert run.all_snapshots() == [run.snapshot_path(step) for step in (1, 2)]
     assert run.metrics.read_text() == '{"step": 1}\n{"step": 2}\n'
     assert run.timings.read_text() == '{"step": 1}\n{"step": 2}\n'
 

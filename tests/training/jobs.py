@@ -124,7 +124,9 @@ def trainer_of(kind, world=ALONE, **options):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         made = model()
-    options = TrainingOptions(num_steps=12, batch_size=16, warmup_steps=2, lr=1e-2, ema_decay=0.9, **options)
+    options = TrainingOptions(
+        num_steps=12, batch_size=16, warmup_steps=2, lr=1e-2, ema_decay=0.9, ema_lengths=(0.05, 0.1), **options
+    )
     return Trainer(made, data(64, 0), objective, options, 0, world)
 
 
