@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor, nn
@@ -150,12 +150,22 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return result
 
 
-def digest(tensors: Mapping[str, Tensor], header: Mapping[str, Any] | None = None) -> str:
+class Parts(NamedTuple):
+    """A tensor that is given in parts along its first axis, such as one that does not fit into memory."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    parts: Iterable[Tensor]
+
+
+def digest(tensors: Mapping[str, Tensor | Parts], header: Mapping[str, Any] | None = None) -> str:
     """A checksum of tensors (names, shapes, types and bytes) and of a header without its own digest."""
     state = hashlib.blake2b(digest_size=16)
     for name in sorted(tensors):
-        state.update(f"{name} {tuple(tensors[name].shape)} {tensors[name].dtype}".encode())
-        state.update(tensors[name].cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        tensor = tensors[name]
+        state.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        for part in tensor.parts if isinstance(tensor, Parts) else [tensor]:
+            state.update(part.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     if header is not None:
         fields = {key: value for key, value in header.items() if key != "digest"}
         state.update(json.dumps(fields, sort_keys=True).encode())

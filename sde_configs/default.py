@@ -31,7 +31,7 @@ def _data(config: ConfigDict) -> None:
     config.data = ConfigDict()
     config.data.name = "digits"  # digits, hf:NAME; 2-D: moons modes swiss_roll checkerboard eight_gaussians rings blobs
     config.data.path = ""  # own data instead: a folder of images, .parquet, .npy, .npz, IDX; see docs/your-own-data.md
-    config.data.labels_path = ""  # labels of an IDX file, if they do not lie beside it
+    config.data.labels_path = ""  # labels of a .npy file, or of an IDX file if they do not lie beside it
     config.data.split = "train"  # which one, of data that has several
     config.data.held_out = 0.25  # share of the samples that is not trained on
     config.data.class_conditional = True  # give labels to the network, if the data has them
@@ -42,6 +42,8 @@ def _data(config: ConfigDict) -> None:
     config.data.channels = 0  # 1: grey; 3: colour; 0: as the files are
     config.data.max_unreadable = 0.01  # share of the images that may be unreadable, and are left out
     config.data.max_gigabytes = 8.0  # largest size in memory; above it is an error before anything is unpacked
+    config.data.from_disk = False  # read each batch from disk, for data larger than memory
+    config.data.cache = ""  # a folder for what is converted once to be read from disk: all but .npy files
 
 
 def _network(config: ConfigDict) -> None:

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict, config_flags
 
 import sde_configs
 from scoresde._json import parse_json
-from scoresde.app.files import flat
+from scoresde.app.files import PLACE, flat
 from scoresde.errors import UsageError, flag_error, require, unknown_name
 from scoresde.networks import ClassifierNetwork
 from scoresde.registry import classes
@@ -175,13 +175,13 @@ def _check_fields(config: ConfigDict, source: str, checked: tuple[str, ...] = ("
 def override_sampling(config: ConfigDict, arguments: Sequence[str]) -> None:
     """Applies overrides to the configuration of a trained model.
 
-    What concerns sampling can change, and where the data lie: that they are the same is seen from their checksum.
+    What concerns sampling can change, and where the data lie and how they are held.
     """
     before = flat(config.to_dict())
     override(config, arguments)
     for field, value in flat(config.to_dict()).items():
         require(
-            value == before[field] or field in ("seed", "data.path") or field.startswith("sampling."),
+            value == before[field] or field in ("seed", *PLACE) or field.startswith("sampling."),
             f"config.{field}={value}: the model is trained with {before[field]}; "
             "only --config.sampling.FIELD=VALUE has an effect here",
         )

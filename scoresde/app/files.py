@@ -13,6 +13,9 @@ from typing import Any
 from scoresde._files import is_own
 from scoresde.errors import UsageError, require
 
+# fields that say where the data lie and how they are held: a checksum says whether they are the same
+PLACE = ("data.path", "data.max_gigabytes", "data.from_disk", "data.cache")
+
 
 def make_folder(folder: Path, argument: str, value: Path) -> None:
     """Makes a folder for the sake of an argument of the command line.

@@ -13,7 +13,7 @@ from typing import Any, final
 from scoresde import checkpoint
 from scoresde._files import write_text
 from scoresde._json import parse_json
-from scoresde.app.files import flat, held, make_folder
+from scoresde.app.files import PLACE, flat, held, make_folder
 from scoresde.app.pilot_cache import calibrated_path, pilots_path
 from scoresde.errors import UsageError, naming, require
 from sde_configs import default
@@ -73,8 +73,8 @@ class RunFolder:
     def check_config(self, config: dict[str, Any]) -> None:
         """Raises `UsageError` if the folder holds a run with another configuration.
 
-        How long to train, what to log, how to sample and where the data lie may differ; `train` compares the data's
-        checksum. A field that the library did not have yet when the run began has its default.
+        How long to train, what to log, how to sample, where the data lie and how they are held may differ; `train`
+        compares the data's checksum. A field that the library did not have yet when the run began has its default.
         """
         if self.config.exists():
             defaults = flat(json.loads(default.get_config().to_json_best_effort()))
@@ -86,7 +86,7 @@ class RunFolder:
                     f"workdir={str(self.path)!r}: its config.json is damaged ({error}); choose another --workdir"
                 ) from error
             for field in sorted(old.keys() | new.keys()):
-                free = field in ("training.num_steps", "data.path") or field.startswith(("logging.", "sampling."))
+                free = field in ("training.num_steps", *PLACE) or field.startswith(("logging.", "sampling."))
                 was = old.get(field, defaults.get(field))
                 now = new.get(field)
                 require(

@@ -233,7 +233,7 @@ def read_measured(trained: Trained, flags: SolveFlags, operator: Operator) -> Te
         f"{source}: holds samples of shape {data.shape}; {flags.task} measures {expected}",
     )
     info = trained.data
-    low, high = (end.item() for end in data.values.aminmax())
+    low, high = data.ends()
     margin = info.high - info.low  # noise may go beyond the range
     factor = info.high / high if high > 0 else 1.0
     require(

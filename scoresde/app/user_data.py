@@ -86,13 +86,13 @@ def _of_file(trained: Trained, path: str, labelled: bool) -> ArrayData:
     given = {"channels": model.shape[0], "image_size": model.shape[1:]} if pictures else {}
     data = read_samples(trained, path, source, given)
     if pictures and info.quantized:
-        data = replace(data, values=data.values.round().int())
+        data = replace(data, values=data.values[:].round().int())
     try:
         shape = model.codec.encoded_shape(data.shape)
     except UsageError as error:
         raise UsageError(f"{source}: {error}") from error
     require(shape == model.shape, f"{source}: holds samples of shape {data.shape}; this model takes {model.shape}")
-    low, high = (end.item() for end in data.values.aminmax())
+    low, high = data.ends()
     margin = 0 if info.quantized else info.high - info.low
     require(
         info.low - margin <= low and high <= info.high + margin,
@@ -121,7 +121,7 @@ def read_samples(trained: Trained, path: str, source: str, given: Mapping[str, A
         data = read_path(place, ReadOptions(**options), source)
     if (info.low, info.high) == PIXELS or not holds_pictures(place):
         return data
-    values = info.low + data.values.float() * ((info.high - info.low) / (PIXELS[1] - PIXELS[0]))
+    values = info.low + data.values[:].float() * ((info.high - info.low) / (PIXELS[1] - PIXELS[0]))
     return replace(data, values=values)
 
 

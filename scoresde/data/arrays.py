@@ -1,8 +1,9 @@
-"""Data in memory."""
+"""Data in memory, or in a file of which each batch is read."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import final
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from scoresde import condition
 from scoresde.codec import Codec, Scaling
 from scoresde.condition import Condition
+from scoresde.data.file_array import FileArray
 from scoresde.errors import require
 
 BLOCK = 2**20  # entries converted at a time
@@ -24,7 +26,7 @@ class ArrayData:
     """Samples `(N, *shape)` in raw units, their conditions, and the codec of their units.
 
     Attributes:
-        values: the samples.
+        values: the samples; those in a file are known to be finite.
         cond: their conditions, such as class labels `(N,)`, or None.
         codec: the map from raw values to the model's units and back.
         class_names: names of the classes, if they are known.
@@ -34,21 +36,16 @@ class ArrayData:
         UsageError: for no samples, values that are not finite, or conditions that do not fit.
     """
 
-    values: Tensor
+    values: Tensor | FileArray
     cond: Condition = None
     codec: Codec = Scaling()  # noqa: RUF009  frozen
     class_names: tuple[str, ...] = ()
     index: Tensor | None = None
 
     def __post_init__(self) -> None:
-        require(
-            self.values.ndim >= 2 and self.values.numel() > 0,
-            f"data of shape {tuple(self.values.shape)}: need (samples, ...), with at least one sample and one number "
-            "in each; a row of numbers is x[:, None]",
-        )
-        if self.values.is_floating_point():
-            bad = int((~self.values.isfinite()).flatten(1).any(1).sum())
-            require(bad == 0, f"data: {bad} of {len(self.values)} samples hold NaN or infinity; remove or repair them")
+        check_shape(tuple(self.values.shape))
+        if isinstance(self.values, Tensor):
+            check_finite(self.values)
         condition.check_count(self.cond, len(self.values))
         labels = self.labels
         if labels is not None:
@@ -82,14 +79,31 @@ class ArrayData:
         return self.codec.encode(self.values[index], dtype), condition.take(self.cond, index)
 
     def all(self) -> tuple[Tensor, Condition]:
-        """Everything, as `batch` gives it."""
+        """Everything, as `batch` gives it.
+
+        Raises:
+            UsageError: for data in a file.
+        """
+        require(
+            isinstance(self.values, Tensor),
+            "data.from_disk=True: all samples are needed in memory here; set it to False, and data.max_gigabytes",
+        )
         return self.batch(slice(None))
+
+    def blocks(self) -> Iterator[Tensor]:
+        """All raw values in their order, some samples at a time."""
+        return iter(self.values.split(max(1, BLOCK // math.prod(self.shape))))
+
+    def ends(self) -> tuple[float, float]:
+        """The smallest and the largest raw value."""
+        found = [block.aminmax() for block in self.blocks()]
+        return min(low.item() for low, _ in found), max(high.item() for _, high in found)
 
     def std(self) -> float:
         """Standard deviation over all entries, in the model's units."""
         mean = squares = 0.0
         count = 0
-        for block in self.values.split(max(1, BLOCK // math.prod(self.shape))):  # a float copy of all would be large
+        for block in self.blocks():  # a float copy of all would be large
             scaled = self.codec.encode(block, torch.float64)
             variance, block_mean = (moment.item() for moment in torch.var_mean(scaled, correction=0))
             shift = block_mean - mean
@@ -102,13 +116,14 @@ class ArrayData:
     def rms(self) -> float:
         """Root mean square over all entries, in the model's units: what a parametrisation takes for `sigma_data`."""
         total = 0.0
-        for block in self.values.split(max(1, BLOCK // math.prod(self.shape))):
+        for block in self.blocks():
             total += self.codec.encode(block, torch.float64).square().sum().item()
         return math.sqrt(total / self.values.numel())
 
     def to(self, device: torch.device | str) -> ArrayData:
-        """The same data on a device."""
-        return replace(self, values=self.values.to(device), cond=condition.to(self.cond, device))
+        """The same data on a device; samples in a file stay there."""
+        values = self.values.to(device) if isinstance(self.values, Tensor) else self.values
+        return replace(self, values=values, cond=condition.to(self.cond, device))
 
     def split(self, held_out: float) -> tuple[ArrayData, ArrayData | None]:
         """Training and held-out samples. The latter are the last `held_out` share of a fixed shuffle; None if empty.
@@ -133,4 +148,22 @@ class ArrayData:
     def select(self, index: Tensor) -> ArrayData:
         """Some of the samples."""
         own = index if self.index is None else self.index[index]
-        return replace(self, values=self.values[index], cond=condition.take(self.cond, index), index=own)
+        values = self.values[index] if isinstance(self.values, Tensor) else self.values.part(index)
+        return replace(self, values=values, cond=condition.take(self.cond, index), index=own)
+
+
+def check_shape(shape: tuple[int, ...]) -> None:
+    """Raises `UsageError` unless an array of a shape holds samples."""
+    require(
+        len(shape) >= 2 and math.prod(shape) > 0,
+        f"data of shape {shape}: need (samples, ...), with at least one sample and one number in each; a row of "
+        "numbers is x[:, None]",
+    )
+
+
+def check_finite(values: Tensor | FileArray) -> None:
+    """Raises `UsageError` if samples hold NaN or infinity."""
+    if values.is_floating_point():
+        blocks = values.split(max(1, BLOCK * len(values) // values.numel()))
+        bad = sum(int((~block.isfinite()).flatten(1).any(1).sum()) for block in blocks)
+        require(bad == 0, f"data: {bad} of {len(values)} samples hold NaN or infinity; remove or repair them")

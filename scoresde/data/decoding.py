@@ -1,11 +1,11 @@
-"""Decodes many image files into one array, with threads; unreadable files are counted and named.
+"""Decodes many image files into one store, with threads; unreadable files are counted and named.
 
 Pillow decodes in C and releases the interpreter lock. The threads take images in batches, small enough that all cores
 have work and large enough that the hand-over is cheap beside decoding. Only a few batches are in flight at a time, so
-memory is that of the array plus some images. Results are taken in the order of the files, not in the order in which
+memory is that of the store plus some images. Results are taken in the order of the files, not in the order in which
 threads finish: the array is the same on every machine.
 
-The array is allocated when the first image is known. All others must have its shape, unless an option resizes them.
+The store is begun when the first image is known. All others must have its shape, unless an option resizes them.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
+from scoresde.data.file_array import FileArray
 from scoresde.data.images import decode, strict_pillow
 from scoresde.data.options import ReadOptions, reason
+from scoresde.data.stores import Store
 from scoresde.errors import UsageError, require
 
 BATCH = 32
@@ -29,14 +31,16 @@ NUM_NAMED = 3
 Item = tuple[str, bytes | Path | None]  # the name of an image, and its bytes or their file
 
 
-def gather(items: Iterable[Item], total: int, options: ReadOptions, source: str) -> tuple[np.ndarray, np.ndarray]:
+def gather(
+    items: Iterable[Item], total: int, options: ReadOptions, source: str, store: Store
+) -> tuple[np.ndarray | FileArray, np.ndarray]:
     """The images that can be read, `(N, C, H, W)`, and their places among all `total` items, `(N,)`.
 
     Raises:
-        UsageError: for too many unreadable images, images of different shapes, a decompression bomb, or data above the
-            memory limit.
+        UsageError: for too many unreadable images, images of different shapes, a decompression bomb, or data that the
+            store has no room for.
     """
-    values = np.empty(0)
+    shape: tuple[int, ...] = ()
     first = ""
     kept: list[int] = []
     unreadable: list[str] = []
@@ -47,12 +51,12 @@ def gather(items: Iterable[Item], total: int, options: ReadOptions, source: str)
             _check_unreadable(unreadable, total, options, source)
             continue
         if not kept:
-            options.require_room(total * image.size, source)
-            values = np.empty((total, *image.shape), np.uint8)
+            shape = image.shape
+            store.begin((total, *shape), image.dtype, source)
             first = name
-        if image.shape != values.shape[1:]:
-            raise _different_shapes(first, values.shape[1:], name, image.shape, source)
-        values[len(kept)] = image
+        if image.shape != shape:
+            raise _different_shapes(first, shape, name, image.shape, source)
+        store.append(image[None])
         kept.append(index)
     require(bool(kept), f"{source}: holds no image that can be read" + _named(unreadable))
     if unreadable:
@@ -60,7 +64,7 @@ def gather(items: Iterable[Item], total: int, options: ReadOptions, source: str)
             f"{source}: left out {len(unreadable)} of {total} images, which cannot be read{_named(unreadable)}",
             stacklevel=2,
         )
-    return values[: len(kept)], np.array(kept)
+    return store.finish(), np.array(kept)
 
 
 def _decoded(items: Iterable[Item], options: ReadOptions) -> Iterator[tuple[str, np.ndarray | str]]:

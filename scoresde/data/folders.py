@@ -17,25 +17,24 @@ from pathlib import Path
 
 import numpy as np
 
-from scoresde.data.arrays import ArrayData
 from scoresde.data.decoding import gather
 from scoresde.data.images import SUFFIXES
-from scoresde.data.numpy_files import from_arrays
 from scoresde.data.options import ReadOptions, choose_split, reading
 from scoresde.data.parquet import is_saved, read_parquet, read_saved
+from scoresde.data.stores import Raw, Store
 from scoresde.errors import require
 
 SPLITS = frozenset({"train", "training", "test", "testing", "val", "valid", "validation"})
 
 
-def read_folder(path: Path, options: ReadOptions, source: str) -> ArrayData:
+def read_folder(path: Path, options: ReadOptions, source: str, store: Store) -> Raw:
     """Reads the images of a folder.
 
     Raises:
         UsageError: if there are none, or both image files and parquet files.
     """
     if is_saved(path):
-        return read_saved(path, options, source)
+        return read_saved(path, options, source, store)
     with reading(source, "a folder"):
         files = [path / file for file in walk(path, source)]
     images = [file for file in files if file.suffix.lower() in SUFFIXES]
@@ -45,7 +44,9 @@ def read_folder(path: Path, options: ReadOptions, source: str) -> ArrayData:
         f"{source}: holds {len(images)} images and {len(tables)} parquet files; need a folder of either "
         f"(images end with {', '.join(sorted(SUFFIXES))})",
     )
-    return read_parquet(tables, options, source) if tables else read_images(path, images, options, source)
+    if tables:
+        return read_parquet(tables, options, source, store)
+    return read_images(path, images, options, source, store)
 
 
 def holds_pictures(path: Path) -> bool:
@@ -85,16 +86,16 @@ def walk(root: Path, source: str) -> list[str]:
     return sorted(found, key=lambda path: path.split(os.sep))
 
 
-def read_images(root: Path, files: list[Path], options: ReadOptions, source: str) -> ArrayData:
+def read_images(root: Path, files: list[Path], options: ReadOptions, source: str, store: Store) -> Raw:
     """Reads image files of a folder, with the first level of sub-folders as classes."""
     parts = [file.relative_to(root).parts for file in files]
     names = sorted({p[0] for p in parts if len(p) > 1}, key=_natural)
     nested = all(len(p) > 1 for p in parts)
     if nested and len(names) > 1 and SPLITS.issuperset(names):
         root = root / choose_split(names, options, source)
-        return read_images(root, [file for file in files if file.is_relative_to(root)], options, source)
-    values, kept = gather(((repr(str(file)), file) for file in files), len(files), options, source)
+        return read_images(root, [file for file in files if file.is_relative_to(root)], options, source, store)
+    values, kept = gather(((repr(str(file)), file) for file in files), len(files), options, source, store)
     if not nested or len(names) < 2:
-        return from_arrays(values, None, options, source)
+        return Raw(values)
     labels = np.array([names.index(p[0]) for p in parts])
-    return from_arrays(values, labels[kept], options, source, tuple(names))
+    return Raw(values, labels[kept], tuple(names))

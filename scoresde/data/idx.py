@@ -17,9 +17,9 @@ from typing import IO
 
 import numpy as np
 
-from scoresde.data.arrays import ArrayData
-from scoresde.data.numpy_files import from_arrays
+from scoresde.data.file_array import FileArray
 from scoresde.data.options import ReadOptions, reading
+from scoresde.data.stores import MemoryStore, NewStore, Raw, Store, fill
 from scoresde.errors import require
 
 TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -41,14 +41,15 @@ def idx_images(folder: Path) -> Path | None:
     return chosen[0] if len(chosen) == 1 else None
 
 
-def read_idx(path: Path, options: ReadOptions, source: str) -> ArrayData:
+def read_idx(path: Path, options: ReadOptions, source: str, new_store: NewStore) -> Raw:
     """Reads images or other samples, and their labels from `labels_path` or from the file beside them."""
-    values = read_idx_array(path, options, source)
-    labels = None
+    values = read_idx_array(path, source, new_store())
     labels_path = Path(options.labels_path) if options.labels_path else labels_beside(path)
-    if options.class_conditional and labels_path is not None:
-        labels = read_idx_array(labels_path, options, f"data.labels_path={str(labels_path)!r}")
-    return from_arrays(values, labels, options, source)
+    if not options.class_conditional or labels_path is None:
+        return Raw(values)
+    labels = read_idx_array(labels_path, f"data.labels_path={str(labels_path)!r}", MemoryStore(options))
+    assert isinstance(labels, np.ndarray)
+    return Raw(values, labels)
 
 
 def labels_beside(path: Path) -> Path | None:
@@ -60,7 +61,7 @@ def labels_beside(path: Path) -> Path | None:
     return next((path.with_name(n) for n in (name, other) if path.with_name(n).is_file()), None)
 
 
-def read_idx_array(path: Path, options: ReadOptions, source: str) -> np.ndarray:
+def read_idx_array(path: Path, source: str, store: Store) -> np.ndarray | FileArray:
     """The array in one file.
 
     Raises:
@@ -72,20 +73,18 @@ def read_idx_array(path: Path, options: ReadOptions, source: str) -> np.ndarray:
         raw.seek(0)
         if packed:
             with gzip.GzipFile(fileobj=raw) as file:
-                return _read(file, size * DEFLATE_LIMIT, options, source)
-        return _read(raw, size, options, source)
+                return _read(file, size * DEFLATE_LIMIT, source, store)
+        return _read(raw, size, source, store)
 
 
-def _read(file: IO[bytes] | gzip.GzipFile, at_most: int, options: ReadOptions, source: str) -> np.ndarray:
+def _read(file: IO[bytes] | gzip.GzipFile, at_most: int, source: str, store: Store) -> np.ndarray | FileArray:
     zeros, code, num_axes = struct.unpack(">HBB", file.read(4))
     require(zeros == 0 and code in TYPES and num_axes > 0, f"{source}: cannot be read as {KIND}: no IDX header")
     shape = struct.unpack(f">{num_axes}I", file.read(4 * num_axes))
     kind = np.dtype(TYPES[code])
     declared = math.prod(shape) * kind.itemsize
-    options.require_room(declared, source)
+    store.begin(shape, kind, source)
     require(declared <= at_most, f"{source}: its header declares {declared:,} bytes, more than the file can hold")
-    content = file.read(declared)
-    require(len(content) == declared, f"{source}: holds {len(content):,} of the {declared:,} bytes it declares")
+    values = fill(store, file, shape, kind, source)
     require(not file.read(1), f"{source}: holds more than the {declared:,} bytes that its header declares")
-    array = np.frombuffer(bytearray(content), kind).reshape(shape)
-    return array.astype(kind.newbyteorder("="), copy=False)
+    return values

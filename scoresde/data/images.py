@@ -20,6 +20,7 @@ programs (PostScript) or that nobody trains on.
 from __future__ import annotations
 
 import io
+import itertools
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +32,9 @@ import torch
 from PIL import Image, ImageOps
 
 from scoresde.data.arrays import ArrayData
+from scoresde.data.file_array import FileArray
 from scoresde.data.options import ReadOptions
+from scoresde.data.stores import NewStore
 from scoresde.errors import UsageError, require
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
@@ -122,12 +125,17 @@ def pixels(image: Image.Image) -> np.ndarray:
     return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
 
 
-def refitted(data: ArrayData, options: ReadOptions, source: str) -> ArrayData:
-    """Images in memory, with the size and channels of the options; other data only if the options change neither.
+def refits(shape: tuple[int, ...], options: ReadOptions) -> bool:
+    """Whether the options ask for another size or number of channels than that of samples of a shape."""
+    return options.resizes or options.channels not in (0, *shape[:1])
+
+
+def refitted(data: ArrayData, options: ReadOptions, source: str, new_store: NewStore) -> ArrayData:
+    """Images with the size and channels of the options; other data only if the options change neither.
 
     Values stay in their range; bicubic interpolation alone would overshoot at edges.
     """
-    if not options.resizes and options.channels in (0, data.shape[0]):
+    if not refits(data.shape, options):
         return data
     if data.values.dtype != torch.uint8 or len(data.shape) != 3 or data.shape[0] not in (1, 3):
         raise UsageError(
@@ -135,9 +143,13 @@ def refitted(data: ArrayData, options: ReadOptions, source: str) -> ArrayData:
             "images of bytes, (1 or 3, height, width); leave them at 0"
         )
     shape = (options.channels or data.shape[0], *(options.height_width if options.resizes else data.shape[1:]))
-    options.require_room(len(data) * shape[0] * shape[1] * shape[2], source)
-    values = np.empty((len(data), *shape), np.uint8)
-    for sample, out in zip(data.values.numpy(), values, strict=True):
+    low, high = data.ends()
+    store = new_store()
+    store.begin((len(data), *shape), np.dtype(np.uint8), source)
+    for sample in itertools.chain.from_iterable(block.numpy() for block in data.blocks()):
         image = Image.fromarray(sample[0] if len(sample) == 1 else np.ascontiguousarray(sample.transpose(1, 2, 0)))
-        out[:] = pixels(fitted(_levels(image, options.channels), options))
-    return replace(data, values=torch.from_numpy(values.clip(data.values.min().item(), data.values.max().item())))
+        store.append(pixels(fitted(_levels(image, options.channels), options))[None].clip(low, high))
+    values = store.finish()
+    if isinstance(values, FileArray):
+        return replace(data, values=values.typed(torch.uint8))
+    return replace(data, values=torch.from_numpy(values))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -46,12 +46,11 @@ class DataInfo:
         Bytes that reach the upper half are pixels, of the range 0 to 255.
         """
         parts = [train] if held_out is None else [train, held_out]
-        low = min(part.values.min().item() for part in parts)
-        high = max(part.values.max().item() for part in parts)
+        lows, highs, digests = zip(*map(_look, parts), strict=True)
+        low, high = min(lows), max(highs)
         if train.values.dtype == torch.uint8 and high > 127:
             low, high = 0, 255
         quantized = not train.values.is_floating_point()
-        digests = [fingerprint(part) for part in parts]
         return cls(low, high, train.num_classes, train.class_names, quantized, *digests)
 
     def class_number(self, name: str) -> int:
@@ -102,7 +101,26 @@ class DataInfo:
 
 def fingerprint(data: ArrayData) -> str:
     """A checksum of values and conditions: data that moved are the same, data in another order are not."""
-    return checkpoint.digest({"values": data.values} | dict(condition.parts(data.cond)))
+    return _digest(data, data.blocks())
+
+
+def _digest(data: ArrayData, blocks: Iterable[Tensor]) -> str:
+    values = checkpoint.Parts(tuple(data.values.shape), data.values.dtype, blocks)
+    return checkpoint.digest({"values": values} | dict(condition.parts(data.cond)))
+
+
+def _look(data: ArrayData) -> tuple[float, float, str]:
+    """Smallest value, largest value and fingerprint, for which the data are read once."""
+    ends: list[tuple[float, float]] = []
+
+    def watched() -> Iterator[Tensor]:
+        for block in data.blocks():
+            low, high = block.aminmax()
+            ends.append((low.item(), high.item()))
+            yield block
+
+    found = _digest(data, watched())
+    return min(low for low, _ in ends), max(high for _, high in ends), found
 
 
 def _is_number(value: Any) -> bool:

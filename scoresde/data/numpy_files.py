@@ -21,76 +21,118 @@ import torch
 from numpy.lib import format as npy_format
 from torch import Tensor
 
-from scoresde.data.arrays import MAX_CLASSES, ArrayData
+from scoresde.data.arrays import MAX_CLASSES, ArrayData, check_finite, check_shape
+from scoresde.data.file_array import FileArray
 from scoresde.data.options import ReadOptions, reading
-from scoresde.data.scaling import as_tensor, fit_scaling
+from scoresde.data.scaling import as_tensor, moments, scaling_of, smallest_type
+from scoresde.data.stores import (
+    COLUMNS_FIRST,
+    MemoryStore,
+    NewStore,
+    Raw,
+    Store,
+    check_size,
+    fill,
+    open_array,
+    read_header,
+)
 from scoresde.errors import UsageError, require
 
-KINDS = "fiub"  # floating point, integer, unsigned, truth value
 MAX_RATIO = 500  # largest ratio of unpacked to packed size, for arrays above SMALL
 SMALL = 2**24  # bytes
-KNOWN = ("x", "labels", "y")
+LABELS = ("labels", "y")
 
 
-def read_numpy(path: Path, options: ReadOptions, source: str) -> ArrayData:
+def read_numpy(path: Path, options: ReadOptions, source: str, new_store: NewStore) -> Raw:
     """Reads a .npy file, or a .npz file with `x` and perhaps `labels` (or `y`); the content decides which it is."""
     with reading(source, "arrays of numbers"), path.open("rb") as file:
         if zipfile.is_zipfile(file):
             with zipfile.ZipFile(file) as archive:
-                arrays = _read_archive(archive, options, source)
+                return _read_archive(archive, options, source, new_store)
+        file.seek(0)
+        values: np.ndarray | FileArray
+        if options.from_disk:
+            values = open_array(path, source)
         else:
-            file.seek(0)
-            arrays = {"x": _read_array(file, path.stat().st_size, "x", options, source)}
-    return from_arrays(arrays["x"], arrays.get("labels", arrays.get("y")), options, source)
+            values = _read_array(file, path.stat().st_size, "x", options, source, new_store())
+    return Raw(values, read_labels(options))
 
 
-def _read_archive(archive: zipfile.ZipFile, options: ReadOptions, source: str) -> dict[str, np.ndarray]:
+def is_array(path: Path) -> bool:
+    """Whether a file is one array, and not an archive of several."""
+    return path.suffix == ".npy" and not zipfile.is_zipfile(path)
+
+
+def array_shape(path: Path, source: str) -> tuple[int, ...]:
+    """Shape of the samples in a file that is one array."""
+    with reading(source, "an array of numbers"):
+        shape = open_array(path, source).shape
+    return (1, *shape[1:]) if len(shape) == 3 else shape[1:]
+
+
+def read_labels(options: ReadOptions) -> np.ndarray | None:
+    """The labels in the .npy file that the options name, if they name one."""
+    if not (options.labels_path and options.class_conditional):
+        return None
+    path = Path(options.labels_path)
+    source = f"data.labels_path={options.labels_path!r}"
+    with reading(source, "an array of labels"), path.open("rb") as file:
+        return _labels(_read_array(file, path.stat().st_size, "x", options, source, MemoryStore(options)))
+
+
+def _read_archive(archive: zipfile.ZipFile, options: ReadOptions, source: str, new_store: NewStore) -> Raw:
     members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
     drawn = "x" not in members and "samples" in members  # what --mode sample writes
     if drawn:
         members["x"] = members["samples"]
     require("x" in members, f"{source}: holds {sorted(members)[:10]}; need an array named 'x'")
-    arrays = {}
-    for name in KNOWN:
-        if name in members:
-            info = members[name]
-            require(
-                info.file_size <= max(MAX_RATIO * info.compress_size, SMALL),
-                f"{source}: {name!r} unpacks from {info.compress_size:,} bytes to {info.file_size:,}: an archive bomb, "
-                "or next to empty; store it without compression if it is sound",
-            )
-            with archive.open(info) as member:
-                arrays[name] = _read_array(member, info.file_size, name, options, source)
-    if drawn and "labels" in arrays and (arrays["labels"] < 0).all():  # -1 stands for no class
-        del arrays["labels"]
-    return arrays
+    label = next((name for name in LABELS if name in members), None)
+    arrays: dict[str, np.ndarray | FileArray] = {}
+    for name in ("x",) if label is None else ("x", label):
+        info = members[name]
+        require(
+            info.file_size <= max(MAX_RATIO * info.compress_size, SMALL),
+            f"{source}: {name!r} unpacks from {info.compress_size:,} bytes to {info.file_size:,}: an archive bomb, "
+            "or next to empty; store it without compression if it is sound",
+        )
+        store = new_store() if name == "x" else MemoryStore(options)
+        with archive.open(info) as member:
+            arrays[name] = _read_array(member, info.file_size, name, options, source, store)
+    labels = None if label is None else _labels(arrays[label])
+    if drawn and labels is not None and (labels < 0).all():  # -1 stands for no class
+        labels = None
+    return Raw(arrays["x"], labels)
 
 
-def _read_array(file: IO[bytes], num_bytes: int, name: str, options: ReadOptions, source: str) -> np.ndarray:
+def _labels(array: np.ndarray | FileArray) -> np.ndarray:
+    assert isinstance(array, np.ndarray)  # as it was read into memory
+    return array
+
+
+def _read_array(
+    file: IO[bytes], num_bytes: int, name: str, options: ReadOptions, source: str, store: Store
+) -> np.ndarray | FileArray:
     """Reads the array in an open file of a known size, after checks of its header."""
-    version = npy_format.read_magic(file)
-    require(version in ((1, 0), (2, 0)), f"{source}: {name!r} is in version {version} of the format; need numbers")
-    read_header = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
-    shape, _, kind = read_header(file)
-    require(not kind.hasobject, f"{source}: cannot be read as arrays of numbers: {name!r} holds pickled objects")
-    require(kind.kind in KINDS, f"{source}: {name!r} is of type {kind}; need numbers")
-    declared = math.prod(shape) * kind.itemsize
-    options.require_room(declared, source)
-    require(
-        declared == num_bytes - file.tell() and min(shape, default=0) >= 0,
-        f"{source}: cannot be read as arrays of numbers: {name!r} declares {declared:,} bytes of shape {shape} "
-        f"and holds {num_bytes - file.tell():,}",
-    )
+    shape, fortran, kind = read_header(file, name, source)
+    require(len(shape) > 0, f"{source}: {name!r} has shape (); need an entry a sample")
+    store.begin(shape, kind, source)
+    check_size(shape, kind, num_bytes - file.tell(), name, source)
+    if not fortran:
+        return fill(store, file, shape, kind, source)
+    require(not options.from_disk, f"{source}: {name!r} {COLUMNS_FIRST}")
     file.seek(0)
     return npy_format.read_array(file, allow_pickle=False)
 
 
-def from_arrays(
-    values: np.ndarray, labels: np.ndarray | None, options: ReadOptions, source: str, class_names: tuple[str, ...] = ()
-) -> ArrayData:
+def from_raw(raw: Raw, options: ReadOptions, source: str) -> ArrayData:
     """Data from arrays, with the checks and the scaling that all sources share."""
+    values, labels, class_names = raw
+    try:
+        check_shape(values.shape)
+    except UsageError as error:
+        raise UsageError(f"{source}: {error}") from error
     if values.ndim == 3:
-        values = values[:, None]  # grey images
+        values = values.reshape(len(values), 1, *values.shape[1:])  # grey images
     require(
         values.ndim != 4 or values.shape[1] in (1, 3, 4) or values.shape[3] not in (1, 3, 4),
         f"{source}: looks like (N, H, W, C), with channels last, by its shape {values.shape}; "
@@ -100,7 +142,7 @@ def from_arrays(
         labels = None
         class_names = ()
     if labels is not None:
-        count = values.shape[0] if values.ndim else 0
+        count = len(values)
         require(
             labels.dtype.kind in "iu" and labels.shape == (count,),
             f"{source}: 'labels' is of type {labels.dtype} and shape {labels.shape}; need {count} integers, one a "
@@ -110,10 +152,14 @@ def from_arrays(
         classes = None
         if labels is not None:
             classes, class_names = number_classes(labels, class_names)
-        data = ArrayData(as_tensor(values), classes, class_names=class_names)
+        tensor = values.typed(smallest_type(values)) if isinstance(values, FileArray) else as_tensor(values)
+        data = ArrayData(tensor, classes, class_names=class_names)
+        found = moments(tensor)
+        if not (found.low.isfinite() & found.high.isfinite()).all():
+            check_finite(tensor)
     except UsageError as error:
         raise UsageError(f"{source}: {error}") from error
-    return replace(data, codec=fit_scaling(data.values, source))
+    return replace(data, codec=scaling_of(found, tensor.ndim, source))
 
 
 def number_classes(labels: np.ndarray, names: tuple[str, ...]) -> tuple[Tensor, tuple[str, ...]]:

@@ -44,6 +44,8 @@ class ReadOptions:
     split: str = "train"
     max_unreadable: float = 0.01
     max_gigabytes: float = 8.0
+    from_disk: bool = False
+    cache: str = ""
 
     def __post_init__(self) -> None:
         size = self.image_size
@@ -56,6 +58,10 @@ class ReadOptions:
         require(self.channels in (0, 1, 3), f"data.channels={self.channels}: need 1 (grey), 3 (colour) or 0 (as it is)")
         require(0 <= self.max_unreadable <= 1, f"data.max_unreadable={self.max_unreadable}: need a share, 0 to 1")
         require(self.max_gigabytes > 0, f"data.max_gigabytes={self.max_gigabytes}: need a number above 0")
+        require(
+            self.from_disk or not self.cache,
+            f"data.cache={self.cache!r}: is for data that are read from disk; set data.from_disk=True, or leave it out",
+        )
 
     @property
     def resizes(self) -> bool:
@@ -72,7 +78,7 @@ class ReadOptions:
         require(
             num_bytes <= self.max_gigabytes * 1e9,
             f"{source}: takes {num_bytes / 1e9:.3g} GB of memory, and data.max_gigabytes={self.max_gigabytes:g}; "
-            "raise that, or choose a smaller data.image_size",
+            "raise that, choose a smaller data.image_size, or read each batch from disk with data.from_disk=True",
         )
 
 

@@ -20,10 +20,9 @@ from typing import Any, final
 import numpy as np
 
 from scoresde._json import parse_json
-from scoresde.data.arrays import ArrayData
 from scoresde.data.decoding import Item, gather
-from scoresde.data.numpy_files import from_arrays
 from scoresde.data.options import ReadOptions, choose_split, optional_module, reading
+from scoresde.data.stores import Raw, Store
 from scoresde.errors import UsageError, require
 
 IMAGE_COLUMNS = ("image", "img")
@@ -43,7 +42,7 @@ class Table:
     batches: Callable[[str], Iterator[Any]]  # of pyarrow.RecordBatch or pyarrow.Table
 
 
-def read_parquet(paths: list[Path], options: ReadOptions, source: str) -> ArrayData:
+def read_parquet(paths: list[Path], options: ReadOptions, source: str, store: Store) -> Raw:
     """Reads images in parquet files; if all are named after splits, only those of the chosen split."""
     splits = {path: match[1] for path in paths if (match := SPLIT_FILE.fullmatch(path.name))}
     if len(splits) == len(paths):
@@ -59,15 +58,16 @@ def read_parquet(paths: list[Path], options: ReadOptions, source: str) -> ArrayD
         with parquet.ParquetFile(path) as file:
             metadata = file.metadata
             schema = file.schema_arrow
-        num_bytes = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
-        options.require_room(num_bytes, source)
+        if not options.from_disk:
+            num_bytes = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+            options.require_room(num_bytes, source)
         return Table(path.name, schema, metadata.num_rows, lambda column: batches(path, column))
 
     with reading(source, "parquet"):
-        return _read_tables([table(path) for path in paths], options, source)
+        return _read_tables([table(path) for path in paths], options, source, store)
 
 
-def read_saved(path: Path, options: ReadOptions, source: str) -> ArrayData:
+def read_saved(path: Path, options: ReadOptions, source: str, store: Store) -> Raw:
     """Reads a folder that `save_to_disk` of `datasets` wrote, of one split or several."""
     arrow = optional_module("pyarrow", source)
 
@@ -93,7 +93,7 @@ def read_saved(path: Path, options: ReadOptions, source: str) -> ArrayData:
             path = path / split
         files = sorted(path.glob("*.arrow"))
         require(bool(files), f"{source}: holds no .arrow file")
-        return _read_tables([table(file) for file in files], options, source)
+        return _read_tables([table(file) for file in files], options, source, store)
 
 
 def is_saved(path: Path) -> bool:
@@ -101,8 +101,8 @@ def is_saved(path: Path) -> bool:
     return (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
 
 
-def read_hugging_face(name: str, options: ReadOptions, source: str) -> ArrayData:
-    """Reads a data set of the Hugging Face hub, downloaded by `datasets` if it is not in its cache."""
+def hugging_face_table(name: str, options: ReadOptions, source: str) -> tuple[Table, list[Path]]:
+    """A data set of the Hugging Face hub, downloaded by `datasets` if it is not in its cache, and its files there."""
     datasets = optional_module("datasets", source)
     try:
         dataset = datasets.load_dataset(name, split=options.split)
@@ -113,11 +113,16 @@ def read_hugging_face(name: str, options: ReadOptions, source: str) -> ArrayData
     rows = dataset.with_format("arrow")
     schema = dataset.features.arrow_schema
     table = Table(name, schema, len(dataset), lambda column: rows.select_columns([column]).iter(ROWS))
+    return table, [Path(file["filename"]) for file in dataset.cache_files] if options.from_disk else []
+
+
+def read_hugging_face(table: Table, options: ReadOptions, source: str, store: Store) -> Raw:
+    """Reads a data set that `hugging_face_table` found."""
     with reading(source, "a table of images"):
-        return _read_tables([table], options, source)
+        return _read_tables([table], options, source, store)
 
 
-def _read_tables(tables: list[Table], options: ReadOptions, source: str) -> ArrayData:
+def _read_tables(tables: list[Table], options: ReadOptions, source: str, store: Store) -> Raw:
     """Images and labels of tables with the same columns."""
     image, label = _columns(tables[0], source)
     for table in tables[1:]:
@@ -129,9 +134,9 @@ def _read_tables(tables: list[Table], options: ReadOptions, source: str) -> Arra
     if label is not None and options.class_conditional:
         labels, names = _labels(tables, label, source)
     total = sum(table.num_rows for table in tables)
-    values, kept = gather(_items(tables, image), total, options, source)
+    values, kept = gather(_items(tables, image), total, options, source, store)
     require(labels is None or len(labels) == total, f"{source}: holds fewer labels than the {total} rows it declares")
-    return from_arrays(values, None if labels is None else labels[kept], options, source, names)
+    return Raw(values, None if labels is None else labels[kept], names)
 
 
 def _columns(table: Table, source: str) -> tuple[str, str | None]:

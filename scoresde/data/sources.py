@@ -1,7 +1,7 @@
 """Loads data by a name, or from a user's file or folder.
 
-Every source gives `ArrayData`: all samples in one array in memory, images as bytes until a batch is made. At the sizes
-on which these models are trained, data sets are small: CIFAR-10 is 150 MB, ImageNet at 64 x 64 is 16 GB.
+Every source gives `ArrayData`: all samples in one array in memory, images as bytes until a batch is made. Most data
+sets fit: CIFAR-10 is 150 MB, ImageNet at 64 x 64 is 16 GB. Larger ones are read from disk, batch by batch (`disk`).
 
 Points in the plane are made in `toys`. The kind of path selects the reader: `numpy_files` for `.npy` and `.npz`, `idx`
 for IDX, `folders` for folders and images, and `parquet` for tables (parquet files, `save_to_disk`, the Hugging Face
@@ -17,12 +17,14 @@ import torch
 
 from scoresde.codec import Scaling
 from scoresde.data.arrays import ArrayData
+from scoresde.data.disk import converted, files_of
 from scoresde.data.folders import read_folder, read_images
-from scoresde.data.idx import idx_images, is_idx, read_idx
-from scoresde.data.images import SUFFIXES, refitted
-from scoresde.data.numpy_files import read_numpy
+from scoresde.data.idx import idx_images, is_idx, labels_beside, read_idx
+from scoresde.data.images import SUFFIXES, refits, refitted
+from scoresde.data.numpy_files import array_shape, from_raw, is_array, read_numpy
 from scoresde.data.options import ReadOptions, reading
-from scoresde.data.parquet import read_hugging_face, read_parquet
+from scoresde.data.parquet import hugging_face_table, read_hugging_face, read_parquet
+from scoresde.data.stores import MemoryStore, NewStore
 from scoresde.data.toys import TOYS
 from scoresde.errors import require, unknown_name
 
@@ -59,31 +61,51 @@ def load(name: str = "", path: str = "", options: ReadOptions | None = None) -> 
             return read_path(Path(path), options, source)
     source = f"data.name={name!r}"
     if name.startswith(HUGGING_FACE):
-        return read_hugging_face(name.removeprefix(HUGGING_FACE), options, source)
+        table, files = hugging_face_table(name.removeprefix(HUGGING_FACE), options, source)
+
+        def read(new_store: NewStore) -> ArrayData:
+            return from_raw(read_hugging_face(table, options, source, new_store()), options, source)
+
+        if not options.from_disk:
+            return read(lambda: MemoryStore(options))
+        return converted([(f"{name}/{file.name}", file) for file in files], options, source, read)
     if name not in SOURCES:
         raise unknown_name("data.name", name, [*SOURCES, f"{HUGGING_FACE}NAME"])
+    require(not options.from_disk, f"data.from_disk=True: {source} is made in memory; leave it at False")
     data = SOURCES[name]()
     if not options.class_conditional:
         data = replace(data, cond=None)
-    return refitted(data, options, source)
+    return refitted(data, options, source, lambda: MemoryStore(options))
 
 
 def read_path(path: Path, options: ReadOptions, source: str) -> ArrayData:
-    """Reads a file or folder with the reader for its kind."""
+    """Reads a file or folder, into memory or as the options say."""
     require(path.exists(), f"{source}: cannot be read: there is no such file or folder")
     if path.is_dir():
         path = idx_images(path) or path
     require(
-        not options.labels_path or is_idx(path),
-        f"data.labels_path={options.labels_path!r}: only IDX files have their labels elsewhere, not {source}",
+        not options.labels_path or is_idx(path) or path.suffix == ".npy",
+        f"data.labels_path={options.labels_path!r}: only IDX and .npy files have their labels elsewhere, not {source}",
     )
+    if not options.from_disk or (path.is_file() and is_array(path) and not refits(array_shape(path, source), options)):
+        return _read_path(path, options, source, lambda: MemoryStore(options))
+    files = files_of(path, options, source)
+    labels = [Path(options.labels_path)] if options.labels_path else [labels_beside(path)]
+    files += [(file.name, file) for file in labels if file is not None]
+    return converted(files, options, source, lambda new_store: _read_path(path, options, source, new_store))
+
+
+def _read_path(path: Path, options: ReadOptions, source: str, new_store: NewStore) -> ArrayData:
+    """Reads a file or folder with the reader for its kind."""
     if path.is_dir():
-        return read_folder(path, options, source)
+        return from_raw(read_folder(path, options, source, new_store()), options, source)
     if path.suffix.lower() in SUFFIXES:
-        return read_images(path.parent, [path], options, source)
+        return from_raw(read_images(path.parent, [path], options, source, new_store()), options, source)
     if path.suffix == ".parquet":
-        return read_parquet([path], options, source)
+        return from_raw(read_parquet([path], options, source, new_store()), options, source)
     if path.suffix in (".npy", ".npz"):
-        return refitted(read_numpy(path, options, source), options, source)
-    require(is_idx(path), f"{source}: cannot be read as data; need {FILES}")
-    return refitted(read_idx(path, options, source), options, source)
+        raw = read_numpy(path, options, source, new_store)
+    else:
+        require(is_idx(path), f"{source}: cannot be read as data; need {FILES}")
+        raw = read_idx(path, options, source, new_store)
+    return refitted(from_raw(raw, options, source), options, source, new_store)

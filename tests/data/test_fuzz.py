@@ -7,10 +7,13 @@ import gzip
 import importlib.util
 import io
 import struct
+import tempfile
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -99,17 +102,26 @@ def check(folder, name, content):
     whole = path if path.parent == folder else path.parent
     if name.startswith("saved"):
         (path.parent / "state.json").write_text("{}")
+    answers = [answer(whole, CHOICES)]
+    with tempfile.TemporaryDirectory() as cache:
+        answers.append(answer(whole, replace(CHOICES, from_disk=True, cache=cache)))
+        if all(isinstance(one, ArrayData) for one in answers):
+            assert torch.equal(answers[0].values, answers[1].values[:])
+
+
+def answer(path, options):
+    """Data, or the line of an error."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            answer = load(path=str(whole), options=CHOICES)
+            found = load(path=str(path), options=options)
         except UsageError as error:
-            answer = str(error)
-    if isinstance(answer, str):
-        assert len(answer.splitlines()) == 1
-        answer.encode()  # can be printed
-    else:
-        assert isinstance(answer, ArrayData)
+            line = str(error)
+            assert len(line.splitlines()) == 1
+            line.encode()  # can be printed
+            return line
+    assert isinstance(found, ArrayData)
+    return found
 
 
 def fuzz(folder, name, num_examples):

@@ -11,6 +11,7 @@ from PIL import Image
 from scoresde import UsageError
 from scoresde.data import ArrayData, ReadOptions, load
 from scoresde.data.images import MAX_PIXELS, decode, refitted
+from scoresde.data.stores import MemoryStore
 from tests.data.samples import noise, save
 
 
@@ -118,7 +119,8 @@ def test_a_large_jpeg_is_the_same_picture_when_unpacked_smaller(tmp_path):
 
 def test_images_in_memory_are_fitted_too():
     values = torch.from_numpy(noise(5, 1, 28, 28))
-    data = refitted(ArrayData(values), ReadOptions(image_size=(32,), resize_mode="center", channels=3), "x")
+    options = ReadOptions(image_size=(32,), resize_mode="center", channels=3)
+    data = refitted(ArrayData(values), options, "x", lambda: MemoryStore(options))
     assert data.shape == (3, 32, 32)
     assert torch.equal(data.values[:, 1:2, 2:30, 2:30], values)
     digits = load("digits", options=ReadOptions(image_size=(16,)))

@@ -126,17 +126,20 @@ def test_a_folder_written_by_save_to_disk(arrow, tmp_path):
 
 
 REAL = """
-import sys, numpy as np, datasets
-from scoresde.data import load
+import pathlib, sys, numpy as np, datasets
+from scoresde.data import ReadOptions, load
 images = [np.full((4, 4, 3), 10 * i, np.uint8) for i in range(4)]
 features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
 made = datasets.Dataset.from_dict({"image": images, "label": [0, 1, 1, 0]}, features=features)
 made.save_to_disk(sys.argv[1] + "/saved")
 made.to_parquet(sys.argv[1] + "/hub/train-00000-of-00001.parquet")
-for data in (load(path=sys.argv[1] + "/saved"), load("hf:" + sys.argv[1] + "/hub")):
-    assert data.values[:, 0, 0, 0].tolist() == [0, 10, 20, 30]
-    assert data.labels.tolist() == [0, 1, 1, 0]
-    assert data.class_names == ("a", "b")
+options = ReadOptions(from_disk=True, cache=sys.argv[1] + "/converted")
+for given in (ReadOptions(), options, options):
+    for data in (load(path=sys.argv[1] + "/saved", options=given), load("hf:" + sys.argv[1] + "/hub", options=given)):
+        assert data.values[:][:, 0, 0, 0].tolist() == [0, 10, 20, 30]
+        assert data.labels.tolist() == [0, 1, 1, 0]
+        assert data.class_names == ("a", "b")
+assert len(list(pathlib.Path(options.cache).iterdir())) == 2
 """
 
 

@@ -40,7 +40,17 @@ def test_the_configuration_reaches_the_reader(tmp_path):
     assert build.build_data(config)[0].shape == (1, 6, 6)
 
 
-def test_labels_path_is_for_idx_alone(tmp_path):
+def test_labels_path_is_for_idx_and_npy(tmp_path):
+    np.savez(tmp_path / "x.npz", x=noise(5, 6))
+    with pytest.raises(UsageError, match=r"labels_path='y.npy': only IDX and .npy files"):
+        load(path=str(tmp_path / "x.npz"), options=ReadOptions(labels_path="y.npy"))
     np.save(tmp_path / "x.npy", noise(5, 6))
-    with pytest.raises(UsageError, match=r"labels_path='y.npy': only IDX"):
+    with pytest.raises(UsageError, match=r"labels_path='y.npy': cannot be read"):
         load(path=str(tmp_path / "x.npy"), options=ReadOptions(labels_path="y.npy"))
+    options = ReadOptions(labels_path=str(tmp_path / "y.npy"))
+    np.save(tmp_path / "y.npy", np.array([3, 1, 3, 2, 1]))
+    data = load(path=str(tmp_path / "x.npy"), options=options)
+    assert (data.labels.tolist(), data.class_names) == ([2, 0, 2, 1, 0], ("1", "2", "3"))
+    np.save(tmp_path / "y.npy", np.arange(4))
+    with pytest.raises(UsageError, match=r"x.npy': 'labels' is of type int64 and shape \(4,\); need 5 integers"):
+        load(path=str(tmp_path / "x.npy"), options=options)
