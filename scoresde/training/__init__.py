@@ -1,7 +1,7 @@
 """Training: the step, its options, batches, averages, and `fit` for data in a tensor."""
 
 from scoresde.training.average import Average
-from scoresde.training.batches import ArrayBatches, Batches
+from scoresde.training.batches import ArrayBatches, Batches, Prefetched
 from scoresde.training.fit import fit
 from scoresde.training.options import TrainingOptions
 from scoresde.training.parallel import World, join_world, leave_world
@@ -13,6 +13,7 @@ __all__ = [
     "Average",
     "Batches",
     "DivergedError",
+    "Prefetched",
     "Trainer",
     "TrainingOptions",
     "World",

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import final
 
 import torch
 from torch import Tensor
 
 from scoresde import condition
+from scoresde.condition import Condition
 from scoresde.data.arrays import ArrayData
 from scoresde.errors import require
 from scoresde.models.base import NetworkModel
 from scoresde.noise import key_of
 from scoresde.objective import Batch
+
+AHEAD = 2  # batches that are read before they are asked for
 
 
 class Batches(ABC):
@@ -46,12 +50,18 @@ def check_shape(raw_shape: tuple[int, ...], model: NetworkModel) -> None:
     )
 
 
+def batches_of(data: ArrayData, batch_size: int, seed: int) -> Batches:
+    """The batches of a data set; those in a file are read ahead."""
+    batches = ArrayBatches(data, batch_size, seed)
+    return batches if isinstance(data.values, Tensor) else Prefetched(batches)
+
+
 @final
 class ArrayBatches(Batches):
-    """Batches of a data set in memory: slices of a fresh permutation in each epoch.
+    """Batches of a data set: slices of a fresh permutation in each epoch.
 
     Args:
-        data: the data set; it is moved to the device of the batches.
+        data: the data set; what is in memory is moved to the device of the batches.
         batch_size: size of the batch of all processes together.
         seed: seed of the permutations.
     """
@@ -70,10 +80,11 @@ class ArrayBatches(Batches):
         model.check_cond(self.data.cond)
 
     def batch(self, step: int, share: slice, device: torch.device) -> Batch:
-        if self.data.values.device != device:
+        if isinstance(self.data.values, Tensor) and self.data.values.device != device:
             self.data = self.data.to(device)
-        index = self._places(step, device)[share]
-        return Batch(self.data.values[index], condition.take(self.data.cond, index))
+        index = self._places(step, self.data.values.device)[share]
+        cond = condition.take(self.data.cond, index)
+        return Batch(self.data.values[index].to(device), condition.to(cond, device))
 
     def _places(self, step: int, device: torch.device) -> Tensor:
         """The indices of the samples in the batch of a step."""
@@ -90,3 +101,45 @@ class ArrayBatches(Batches):
             self._epoch = epoch
             self._order = order.to(device, non_blocking=True)
         return self._order[position * size : (position + 1) * size]
+
+
+@final
+class Prefetched(Batches):
+    """Batches that another source makes, the next ones in a thread while a step is computed.
+
+    They are the same as without: a batch is a function of its step. An error of the source is raised when its batch is
+    asked for. The thread ends with this object.
+
+    Args:
+        batches: the source; it is used by one thread at a time.
+    """
+
+    def __init__(self, batches: Batches) -> None:
+        self.raw_shape = batches.raw_shape
+        self.quantized = batches.quantized
+        self._batches = batches
+        self._thread = ThreadPoolExecutor(1, "batches")
+        self._waiting: dict[tuple[int, int, int], Future[Batch]] = {}
+
+    def check(self, model: NetworkModel) -> None:
+        self._batches.check(model)
+
+    def batch(self, step: int, share: slice, device: torch.device) -> Batch:
+        keys = [(step + k, share.start, share.stop) for k in range(1 + AHEAD)]
+        for key in self._waiting.keys() - set(keys):  # after a jump to another step
+            self._waiting.pop(key).cancel()
+        for key in keys:
+            if key not in self._waiting:
+                pin = device.type == "cuda"  # otherwise the copy would wait for the device
+                self._waiting[key] = self._thread.submit(_on_host, self._batches, key[0], share, pin)
+        raw, cond = self._waiting.pop(keys[0]).result()
+        return Batch(raw.to(device, non_blocking=True), _to(cond, device))
+
+
+def _on_host(batches: Batches, step: int, share: slice, pin: bool) -> Batch:
+    batch = batches.batch(step, share, torch.device("cpu"))
+    return Batch(batch.raw.pin_memory(), condition.apply(Tensor.pin_memory, batch.cond)) if pin else batch
+
+
+def _to(cond: Condition, device: torch.device) -> Condition:
+    return condition.apply(lambda part: part.to(device, non_blocking=True), cond)

@@ -25,7 +25,7 @@ from scoresde.noise import BatchNoise
 from scoresde.objective import Batch, Model, Objective
 from scoresde.score_model import warn_of_scale
 from scoresde.training.average import Average
-from scoresde.training.batches import ArrayBatches, Batches
+from scoresde.training.batches import Batches, batches_of
 from scoresde.training.options import TrainingOptions
 from scoresde.training.parallel import ALONE, Alone, Parallel, Replicated, Sharded, World, share
 from scoresde.training.power import gamma_of, power_decay
@@ -70,7 +70,7 @@ class Trainer(Generic[Model]):
             f"objective={type(objective).__name__}: trains a {objective.trains.__name__}, and the model is a "
             f"{type(model).__name__}",
         )
-        source = ArrayBatches(data, options.batch_size, seed) if isinstance(data, ArrayData) else data
+        source = batches_of(data, options.batch_size, seed) if isinstance(data, ArrayData) else data
         source.check(model)
         require(
             options.batch_size % (world.size * options.accumulate) == 0,

@@ -1,12 +1,19 @@
 """Where batches come from: permutations of an array, or what a user defines."""
 
+import gc
+import os
+import threading
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
-from scoresde import TrainingOptions, UsageError
-from scoresde.data import ArrayData
+from scoresde import VPSDE, NetworkScoreModel, NoiseParametrization, TrainingOptions, UNet, UsageError
+from scoresde.data import ArrayData, ReadOptions, load
 from scoresde.objective import DenoisingObjective
-from scoresde.training import ArrayBatches, Batches, Trainer
+from scoresde.training import ArrayBatches, Batches, Prefetched, Trainer
+from scoresde.training.batches import batches_of
 from tests.training.trainers import Recorder, Stream, advance, assert_same_state, make_model, make_trainer
 
 
@@ -93,3 +100,99 @@ def test_batches_are_checked_before_the_first_step(device):
 def test_batches_are_abstract():
     with pytest.raises(TypeError, match="abstract"):
         Batches()
+
+
+def from_file(folder, count=40, seed=0):
+    """Labelled images of bytes in memory, and the same in a file."""
+    generator = torch.Generator().manual_seed(seed)
+    np.save(folder / "x.npy", torch.randint(0, 256, (count, 1, 4, 4), generator=generator, dtype=torch.uint8).numpy())
+    np.save(folder / "y.npy", np.arange(count) % 3)
+    options = ReadOptions(labels_path=str(folder / "y.npy"))
+    return [load(path=str(folder / "x.npy"), options=replace(options, from_disk=d)) for d in (False, True)]
+
+
+def image_trainer(data, device, num_steps=7):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = UNet(1, channels=2, num_classes=3, label_dropout=0.2)
+    model = NetworkScoreModel(network, VPSDE(), NoiseParametrization(data.rms()), (1, 4, 4), data.codec).to(device)
+    options = TrainingOptions(num_steps=num_steps, batch_size=16, flip=True, dequantize=True, warmup_steps=2)
+    return Trainer(model, data, DenoisingObjective(), options, seed=3)
+
+
+def test_training_from_a_file_ends_with_the_same_bytes_as_in_memory(tmp_path, device):
+    found = []
+    for data in from_file(tmp_path):
+        train, held_out = data.split(0.25)
+        trainer = advance(image_trainer(train, device), 7)
+        found.append((trainer.state(), trainer.held_out_loss(held_out)))
+    (memory, memory_loss), (file, file_loss) = found
+    assert_same_state(memory, file)
+    assert memory_loss == file_loss
+
+
+def test_a_run_from_a_file_continues_as_if_never_stopped(tmp_path, device):
+    data = from_file(tmp_path)[1]
+    whole = advance(image_trainer(data, device), 7)
+    part = advance(image_trainer(data, device), 3)
+    resumed = image_trainer(data, device)
+    resumed.load_state(3, part.state())
+    assert_same_state(advance(resumed, 4).state(), whole.state())
+    part.load_state(3, advance(image_trainer(data, device), 3).state())  # back, where it had read ahead
+    assert_same_state(advance(part, 4).state(), whole.state())
+
+
+def test_batches_that_are_read_ahead_are_the_same(tmp_path, device):
+    memory, file = from_file(tmp_path)
+    expected, found = batches_of(memory, 16, 5), batches_of(file, 16, 5)
+    assert isinstance(found, Prefetched)
+    for step in (0, 1, 2, 3, 7, 8, 3, 4, 100):
+        for share in (slice(0, 16), slice(4, 8), slice(4, 8)):
+            for one, other in zip(found.batch(step, share, device), expected.batch(step, share, device), strict=True):
+                assert one.device.type == device.type
+                assert torch.equal(one, other)
+
+
+class Failing(Stream):
+    """Has no batch for step 4."""
+
+    def batch(self, step, share, device):
+        if step == 4:
+            raise UsageError("the disk is gone")
+        return super().batch(step, share, device)
+
+
+def test_an_error_of_the_thread_is_raised_when_its_batch_is_asked_for(device):
+    options = TrainingOptions(num_steps=9, batch_size=8)
+    trainer = Trainer(make_model(device, num_classes=4), Prefetched(Failing(8)), DenoisingObjective(), options)
+    advance(trainer, 4)
+    with pytest.raises(UsageError, match="the disk is gone"):
+        trainer.step()
+
+
+def test_the_next_batches_are_read_in_one_thread_that_ends_with_the_trainer(device):
+    reads = []
+
+    class Noted(Stream):
+        def batch(self, step, share, device):
+            reads.append((step, threading.current_thread()))
+            return super().batch(step, share, device)
+
+    options = TrainingOptions(num_steps=9, batch_size=8)
+    trainer = Trainer(make_model(device, num_classes=4), Prefetched(Noted(8)), DenoisingObjective(), options)
+    advance(trainer, 5)
+    threads = {thread for _, thread in reads}
+    assert len(threads) == 1
+    assert threads.isdisjoint({threading.main_thread()})
+    del trainer
+    gc.collect()
+    threads.pop().join(timeout=10)
+    assert [step for step, _ in reads] == list(range(7))  # two ahead, each once
+
+
+def test_a_file_that_is_cut_short_ends_training_with_its_name(tmp_path, device):
+    trainer = image_trainer(from_file(tmp_path, count=4000)[1], device, num_steps=500)
+    advance(trainer, 2)
+    os.truncate(tmp_path / "x.npy", 1000)
+    with pytest.raises(UsageError, match=r"x.npy': has become shorter"):
+        advance(trainer, 400)
