@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import errno
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -47,6 +48,24 @@ def naming(path: Path | str) -> Iterator[None]:
         if error.errno is None:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is used up, of the host or of a device."""
+    said = ("out of memory", "can't allocate memory", "not enough memory", "STATUS_ALLOC_FAILED")  # torch's, and CUDA's
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(s in str(error) for s in said))
+
+
+def tried(error: BaseException) -> str:
+    """How much memory was asked for, in brackets, if an error says so."""
+    found = re.search(r"(?:[Tt]ried|Unable) to allocate ([\d.]+ \w+)", str(error))
+    return f" (tried to allocate {found[1]})" if found else ""
+
+
+def cannot_compile(error: BaseException) -> bool:
+    """Whether an error says that `torch.compile` failed. Its class is compared by name: to import it takes seconds."""
+    classes = {cls.__name__ for cls in type(error).__mro__}
+    return "TorchDynamoException" in classes or (isinstance(error, RuntimeError) and "torch.compile" in str(error))
 
 
 REMEDIES = {

@@ -97,6 +97,9 @@ def _training(config: ConfigDict) -> None:
     config.training.ema_lengths = ()  # (0.05, 0.1): snapshots of two more averages, for any other by --mode average
     config.training.accumulate = 1  # micro-batches that a batch is computed in, to save memory
     config.training.precision = "float32"  # of the network's arithmetic: float32 or bfloat16
+    config.training.compile = False  # compile the network by torch.compile: minutes at first, then faster steps
+    config.training.tf32 = False  # on CUDA: all products of float32 in TF32, not those of convolutions alone
+    config.training.channels_last = False  # images: weights with the channels last, faster with bfloat16 on CUDA
     config.training.flip = False  # mirror half of the images of each batch
     config.training.dequantize = False  # spread whole numbers evenly over their unit intervals: for likelihoods
     config.training.shard = False  # several processes: each holds a part of the weights, not all of them

@@ -34,6 +34,8 @@ def choose_device(name: str) -> torch.device:
 
 def fast_bfloat16(device: torch.device) -> bool:
     """Whether a device has instructions for bfloat16, as far as torch says so."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     checks = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
     known = [check() for check in checks if check is not None]
     return device.type != "cpu" or not known or any(known)

@@ -192,7 +192,7 @@ def announce(run: Run) -> None:
         print(run.origin.announcement(trainer.model), flush=True)
     if run.config.training.precision == "bfloat16" and not fast_bfloat16(trainer.device):
         print(
-            "training.precision=bfloat16: this CPU has no instructions for it; float32 is many times faster",
+            "training.precision=bfloat16: this device has no instructions for it; float32 is many times faster",
             flush=True,
         )
 

@@ -27,6 +27,9 @@ class TrainingOptions:
     ema_lengths: tuple[float, ...] = ()  # of averages with power profiles that are kept as well: `training.power`
     accumulate: int = 1  # micro-batches that a batch is computed in, one after the other
     precision: Literal["float32", "bfloat16"] = "float32"  # of the network's arithmetic; weights stay float32
+    compile: bool = False  # the network, by torch.compile
+    tf32: bool = False  # on CUDA: products of float32 in TF32
+    channels_last: bool = False  # of images: weights of convolutions with the channels last
     flip: bool = False  # mirror half of the images of each batch
     dequantize: bool = False  # spread whole numbers evenly over their unit intervals, as densities require
     shard: bool = False  # with several processes: each holds a part of the weights, not all of them

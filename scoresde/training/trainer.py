@@ -7,7 +7,8 @@ without a saved random state, and each process computes only its own share of th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Generic, final
 
 import torch
@@ -19,7 +20,7 @@ from scoresde._shape import match_rank
 from scoresde.codec import WIDE
 from scoresde.data.arrays import ArrayData
 from scoresde.errors import UsageError, require
-from scoresde.models.base import NetworkModel
+from scoresde.models.base import NetworkModel, plain_network
 from scoresde.models.network import NetworkScoreModel
 from scoresde.noise import BatchNoise
 from scoresde.objective import Batch, Model, Objective
@@ -29,6 +30,8 @@ from scoresde.training.batches import Batches, batches_of
 from scoresde.training.options import TrainingOptions
 from scoresde.training.parallel import ALONE, Alone, Parallel, Replicated, Sharded, World, share
 from scoresde.training.power import gamma_of, power_decay
+from scoresde.training.refusals import refusal
+from scoresde.training.speed import fast_products, prepared
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's state of a parameter
 
@@ -44,7 +47,7 @@ class Trainer(Generic[Model]):
     Attributes:
         model: the model whose weights are optimised.
         average: the exponential average of its weights, from which to sample.
-        powers: the averages with the power profiles of `options.ema_lengths`.
+        powers: by length, the averages with the power profiles of `options.ema_lengths`.
         step_number: number of steps taken.
 
     Args:
@@ -101,17 +104,17 @@ class Trainer(Generic[Model]):
         self.seed = seed
         self.world = world
         self.device = model.device
+        ready = prepared(model, options, world)
         self.parallel = _parallel(model, options, world)
         self.average = Average(model)
-        self.powers = [Average(model) for _ in options.ema_lengths]
-        self._gammas = [gamma_of(length) for length in options.ema_lengths]
+        self.powers = {length: Average(model) for length in options.ema_lengths}
         self._groups = self.parallel.groups(model)
         self.optimizer = torch.optim.AdamW(
             [{"params": group} for group in self._groups], lr=options.lr, weight_decay=options.weight_decay, fused=True
         )
         self.step_number = 0
         self.lr_scale = 1.0
-        self._wrapped = self.parallel.wrap(model)
+        self._wrapped = self.parallel.wrap(ready)
         network = {id(p) for p in model.network.parameters()}
         self._outside = [p for p in model.parameters() if p.requires_grad and id(p) not in network]
         self._record: list[Tensor] = []
@@ -122,7 +125,25 @@ class Trainer(Generic[Model]):
 
         A step whose gradient is not finite leaves weights and moments as they are: the fused optimiser skips it on the
         device, through the flag that gradient scalers use.
+
+        Raises:
+            UsageError: if memory does not suffice, or the network cannot be compiled.
         """
+        with self._within_limits(), fast_products(self.options, self.device):
+            self._step()
+
+    @contextlib.contextmanager
+    def _within_limits(self) -> Iterator[None]:
+        """While entered, what the machine refuses is a `UsageError` that says what to do."""
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:
+            said = refusal(error, self.options, self.world, plain_network(self.model.network), self.device)
+            if said is None:
+                raise
+            raise UsageError(said) from error
+
+    def _step(self) -> None:
         n = self.step_number
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr_at(n)
@@ -133,8 +154,8 @@ class Trainer(Generic[Model]):
         self.optimizer.found_inf = bad  # type: ignore[attr-defined]
         self.optimizer.step()
         self.average.update(self.model, min(self.options.ema_decay, (1 + n) / (10 + n)))  # Song et al.'s ramp
-        for power, gamma in zip(self.powers, self._gammas, strict=True):
-            power.update(self.model, power_decay(gamma, n + 1))
+        for length, power in self.powers.items():
+            power.update(self.model, power_decay(gamma_of(length), n + 1))
         self._bad_run = (self._bad_run + 1) * bad
         self._record.append(torch.stack([loss, norm.float(), bad]))
         self.step_number = n + 1
@@ -229,7 +250,7 @@ class Trainer(Generic[Model]):
         trained = self.options.batch_size // (self.world.size * self.options.accumulate)
         size = choose_batch_size(None, self.model.shape, self.device, trained=trained)
         total = 0.0
-        with self.average.applied(self.model):
+        with self._within_limits(), self.average.applied(self.model):
             for part in batches(len(data), size):
                 noise = BatchNoise(0, 0, len(data), torch.arange(part.start, part.stop, device=self.device))
                 raw = data.values[part].to(self.device)
@@ -268,7 +289,7 @@ class Trainer(Generic[Model]):
         role = self.model.role
         return {
             f"power{i}.{role}.{name}": self.parallel.whole(average.tensors[name])
-            for i, average in enumerate(self.powers)
+            for i, average in enumerate(self.powers.values())
             for name in self.model.state_dict()
         }
 
@@ -282,7 +303,7 @@ class Trainer(Generic[Model]):
         role = self.model.role
         here = self.model.state_dict()
         weights = _part(tensors, f"weights.{role}.", here)
-        averages = {"ema": self.average} | {f"power{i}": power for i, power in enumerate(self.powers)}
+        averages = {"ema": self.average} | {f"power{i}": power for i, power in enumerate(self.powers.values())}
         averaged = {prefix: _part(tensors, f"{prefix}.{role}.", here) for prefix in averages}
         parameters = dict(self.model.named_parameters())
         moments = {key: _part(tensors, f"optimizer.{key}.{role}.", None) for key in MOMENTS}
@@ -304,8 +325,8 @@ class Trainer(Generic[Model]):
             parameter = parameters[name]
             state = {"step": moments["step"][name].to(self.device, torch.float32, copy=True)}
             for key in ("exp_avg", "exp_avg_sq"):
-                whole = moments[key][name].to(self.device, parameter.dtype, copy=True)
-                state[key] = self.parallel.distribute(whole, parameter)
+                whole = moments[key][name].to(self.device, parameter.dtype)
+                state[key] = torch.empty_like(parameter).copy_(self.parallel.distribute(whole, parameter))
             self.optimizer.state[parameter] = state
         self._record = list(tensors["record"].to(self.device)) if "record" in tensors else []
         self._bad_run = tensors["bad_run"].to(self.device)

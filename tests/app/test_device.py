@@ -60,9 +60,11 @@ def test_small_batches_take_one_thread_unless_the_user_says_how_many(monkeypatch
     assert chosen == [1]
 
 
-def test_a_cpu_without_bfloat16_is_known(monkeypatch):
+def test_a_device_without_bfloat16_is_known(monkeypatch):
     for names, fast in ((), False), (("avx512_bf16",), True), (("amx_tile",), True):
         for name in ("avx512_bf16", "amx_tile"):
             monkeypatch.setattr(torch.cpu, f"_is_{name}_supported", lambda own=name, names=names: own in names)
         assert fast_bfloat16(torch.device("cpu")) == fast
-        assert fast_bfloat16(torch.device("cuda"))
+    for known in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, known=known: known)
+        assert fast_bfloat16(torch.device("cuda")) == known
