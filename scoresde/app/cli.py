@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
+import re
 import sys
 import typing
 import warnings
@@ -15,9 +16,20 @@ from absl import flags as absl_flags
 
 from scoresde.app.flags import MODES, ComputingFlags, Flags, Mode, TrainedFlags, modes_with
 from scoresde.app.interrupt import noted_interrupts
-from scoresde.errors import UsageError, flag_error, machine_error, require, unknown_name
+from scoresde.errors import (
+    UsageError,
+    cannot_compile,
+    flag_error,
+    machine_error,
+    out_of_memory,
+    require,
+    tried,
+    unknown_name,
+)
 
 HELP = {"--help", "-h", "--helpfull", "help"}
+TRY_SAMPLES = 16  # at a time, if there is not enough memory for more
+NO_COMPILER = "install a compiler (of C++, for CUDA Triton), or leave --config.sampling.compile out"
 EXAMPLES = """scoresde: score-based generative modelling through SDEs
 
   python main.py --mode train --sde vp              trains on handwritten digits, in runs/vp
@@ -106,7 +118,27 @@ def _dispatch(arguments: list[str]) -> int:
         if flag.startswith("--") and not flag.startswith("--config."):
             known = [f"--{f.name}" for f in dataclasses.fields(mode.flags)]
             raise unknown_name("flag", flag, [*known, "--mode", "--config.FIELD"])
-    return mode.load()(parsed, rest)
+    try:
+        return mode.load()(parsed, rest)
+    except (RuntimeError, MemoryError) as error:
+        if out_of_memory(error):
+            raise _memory_error(error, mode, rest) from error
+        if cannot_compile(error):
+            reason = str(error).strip().splitlines()[0]
+            raise UsageError(f"torch cannot compile the network here ({reason}); {NO_COMPILER}") from error
+        raise
+
+
+def _memory_error(error: BaseException, mode: Mode, arguments: Sequence[str]) -> UsageError:
+    """The error of a command for which memory does not suffice, with fewer samples at a time to try."""
+    said = f"out of memory{tried(error)}"
+    if not issubclass(mode.flags, ComputingFlags):
+        return UsageError(f"{said}; close other programs, or use another machine")
+    given = re.search(r"--config\.sampling\.batch_size[= ](\d+)", " ".join(arguments))
+    size = int(given[1]) // 2 if given else TRY_SAMPLES
+    fewer = f"fewer samples at a time, as with --config.sampling.batch_size={size}" if size else "a larger --device"
+    less = "" if issubclass(mode.flags, TrainedFlags) else "smaller data or a smaller --config.network, or "
+    return UsageError(f"{said}; try {less}{fewer}")
 
 
 def _defined_flags() -> absl_flags.FlagValues:

@@ -19,6 +19,7 @@ from scoresde.errors import UsageError, naming, require
 from sde_configs import default
 
 HOW_TO_TRAIN = "train first: python main.py --mode train --sde vp"
+FREE = ("training.num_steps", "training.accumulate", "network.checkpointing", *PLACE)  # a run can change them
 CHECKPOINT = re.compile(r"step-\d{9,}\.safetensors")
 
 
@@ -73,8 +74,9 @@ class RunFolder:
     def check_config(self, config: dict[str, Any]) -> None:
         """Raises `UsageError` if the folder holds a run with another configuration.
 
-        How long to train, what to log, how to sample, where the data lie and how they are held may differ; `train`
-        compares the data's checksum. A field that the library did not have yet when the run began has its default.
+        How long to train, what to log, how to sample, how to save memory, where the data lie and how they are held may
+        differ; `train` compares the data's checksum. A field that the library did not have yet when the run began has
+        its default.
         """
         if self.config.exists():
             defaults = flat(json.loads(default.get_config().to_json_best_effort()))
@@ -86,7 +88,7 @@ class RunFolder:
                     f"workdir={str(self.path)!r}: its config.json is damaged ({error}); choose another --workdir"
                 ) from error
             for field in sorted(old.keys() | new.keys()):
-                free = field in ("training.num_steps", *PLACE) or field.startswith(("logging.", "sampling."))
+                free = field in FREE or field.startswith(("logging.", "sampling."))
                 was = old.get(field, defaults.get(field))
                 now = new.get(field)
                 require(
