@@ -65,7 +65,8 @@ def tried(error: BaseException) -> str:
 def cannot_compile(error: BaseException) -> bool:
     """Whether an error says that `torch.compile` failed. Its class is compared by name: to import it takes seconds."""
     classes = {cls.__name__ for cls in type(error).__mro__}
-    return "TorchDynamoException" in classes or (isinstance(error, RuntimeError) and "torch.compile" in str(error))
+    said = ("torch.compile", "torch._functorch")  # of a second gradient, which compiled networks do not have
+    return "TorchDynamoException" in classes or (isinstance(error, RuntimeError) and any(s in str(error) for s in said))
 
 
 REMEDIES = {
