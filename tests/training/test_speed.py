@@ -94,7 +94,8 @@ class Twice(Refused):
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # of torch.compile as well
 def test_a_loss_that_cannot_be_compiled_is_named(device):
     make_trainer(device, objective=Twice()).step()
-    with pytest.raises(UsageError, match=r"training\.compile=True: .*(double backward|create_graph=False).*\); .* set it to False"):
+    message = r"training\.compile=True: .*(double backward|create_graph=False).*\); .* set it to False"
+    with pytest.raises(UsageError, match=message):
         make_trainer(device, objective=Twice(), compile=True).step()
 
 
