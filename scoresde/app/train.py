@@ -30,7 +30,7 @@ from scoresde.app.run_folder import RunFolder
 from scoresde.app.tracking import Tracker
 from scoresde.codec import Codec, same_scaling
 from scoresde.data.arrays import ArrayData
-from scoresde.data.info import DataInfo
+from scoresde.data.info import DataInfo, has_fingerprint
 from scoresde.errors import require
 from scoresde.models.network import NetworkScoreModel
 from scoresde.registry import construct
@@ -242,11 +242,13 @@ def _check_continues(run: Run, newest: checkpoint.Checkpoint) -> None:
     source = f"workdir={str(run.folder.path)!r}"
     data = newest.description.get("data", {})
     require(
-        data.get("digest") == run.info.digest,
+        data.get("digest") == run.info.digest or has_fingerprint(run.data, data.get("digest")),
         f"{source}: its run was trained on other data; choose another --workdir",
     )
+    held_out_digest = data.get("held_out_digest", "")
     require(
-        data.get("held_out_digest", "") in ("", run.info.held_out_digest),
+        held_out_digest in ("", run.info.held_out_digest)
+        or (run.held_out is not None and has_fingerprint(run.held_out, held_out_digest)),
         f"{source}: the held-out samples of its run have changed; put them back as they were, or "
         "choose another --workdir",
     )

@@ -13,7 +13,7 @@ from torch import Tensor
 from scoresde.app.trained import Trained
 from scoresde.data.arrays import ArrayData
 from scoresde.data.folders import holds_pictures
-from scoresde.data.info import DataInfo, fingerprint
+from scoresde.data.info import DataInfo, has_fingerprint
 from scoresde.data.options import ReadOptions, reading
 from scoresde.data.sources import read_path
 from scoresde.errors import UsageError, require
@@ -33,12 +33,12 @@ def own_data(trained: Trained) -> tuple[ArrayData, ArrayData | None]:
     except UsageError as error:
         raise UsageError(f"{error}; if the data moved, give their place with --config.data.path") from error
     changed = "checkpoint: its data have changed since it was trained; put them back as they were"
-    require(trained.data.digest in ("", fingerprint(train)), changed)
+    require(trained.data.digest == "" or has_fingerprint(train, trained.data.digest), changed)
     known = trained.checkpoint.tensors.get("held_out")
     same = known is None or (held_out is not None and held_out.index is not None and torch.equal(known, held_out.index))
     require(same, changed)
-    held_out_digest = "" if held_out is None else fingerprint(held_out)
-    require(trained.data.held_out_digest in ("", held_out_digest), changed)
+    digest = trained.data.held_out_digest
+    require(digest == "" or (held_out is not None and has_fingerprint(held_out, digest)), changed)
     codec = trained.network_model.codec
     return replace(train, codec=codec), None if held_out is None else replace(held_out, codec=codec)
 

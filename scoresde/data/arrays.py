@@ -91,8 +91,11 @@ class ArrayData:
         return self.batch(slice(None))
 
     def blocks(self) -> Iterator[Tensor]:
-        """All raw values in their order, some samples at a time."""
-        return iter(self.values.split(max(1, BLOCK // math.prod(self.shape))))
+        """All raw values, some samples at a time, in the order of the whole data set: a file is read front to back."""
+        size = max(1, BLOCK // math.prod(self.shape))
+        if self.index is None:
+            return iter(self.values.split(size))
+        return (self.values[part] for part in self.index.argsort().split(size))
 
     def ends(self) -> tuple[float, float]:
         """The smallest and the largest raw value."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -132,19 +133,20 @@ class FileArray:
         far = (np.diff(rows) > 1 + GAP // width) | (np.diff(rows // max(1, SPAN // width)) != 0)
         straight = (np.diff(rows) == 1) & (np.diff(order) == 1)  # rows that go where they lie
         starts = np.concatenate([[0], np.flatnonzero(far) + 1])
+        ends = np.append(starts[1:], len(rows))
+        firsts, lasts, places = rows[starts].tolist(), rows[ends - 1].tolist(), order[starts].tolist()
         target = found.reshape(-1).view(np.uint8).data
         with naming(self.file.path):
-            for start, end, first, place in zip(
-                starts.tolist(),
-                [*starts[1:].tolist(), len(rows)],
-                rows[starts].tolist(),
-                order[starts].tolist(),
-                strict=True,
-            ):
+            if len(starts) > 1 and sys.platform == "linux":
+                for first, last in zip(firsts, lasts, strict=True):  # so that the disk fetches them side by side
+                    where = self.offset + first * width
+                    os.posix_fadvise(self.file.descriptor, where, (last + 1 - first) * width, os.POSIX_FADV_WILLNEED)
+            spans = zip(starts.tolist(), ends.tolist(), firsts, lasts, places, strict=True)
+            for start, end, first, last, place in spans:
                 if end - start == 1 or straight[start : end - 1].all():
                     self._fill(target[place * width : (place + end - start) * width], first * width)
                 else:
-                    span = np.empty((int(rows[end - 1]) + 1 - first, *self.shape[1:]), self.kind)
+                    span = np.empty((last + 1 - first, *self.shape[1:]), self.kind)
                     self._fill(span.reshape(-1).view(np.uint8).data, first * width)
                     found[order[start:end]] = span[rows[start:end] - first]
         return found

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import torch
@@ -15,6 +15,8 @@ from torch import Tensor
 from scoresde import checkpoint, condition
 from scoresde.data.arrays import ArrayData
 from scoresde.errors import UsageError, require, unknown_name
+
+SAMPLES = 2**10  # at a time
 
 
 @final
@@ -104,9 +106,18 @@ def fingerprint(data: ArrayData) -> str:
     return _digest(data, data.blocks())
 
 
+def has_fingerprint(data: ArrayData, known: str) -> bool:
+    """Whether data have a fingerprint, by the present definition or by that of earlier versions.
+
+    Those took the samples of a part in the order of the split, in which a file on a disk cannot be read fast.
+    """
+    return known == fingerprint(data) or known == _digest(replace(data, index=None), data.values.split(SAMPLES))
+
+
 def _digest(data: ArrayData, blocks: Iterable[Tensor]) -> str:
     values = checkpoint.Parts(tuple(data.values.shape), data.values.dtype, blocks)
-    return checkpoint.digest({"values": values} | dict(condition.parts(data.cond)))
+    order = {} if data.index is None else {"index": data.index}
+    return checkpoint.digest({"values": values} | order | dict(condition.parts(data.cond)))
 
 
 def _look(data: ArrayData) -> tuple[float, float, str]:

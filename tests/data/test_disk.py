@@ -1,5 +1,6 @@
 """Data read from disk: the same as in memory, to the last bit, in a small part of the memory."""
 
+import errno
 import gzip
 import json
 import os
@@ -226,6 +227,25 @@ def test_a_failed_conversion_leaves_nothing(tmp_path):
     with pytest.raises(UsageError, match="images differ"):
         load(path=str(path), options=ReadOptions(from_disk=True, cache=str(tmp_path / "cache")))
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+@pytest.mark.parametrize("file", ["0.npy", "description.json", "labels.npy"])
+def test_a_full_disk_is_named_and_nothing_is_left(tmp_path, monkeypatch, file):
+    path = write_photos(tmp_path)
+    options = ReadOptions(from_disk=True, cache=str(tmp_path / "cache"))
+    sync = os.fsync
+
+    def full(descriptor):
+        if file in os.readlink(f"/proc/self/fd/{descriptor}"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UsageError, match=f"{file}': No space left on device; make room on the disk"):
+        load(path=str(path), options=options)
+    assert list((tmp_path / "cache").iterdir()) == []
+    monkeypatch.setattr(os, "fsync", sync)
+    assert_same(load(path=str(path), options=options), load(path=str(path)))
 
 
 def on_disk(path, **options):

@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from scoresde import UsageError
+from scoresde import UsageError, checkpoint
 from scoresde.data import ArrayData
-from scoresde.data.info import DataInfo, fingerprint
+from scoresde.data.info import DataInfo, fingerprint, has_fingerprint
 
 INFO = DataInfo(-1.5, 2, 3, ("cat", "dog", "eel"), True, "abc", "def")
 
@@ -44,6 +44,20 @@ def test_pixels_have_the_range_of_a_byte(largest, expected):
     assert (info.low, info.high) == expected
     wide = DataInfo.of(ArrayData(torch.tensor([[3], [largest]], dtype=torch.int16)))
     assert (wide.low, wide.high) == (3, largest)
+
+
+def test_a_fingerprint_of_a_part_is_of_the_order_of_its_samples():
+    values = torch.arange(12.0)[:, None]
+    data = ArrayData(values, torch.arange(12) % 3)
+    train, held_out = data.split(0.25)
+    assert fingerprint(train) == fingerprint(ArrayData(values.clone(), torch.arange(12) % 3).split(0.25)[0])
+    others = [train.select(torch.arange(9).flip(0)), held_out, data.select(torch.arange(9))]
+    others.append(ArrayData(values.flip(0), torch.arange(12) % 3).split(0.25)[0])
+    assert len({fingerprint(train), *map(fingerprint, others)}) == 5
+    earlier = checkpoint.digest({"values": train.values, "cond": train.cond})  # as versions before data on disk had it
+    assert has_fingerprint(train, fingerprint(train))
+    assert has_fingerprint(train, earlier)
+    assert not any(has_fingerprint(other, earlier) or has_fingerprint(other, fingerprint(train)) for other in others)
 
 
 def test_a_fingerprint_is_of_values_order_and_conditions():
