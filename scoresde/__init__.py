@@ -23,7 +23,7 @@ from scoresde.models.exact import ExactLabelledModel, ExactScoreModel
 from scoresde.models.network import CallableScoreModel, NetworkScoreModel
 from scoresde.models.thresholded import ThresholdedModel
 from scoresde.named_sdes import EDMSDE, VESDE, VPSDE, CosineSDE, DiscreteVPSDE, RectifiedFlowSDE, SubVPSDE
-from scoresde.networks import MLP, ClassifierNetwork, MLPClassifier, Network, UNet, UNetClassifier
+from scoresde.networks import MLP, ClassifierNetwork, DiT, MLPClassifier, MPUNet, Network, UNet, UNetClassifier
 from scoresde.noise import BatchNoise, Noise
 from scoresde.objective import (
     Batch,
@@ -81,6 +81,7 @@ __all__ = [
     "DenoisedParametrization",
     "DenoisedWeighting",
     "DenoisingObjective",
+    "DiT",
     "DiscreteTimes",
     "DiscreteVPSDE",
     "EDMParametrization",
@@ -102,6 +103,7 @@ __all__ = [
     "LogNormalNoiseLevels",
     "LogSigmaInput",
     "MLPClassifier",
+    "MPUNet",
     "MeasuredVariance",
     "MinSNRWeighting",
     "Network",

@@ -73,13 +73,21 @@ class TimeInput(Input):
 @final
 @dataclass(frozen=True)
 class LogSigmaInput(Input):
-    """c_in = 1, c_noise = log sigma: Song et al. 2021's VE networks."""
+    """c_in = 1, c_noise = log(sigma / unit): Song et al. 2021's VE networks.
+
+    Theirs measure sigma in units of images in [0, 1]. If the model's images are in [-1, 1], the unit is 2.
+    """
+
+    unit: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(self.unit > 0, f"unit={self.unit} of LogSigmaInput: must be positive")
 
     def c_in(self, level: Level, sigma_data: float) -> Tensor:
         return torch.ones_like(level.sigma)
 
     def c_noise(self, level: Level) -> Tensor:
-        return torch.log(level.sigma)
+        return torch.log(level.sigma / self.unit)
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,8 @@ _CLASSES: dict[str, type] = {
         classification.ClassificationObjective,
         networks.MLP,
         networks.UNet,
+        networks.MPUNet,
+        networks.DiT,
         networks.MLPClassifier,
         networks.UNetClassifier,
         Scaling,

@@ -42,7 +42,7 @@ KINDS = {
     "objective.times": TrainingTimes,
     "objective.weighting": Weighting,
 }
-FILLED_IN = {"channels_in", "dim", "num_classes"}  # by the data
+FILLED_IN = {"channels_in", "dim", "dims", "num_classes"}  # by the data
 
 
 def page() -> str:

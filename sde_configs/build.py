@@ -75,12 +75,9 @@ SAMPLERS: dict[str, type[Sampler]] = {
     "stochastic_heun": StochasticHeun,
 }
 
-FROM_DATA = {  # the size that the data give to a built-in network
-    "UNet": "channels_in",
-    "MLP": "dim",
-    "UNetClassifier": "channels_in",
-    "MLPClassifier": "dim",
-}
+SPATIAL = ("UNet", "MPUNet", "DiT", "UNetClassifier")  # networks of (channels, ...) with one to three sizes
+VECTORS = ("MLP", "MLPClassifier")
+FROM_DATA = dict.fromkeys(SPATIAL, ("channels_in", "dims")) | dict.fromkeys(VECTORS, ("dim",))
 
 
 def sampler_options(cls: type[Sampler]) -> dict[str, Any]:
@@ -137,26 +134,30 @@ def _build_network(config: ConfigDict, train: ArrayData, kind: type[nn.Module]) 
     """The network for some data, its weights drawn from the seed; the global random state is left as it was."""
     network: dict[str, Any] = config.network.to_dict()
     shape = train.codec.encoded_shape(train.shape)
-    suffix = "Classifier" if kind is ClassifierNetwork else ""
-    needs = {f"UNet{suffix}": (3, "images (channels, height, width)"), f"MLP{suffix}": (1, "vectors")}
-    fits = {
-        3: f"use --config.network.name=UNet{suffix}",
-        1: f"use --config.network.name=MLP{suffix} or --config toy",
-    }
-    if network["name"] in needs:
-        axes, expected = needs[network["name"]]
-        own = "no built-in network takes it; reshape the data, or write a network (docs/extending.md)"
-        require(
-            len(shape) == axes,
-            f"network.name={network['name']!r}: needs {expected}, and the data has shape {shape}; "
-            f"{fits.get(len(shape), own)}",
-        )
-        network[FROM_DATA[network["name"]]] = shape[0]
+    network |= dict(zip(FROM_DATA.get(network["name"], ()), _sizes(network["name"], shape, kind), strict=False))
     require(0 <= config.seed < 2**64, f"seed={config.seed}: need 0 <= seed < 2**64")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         built: nn.Module = construct(network | {"num_classes": train.num_classes}, kind, "config.network")
     return built
+
+
+def _sizes(name: str, shape: tuple[int, ...], kind: type[nn.Module]) -> tuple[int, ...]:
+    """What the data give to a built-in network: the channels and the number of axes behind them, or the columns.
+
+    Raises:
+        UsageError: for data of a shape that it does not take.
+    """
+    suffix = "Classifier" if kind is ClassifierNetwork else ""
+    fits = {1: f"use --config.network.name=MLP{suffix} or --config toy"}
+    fits |= dict.fromkeys((2, 3, 4), f"use --config.network.name=UNet{suffix}")
+    expected = "vectors" if name in VECTORS else "samples (channels, ...), series, images or volumes"
+    own = "no built-in network takes it; reshape the data, or write a network (docs/extending.md)"
+    require(
+        name not in VECTORS + SPATIAL or (len(shape) == 1 if name in VECTORS else 2 <= len(shape) <= 4),
+        f"network.name={name!r}: needs {expected}, and the data has shape {shape}; {fits.get(len(shape), own)}",
+    )
+    return shape[0], len(shape) - 1
 
 
 def _build_parametrization(config: ConfigDict, train: ArrayData) -> Parametrization:

@@ -49,7 +49,7 @@ def _data(config: ConfigDict) -> None:
 def _network(config: ConfigDict) -> None:
     """The network."""
     config.network = ConfigDict()
-    config.network.name = "UNet"  # UNet (images) or MLP (vectors)
+    config.network.name = "UNet"  # UNet, MPUNet or DiT (series, images, volumes), MLP (vectors); docs/networks.md
     config.network.channels = 16  # features at the finest level
     config.network.multipliers = (1, 2)  # features of each level, as multiples; each level halves the image
     config.network.num_blocks = 1  # residual blocks a level

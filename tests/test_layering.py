@@ -41,6 +41,7 @@ LAYERS = [  # a name stands for the module and all below it; modules of one laye
     {"scoresde.hybrid"},
     {"scoresde.registry"},
     {"scoresde.checkpoint"},
+    {"scoresde.interop"},
     {"samplers.table", "samplers.grids", "samplers.base"},
     {"samplers"},
     {"scoresde.data", "scoresde.plots"},

@@ -32,6 +32,7 @@ from scoresde import (
     parametrization,
     registry,
 )
+from scoresde.networks import presets
 from scoresde.objective import TrainingTimes, Weighting
 from scoresde.parametrization import Input, Parametrization
 from scoresde.sde import SDE
@@ -72,6 +73,9 @@ EXAMPLES = [
     classification.ClassificationObjective(objective.LogNormalNoiseLevels(std=0.7)),
     networks.MLP(2, width=8, depth=2, num_classes=3, learned_variance=True),
     networks.UNet(2, channels=4, multipliers=(1, 3), num_blocks=2, num_classes=3, label_dropout=0.2),
+    networks.UNet(2, **presets.NCSNPP | {"channels": 8, "num_blocks": 1, "attention_levels": (0, 2)}),
+    networks.MPUNet(2, channels=4, multipliers=(1, 3), attention_levels=(1,), head_channels=4, dropout=0.2),
+    networks.DiT(2, patch_size=4, width=24, depth=1, num_heads=3, mlp_ratio=2.0, context_channels=6, dims=3),
     networks.MLPClassifier(2, 5, width=8, depth=2),
     networks.UNetClassifier(2, 5, channels=4, multipliers=(1, 3), num_blocks=2),
     Scaling((0.5, 1.0), 2.0),
@@ -105,11 +109,11 @@ def test_every_class_comes_back_through_json(example):
 
 def test_the_classes_of_a_kind():
     classifiers = {"MLPClassifier", "UNetClassifier"}
-    assert {"MLP", "UNet"} | classifiers == set(
+    assert {"MLP", "UNet", "MPUNet", "DiT"} | classifiers == set(
         filter(own, registry.classes(nn.Module))
     )  # LearnedVPSDE is a module too
     assert classifiers == set(filter(own, registry.classes(ClassifierNetwork)))
-    assert {"MLP", "UNet"} == set(filter(own, registry.classes(Network)))
+    assert {"MLP", "UNet", "MPUNet", "DiT"} == set(filter(own, registry.classes(Network)))
     assert {"TimeInput", "LogSigmaInput", "UnitVarianceInput"} == set(filter(own, registry.classes(Input)))
     assert {"Scaling"} == set(filter(own, registry.classes(Codec)))
     assert "LearnedVPSDE" in registry.classes(SDE)

@@ -193,6 +193,7 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> None:
     Raises:
         UsageError: for anything else among the arguments, an unknown field, or a value of the wrong type.
     """
+    _take_fields_of_classes(config, arguments)
     fields = flat(config.to_dict())
     for argument in arguments:
         if not argument.startswith("--"):
@@ -208,6 +209,28 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> None:
     except (flags.Error, TypeError, ValueError) as error:
         raise flag_error(error) from error
     require(not stray, f"unexpected argument {stray[:1]}: flags begin with --, as in --mode train")
+
+
+def _take_fields_of_classes(config: ConfigDict, arguments: Sequence[str]) -> None:
+    """Gives sections that describe an object the fields that arguments name and its class has, with their defaults.
+
+    If an argument names another class, only the fields that it has too are kept.
+    """
+    known = classes(object)
+    pattern = re.compile(r"--config\.(network|sde|parametrization)\.(\w+)(?:=(.*))?")
+    given = [found.groups() for argument in arguments if (found := pattern.fullmatch(argument))]
+    for section, field, value in given:
+        if field == "name" and value in known:
+            taken = inspect.signature(known[value]).parameters
+            config[section] = ConfigDict({k: v for k, v in config[section].items() if k == "name" or k in taken})
+    for section, field, _ in given:
+        own = config[section]
+        names = [value for of, part, value in given if (of, part) == (section, "name")]
+        cls = known.get(names[-1] if names else own.get("name", ""))
+        parameter = inspect.signature(cls).parameters.get(field) if cls is not None else None
+        plain = parameter is not None and isinstance(parameter.default, bool | int | float | str | tuple)
+        if parameter is not None and plain and field not in own:
+            own[field] = parameter.default
 
 
 def _unknown_field(name: str, fields: dict[str, Any]) -> UsageError:

@@ -159,7 +159,7 @@ class Origin:
             config = of_run(self.config, f"{source}: its configuration")
         else:  # a file of `save_model`
             config = default.get_config()
-            filled_in = {"num_classes", FROM_DATA.get(described["network"].name)}
+            filled_in = {"num_classes", *FROM_DATA.get(described["network"].name, ())}
             config.network = ConfigDict({k: v for k, v in described["network"].items() if k not in filled_in})
             config.sde = described["sde"]
         if sde is not None:
@@ -238,7 +238,7 @@ def _check_same(part: str, old: dict[str, Any], new: dict[str, Any], source: str
             + (", or set --config.data.class_conditional=False" if here == 0 else ""),
         )
         require(
-            field not in FROM_DATA.values(),
+            field not in ("channels_in", "dim"),
             f"{source}: its network takes samples of {here} channels or columns, and the data have {there}",
         )
         raise UsageError(

@@ -2,7 +2,9 @@
 
 from scoresde.networks.base import Network
 from scoresde.networks.classifiers import ClassifierNetwork, MLPClassifier, UNetClassifier
+from scoresde.networks.dit import DiT
+from scoresde.networks.magnitude_preserving import MPUNet
 from scoresde.networks.mlp import MLP
 from scoresde.networks.unet import UNet
 
-__all__ = ["MLP", "ClassifierNetwork", "MLPClassifier", "Network", "UNet", "UNetClassifier"]
+__all__ = ["MLP", "ClassifierNetwork", "DiT", "MLPClassifier", "MPUNet", "Network", "UNet", "UNetClassifier"]

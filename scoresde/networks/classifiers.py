@@ -10,8 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scoresde.errors import require
+from scoresde.networks.embedding import Conditioning
+from scoresde.networks.layers import Style, check_levels
 from scoresde.networks.mlp import Trunk
-from scoresde.networks.unet import Encoder, norm, num_heads
+from scoresde.networks.unet import Encoder
 
 
 class ClassifierNetwork(nn.Module, ABC):
@@ -44,7 +46,7 @@ class _AttentionPool(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.heads = num_heads(channels)
+        self.heads = Style().heads(channels)
         self.q = nn.Linear(channels, channels)
         self.kv = nn.Linear(channels, 2 * channels)
         self.out = nn.Linear(channels, channels)
@@ -66,11 +68,12 @@ class UNetClassifier(Encoder, ClassifierNetwork):
     """The way down of a U-Net, pooled by attention (Dhariwal and Nichol 2021, appendix H).
 
     Args:
-        channels_in: channels of an image; x has shape `(B, channels_in, H, W)`, of any size.
+        channels_in: channels of a sample; x has shape `(B, channels_in, *sizes)`, of any sizes.
         num_classes: classes that it tells apart.
         channels: features at the finest level.
         multipliers: features of each level as multiples of `channels`; each further level halves the image.
         num_blocks: residual blocks a level.
+        dims: 1 for series, 2 for images, 3 for volumes.
     """
 
     def __init__(
@@ -80,12 +83,16 @@ class UNetClassifier(Encoder, ClassifierNetwork):
         channels: int = 16,
         multipliers: tuple[int, ...] = (1, 2),
         num_blocks: int = 1,
+        dims: int = 2,
     ) -> None:
-        super().__init__(channels_in, channels, multipliers, num_blocks)
+        check_levels("UNetClassifier", channels, multipliers, num_blocks)
+        width = 4 * channels
+        super().__init__(channels_in, channels, multipliers, num_blocks, Style(dims=dims), Conditioning(width), width)
+        self.dims = dims
         _check_classes(num_classes)
         self.num_classes = num_classes
         c = self.widths()[-1]
-        self.norm = norm(c)
+        self.norm = self.style.norm(c)
         self.pool = _AttentionPool(c)
         self.last = _last(c, num_classes)
 

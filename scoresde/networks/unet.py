@@ -1,147 +1,182 @@
-"""A small U-Net for images of any size."""
+"""A U-Net for series, images and volumes of any size, from a small one to those of the field."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from typing import final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from scoresde.condition import Condition
 from scoresde.errors import require
-from scoresde.networks.embedding import Conditioning, LabelledNetwork
+from scoresde.networks.embedding import Conditioning, Features, LabelledNetwork
+from scoresde.networks.layers import Attention, ResBlock, StridedConv, Style, Tokens, UpConv, check_levels
 
-
-def norm(channels: int) -> nn.GroupNorm:
-    """Group normalisation with up to 8 groups of at least two channels.
-
-    A group of one channel would remove the channel's mean, and with it the bias of the layer before.
-    """
-    groups = next((g for g in (8, 4, 2) if channels % g == 0 and channels > g), 1)
-    return nn.GroupNorm(num_groups=groups, num_channels=channels)
-
-
-def num_heads(channels: int) -> int:
-    """The heads of attention: about one per 32 channels."""
-    return next(h for h in range(max(1, channels // 32), 0, -1) if channels % h == 0)
-
-
-class _ResBlock(nn.Module):
-    """A residual block of two convolutions; the embedding scales and shifts the features between them."""
-
-    def __init__(self, c_in: int, c_out: int, width: int) -> None:
-        super().__init__()
-        self.norm_in = norm(c_in)
-        self.norm_out = norm(c_out)
-        self.conv_in = nn.Conv2d(c_in, c_out, 3, padding=1)
-        self.modulation = nn.Linear(width, 2 * c_out)
-        self.conv_out = nn.Conv2d(c_out, c_out, 3, padding=1)
-        nn.init.zeros_(self.conv_out.weight)
-        nn.init.zeros_(self.conv_out.bias)  # type: ignore[arg-type]
-        self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
-
-    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
-        inner = self.conv_in(F.silu(self.norm_in(h)))
-        scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, 1)
-        inner = self.conv_out(F.silu(self.norm_out(inner) * (1 + scale) + shift))
-        return self.skip(h) + inner
-
-
-class _Attention(nn.Module):
-    """Self-attention over the positions of an image."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.heads = num_heads(channels)
-        self.norm = norm(channels)
-        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
-        self.out = nn.Conv2d(channels, channels, 1)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
-
-    def forward(self, h: Tensor) -> Tensor:
-        batch, channels, height, width = h.shape
-        q, k, v = (
-            self.qkv(self.norm(h)).reshape(batch, 3, self.heads, channels // self.heads, -1).mT.contiguous().unbind(1)
-        )
-        attended = F.scaled_dot_product_attention(q, k, v)
-        return h + self.out(attended.mT.reshape(batch, channels, height, width).contiguous())
+PYRAMIDS = ("none", "skip", "residual")
 
 
 class Encoder(nn.Module):
     """The way down of a U-Net: residual blocks down to the coarsest level, and attention there.
 
     Args:
-        num_classes, label_dropout: of the labels that it is conditioned on; the others are those of `UNet`.
+        style: of the layers.
+        conditioning: of the blocks.
+        width: size of its embedding.
+        input_pyramid, pyramid_combine, attention_levels, middle_attention, checkpointing: as of `UNet`, and so are the
+            others.
     """
 
     def __init__(
         self,
         channels_in: int,
         channels: int,
-        multipliers: tuple[int, ...],
+        multipliers: Sequence[int],
         num_blocks: int,
-        num_classes: int = 0,
-        label_dropout: float = 0.0,
+        style: Style,
+        conditioning: Conditioning,
+        width: int,
+        attention_levels: Sequence[int] = (),
+        middle_attention: bool = True,
+        input_pyramid: str = "none",
+        pyramid_combine: str = "sum",
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        cls = type(self).__name__
-        for name, value in {"channels_in": channels_in, "channels": channels, "num_blocks": num_blocks}.items():
-            require(value >= 1, f"{name}={value} of {cls}: need at least 1")
-        require(
-            len(multipliers) >= 1 and all(isinstance(m, int) and m >= 1 for m in multipliers),
-            f"multipliers={multipliers} of {cls}: need whole numbers of at least 1, as in (1, 2)",
-        )
+        require(channels_in >= 1, f"channels_in={channels_in} of {type(self).__name__}: need at least 1")
+        require(input_pyramid in PYRAMIDS, f"input_pyramid={input_pyramid!r}: need {', '.join(PYRAMIDS)}")
+        require(pyramid_combine in ("sum", "cat"), f"pyramid_combine={pyramid_combine!r}: need 'sum' or 'cat'")
         self.channels_in = channels_in
         self.channels = channels
         self.multipliers = tuple(multipliers)
         self.num_blocks = num_blocks
-        width = 4 * channels
-        self.conditioning = Conditioning(width, num_classes, label_dropout)
-        self.first = nn.Conv2d(channels_in, channels, 3, padding=1)
+        self.attention_levels = tuple(attention_levels)
+        self.middle_attention = middle_attention
+        self.input_pyramid = input_pyramid
+        self.pyramid_combine = pyramid_combine
+        self.checkpointing = checkpointing
+        self.style = style
+        self.conditioning = conditioning
+        self.resampler = style.resampler()
+        self.first = style.conv(channels_in, channels)
         self.down = nn.ModuleList()
+        self.pyramid_down = nn.ModuleList()
         c = channels
-        for level, multiplier in enumerate(multipliers):
+        seen = channels_in
+        for level, multiplier in enumerate(self.multipliers):
             if level:
-                self.down.append(nn.Conv2d(c, c, 3, stride=2, padding=1))
+                self.down.append(self._halving(c, width))
+                if input_pyramid == "skip":
+                    self.pyramid_down.append(style.conv(channels_in, c, 1))
+                    c *= 2 if pyramid_combine == "cat" else 1
+                elif input_pyramid == "residual":
+                    self.pyramid_down.append(StridedConv(seen, c, style))
+                    seen = c
             for _ in range(num_blocks):
-                self.down.append(_ResBlock(c, c := channels * multiplier, width))
-        self.middle = nn.ModuleList([_ResBlock(c, c, width), _Attention(c), _ResBlock(c, c, width)])
+                attention = level in self.attention_levels
+                self.down.append(ResBlock(c, c := channels * multiplier, width, style, attention=attention))
+        middle = [ResBlock(c, c, width, style), Attention(c, style), ResBlock(c, c, width, style)]
+        self.middle = nn.ModuleList(middle if middle_attention else middle[::2])
+
+    def _halving(self, c: int, width: int) -> nn.Module:
+        """What halves the size of features."""
+        style = self.style
+        if style.resample != "conv":
+            return ResBlock(c, c, width, style, "down")
+        return StridedConv(c, c, style) if style.fir or style.end_padding else style.conv(c, c, 3, stride=2)
 
     def widths(self) -> list[int]:
         """The channels of the features that `encode` gives, from the finest level to the coarsest."""
+        doubled = self.input_pyramid == "skip" and self.pyramid_combine == "cat"
         found = [self.channels]
         for level, multiplier in enumerate(self.multipliers):
-            found += found[-1:] if level else []
+            found += [found[-1] * (1 + doubled)] if level else []
             found += [self.channels * multiplier] * self.num_blocks
         return found
 
-    def encode(self, x: Tensor, embedding: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The features of images at the coarsest level, and those after each layer on the way."""
+    def encode(self, x: Tensor, embedding: Tensor, tokens: Tokens | None = None) -> tuple[Tensor, list[Tensor]]:
+        """The features of samples at the coarsest level, and those after each layer on the way."""
         h = self.first(x)
         passed = [h]
-        for layer in self.down:
-            h = layer(h, embedding) if isinstance(layer, _ResBlock) else layer(h)
+        pyramid = x
+        for index, layer in enumerate(self.down):
+            h = self._run(layer, h, embedding, tokens)
+            level, place = divmod(index + 1, self.num_blocks + 1)
+            if place == 0 and self.input_pyramid != "none":
+                h, pyramid = self._joined(h, pyramid, level - 1)
             passed.append(h)
         for layer in self.middle:
-            h = layer(h, embedding) if isinstance(layer, _ResBlock) else layer(h)
+            h = layer(h, tokens) if isinstance(layer, Attention) else self._run(layer, h, embedding, tokens)
         return h, passed
+
+    def _joined(self, h: Tensor, pyramid: Tensor, index: int) -> tuple[Tensor, Tensor]:
+        """The features of a level with the input, and the input at that level's size."""
+        layer = self.pyramid_down[index]
+        if self.input_pyramid == "residual":
+            h = self.style.add(layer(pyramid), h)
+            return h, h
+        pyramid = self.resampler.down(pyramid)
+        seen = layer(pyramid)
+        return torch.cat([seen, h], 1) if self.pyramid_combine == "cat" else seen + h, pyramid
+
+    def _run(
+        self, layer: nn.Module, h: Tensor, embedding: Tensor, tokens: Tokens | None, size: torch.Size | None = None
+    ) -> Tensor:
+        """A layer's output; with `checkpointing`, its inner values are computed again in the backward pass."""
+        if not isinstance(layer, ResBlock):
+            return layer(h)
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(layer, h, embedding, tokens, size, use_reentrant=False)
+        return layer(h, embedding, tokens, size)
 
 
 @final
 class UNet(Encoder, LabelledNetwork):
     """Residual blocks down to the coarsest level, attention there, and up again with skip connections.
 
+    The defaults are a small network. `ddpm`, `ddpmpp`, `ncsnpp` and `adm` of `scoresde.networks` give the settings of
+    the networks of that name.
+
     Args:
-        channels_in: channels of an image; x has shape `(B, channels_in, H, W)`.
+        channels_in: channels of a sample; x has shape `(B, channels_in, *sizes)`, with as many sizes as `dims`.
         channels: features at the finest level.
-        multipliers: features of each level as multiples of `channels`; each further level halves the image.
+        multipliers: features of each level as multiples of `channels`; each further level halves the sizes.
         num_blocks: residual blocks a level on the way down; one more on the way up.
         num_classes: classes to condition on; 0 for none.
-        label_dropout: share of the labels that training hides. Above 0 the network also works without labels: cond may
-            be None, or hold num_classes, which stands for "none".
+        label_dropout: share of the conditions that training hides. Above 0 the network also works without: cond may be
+            None, or hold the label num_classes, which stands for "none".
         learned_variance: give a second output, from which the variance of a reverse step follows.
+        dims: 1 for series, 2 for images, 3 for volumes.
+        attention_levels: levels, from 0, with attention after their blocks; at the coarsest there always is some,
+            between the two ways.
+        attention_up: on the way up, after "every" block of these levels, or the "last" one.
+        middle_attention: whether there is attention between the two ways.
+        head_channels: channels of a head of attention, as nearly as possible; 0 for a single head.
+        num_heads: heads, instead.
+        noise_embedding: of the noise label: "octaves", "positional" or "fourier" (`Features`).
+        embedding_channels: size of "positional" and "fourier"; 0: `channels`. A quarter of the embedding's.
+        frequency_shift: of "positional".
+        fourier_scale: of "fourier".
+        resample: what halves and doubles: "conv", or residual blocks, with ("biggan") or without ("adm") weights in the
+            skip connection.
+        fir: kernel that filters where sizes are halved and doubled, such as (1, 3, 3, 1); none by default.
+        end_padding: pad convolutions that halve at the end only.
+        scale_shift: the embedding scales and shifts normalised features; otherwise it shifts them before.
+        rescale: divide residual sums by sqrt(2).
+        norm_groups: most groups of a normalisation; 0 for up to 8, of at least two channels.
+        group_channels: fewest channels of a group, with `norm_groups`.
+        norm_eps: added to variances by normalisation.
+        dropout: share of the features of a block that training sets to zero.
+        input_pyramid: how each level sees the input at its size: "none", "skip" or "residual" (Song et al. 2021, H.2).
+        output_pyramid: how each level adds to the output, likewise.
+        pyramid_combine: of an input "skip" pyramid: "sum" or "cat".
+        context_channels: size of the tokens that attention also looks at; 0 for none. The condition is then a dict, as
+            `Conditioning` says.
+        xavier: begin with Glorot and Bengio's uniform weights and no biases, as Song et al. do; otherwise with torch's.
+        checkpointing: in training, compute the inner values of residual blocks twice rather than store them.
     """
 
     def __init__(
@@ -153,32 +188,153 @@ class UNet(Encoder, LabelledNetwork):
         num_classes: int = 0,
         label_dropout: float = 0.0,
         learned_variance: bool = False,
+        *,
+        dims: int = 2,
+        attention_levels: tuple[int, ...] = (),
+        attention_up: str = "every",
+        middle_attention: bool = True,
+        head_channels: int = 32,
+        num_heads: int = 0,
+        noise_embedding: str = "octaves",
+        embedding_channels: int = 0,
+        frequency_shift: int = 0,
+        fourier_scale: float = 16.0,
+        resample: str = "conv",
+        fir: tuple[float, ...] = (),
+        end_padding: bool = False,
+        scale_shift: bool = True,
+        rescale: bool = False,
+        norm_groups: int = 0,
+        group_channels: int = 1,
+        norm_eps: float = 1e-5,
+        dropout: float = 0.0,
+        input_pyramid: str = "none",
+        output_pyramid: str = "none",
+        pyramid_combine: str = "sum",
+        context_channels: int = 0,
+        xavier: bool = False,
+        checkpointing: bool = False,
     ) -> None:
-        super().__init__(channels_in, channels, multipliers, num_blocks, num_classes, label_dropout)
-        self.num_classes = num_classes
-        self.label_dropout = label_dropout
-        self.learned_variance = learned_variance
+        arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        check_levels("UNet", channels, multipliers, num_blocks, attention_levels)
+        style = Style(**{field.name: arguments[field.name] for field in fields(Style)})
+        features_channels = embedding_channels or channels
+        width = 4 * features_channels
+        features = Features(noise_embedding, features_channels, frequency_shift, fourier_scale)
+        conditioning = Conditioning(width, num_classes, label_dropout, features, context_channels)
+        style.drawn(conditioning)
+        require(attention_up in ("every", "last"), f"attention_up={attention_up!r}: need 'every' or 'last'")
+        require(output_pyramid in PYRAMIDS, f"output_pyramid={output_pyramid!r}: need {', '.join(PYRAMIDS)}")
+        super().__init__(
+            channels_in,
+            channels,
+            multipliers,
+            num_blocks,
+            style,
+            conditioning,
+            width,
+            attention_levels,
+            middle_attention,
+            input_pyramid,
+            pyramid_combine,
+            checkpointing,
+        )
+        for name, value in arguments.items():  # a file describes the network by its arguments
+            setattr(self, name, value)
         self.cond_dropout = label_dropout
-        self.up = nn.ModuleList()
-        width = 4 * channels
+        self.up, c = self._way_up(width)
+        c_out = 2 * channels_in if learned_variance else channels_in
+        self.pyramid_up = nn.ModuleList(self._output_pyramid(c_out))
+        if output_pyramid != "skip":
+            self.norm = style.norm(c)
+            self.last = style.zero_conv(c, c_out)
+
+    def _way_up(self, width: int) -> tuple[nn.ModuleList, int]:
+        """The layers of the way up, and the channels at its end."""
+        style = self.style
+        layers = nn.ModuleList()
         skips = self.widths()
         c = skips[-1]
-        for level, multiplier in reversed(list(enumerate(multipliers))):
-            for _ in range(num_blocks + 1):
-                self.up.append(_ResBlock(c + skips.pop(), c := channels * multiplier, width))
-            if level:
-                self.up.append(nn.Conv2d(c, c, 3, padding=1))
-        self.norm = norm(c)
-        self.last = nn.Conv2d(c, 2 * channels_in if learned_variance else channels_in, 3, padding=1)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
+        for level, multiplier in reversed(list(enumerate(self.multipliers))):
+            for block in range(self.num_blocks + 1):
+                attention = level in self.attention_levels and (
+                    self.attention_up == "every" or block == self.num_blocks
+                )
+                c_in = c + skips.pop()
+                layers.append(ResBlock(c_in, c := self.channels * multiplier, width, style, attention=attention))
+            if level and style.resample != "conv":
+                layers.append(ResBlock(c, c, width, style, "up"))
+            elif level:
+                layers.append(UpConv(c, c, style) if style.fir else style.conv(c, c))
+        return layers, c
+
+    def _output_pyramid(self, c_out: int) -> Iterator[nn.Module]:
+        """What makes of the features of each level, from the coarsest, its part of the output."""
+        style = self.style
+        widths = [self.channels * multiplier for multiplier in reversed(self.multipliers)]
+        for index, c in enumerate(widths):
+            if self.output_pyramid == "skip":
+                yield Painter(c, style.zero_conv(c, c_out), style)
+            elif self.output_pyramid == "residual" and index == 0:
+                yield Painter(c, style.conv(c, c), style)
+            elif self.output_pyramid == "residual":
+                yield UpConv(widths[index - 1], c, style) if style.fir else style.conv(widths[index - 1], c)
+
+    def output_parameters(self) -> list[nn.Parameter]:
+        """The parameters of the layers whose outputs add up to the network's."""
+        if self.output_pyramid == "skip":
+            return [p for part in self.pyramid_up if isinstance(part, Painter) for p in part.conv.parameters()]
+        return list(self.last.parameters())
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Condition = None) -> Tensor:
         embedding = self.conditioning(c_noise, cond)
-        h, skips = self.encode(x, embedding)
-        for layer in self.up:
-            if isinstance(layer, _ResBlock):
-                h = layer(torch.cat([h, skips.pop()], 1), embedding)
-            else:  # back to the finer level, whose size may have been odd
-                h = layer(F.interpolate(h, size=skips[-1].shape[2:], mode="nearest"))
+        tokens = self.conditioning.tokens(c_noise, cond)
+        h, skips = self.encode(x, embedding, tokens)
+        painted: Tensor | None = None
+        for index, layer in enumerate(self.up):
+            level, place = divmod(index, self.num_blocks + 2)
+            if place == self.num_blocks + 1:
+                h = self._enlarged(layer, h, embedding, tokens, skips[-1].shape[2:])
+                continue
+            h = self._run(layer, torch.cat([h, skips.pop()], 1), embedding, tokens)
+            if place == self.num_blocks and self.output_pyramid != "none":
+                h, painted = self._painted(self.pyramid_up[level], h, painted)
+        if self.output_pyramid == "skip" and painted is not None:
+            return painted
         return self.last(F.silu(self.norm(h)))
+
+    def _enlarged(
+        self, layer: nn.Module, h: Tensor, embedding: Tensor, tokens: Tokens | None, size: torch.Size
+    ) -> Tensor:
+        """Features at the size of the next finer level, which may have been odd."""
+        if isinstance(layer, ResBlock):
+            return self._run(layer, h, embedding, tokens, size)
+        return _doubled(layer, h, size)
+
+    def _painted(self, layer: nn.Module, h: Tensor, painted: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The features of a level, and the output up to there."""
+        if painted is None:
+            return h, layer(h)
+        size = h.shape[2:]
+        if self.output_pyramid == "skip":
+            return h, self.resampler.up(painted, size) + layer(h)
+        h = self.style.add(_doubled(layer, painted, size), h)
+        return h, h
+
+
+@final
+class Painter(nn.Module):
+    """A convolution of normalised features."""
+
+    def __init__(self, channels: int, conv: nn.Module, style: Style) -> None:
+        super().__init__()
+        self.norm = style.norm(channels)
+        self.conv = conv
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.conv(F.silu(self.norm(h)))
+
+
+def _doubled(layer: nn.Module, h: Tensor, size: torch.Size) -> Tensor:
+    """A convolution at a size that is twice that of its input, or one less."""
+    return layer(h, size) if isinstance(layer, UpConv) else layer(F.interpolate(h, size=size, mode="nearest"))

@@ -130,7 +130,7 @@ MISTAKES = {
     "damaged npz": ("--config.data.path=damaged_data.npz", r"data\.path='damaged_data\.npz': cannot be read"),
     "damaged npy": ("--config.data.path=damaged_data.npy", r"data\.path='damaged_data\.npy': cannot be read"),
     "network": ("--config.network.name=MPL", r"config\.network\.name 'MPL': did you mean 'MLP'"),
-    "network for images": ("--config.network.name=UNet", r"network\.name='UNet': needs images"),
+    "another network's field": ("--config.network.name=UNet", r"unknown field --config\.network\.width"),
     "width": ("--config.network.width=0", r"width=0 of MLP: need at least 1"),
     "depth": ("--config.network.depth=-1", r"depth=-1 of MLP: need at least 1"),
     "sde class": ("--config.sde.name=VP", r"config\.sde\.name 'VP': did you mean 'VPSDE'"),

@@ -6,13 +6,37 @@ import pytest
 import torch
 from torch import nn
 
-from scoresde import MLP, Network, UNet, UsageError, registry
+from scoresde import MLP, DiT, MPUNet, Network, UNet, UsageError, registry
+from scoresde.networks.presets import ADM, DDPM, NCSNPP
 
+SMALL = {
+    "channels": 8,
+    "multipliers": (1, 2),
+    "num_blocks": 1,
+    "attention_levels": (1,),
+    "dropout": 0.0,
+    "group_channels": 4,
+}
+SKIP = {"input_pyramid": "skip", "output_pyramid": "skip", "resample": "conv"}
+JOINED = {"pyramid_combine": "cat", "end_padding": False, "fir": ()}
 NETWORKS = {
     "mlp": (MLP, {"dim": 3, "width": 16, "depth": 2}, (3,)),
     "unet": (UNet, {"channels_in": 1, "channels": 16}, (1, 8, 8)),
     "narrow unet": (UNet, {"channels_in": 1, "channels": 8}, (1, 4, 4)),
     "deep unet": (UNet, {"channels_in": 3, "channels": 12, "multipliers": (1, 2, 3), "num_blocks": 2}, (3, 9, 6)),
+    "ddpm": (UNet, {"channels_in": 2} | DDPM | SMALL | {"num_blocks": 1}, (2, 7, 8)),
+    "ncsnpp": (UNet, {"channels_in": 2} | NCSNPP | SMALL, (2, 7, 8)),
+    "skip pyramids": (UNet, {"channels_in": 2} | NCSNPP | SMALL | SKIP, (2, 8, 5)),
+    "joined pyramids": (UNet, {"channels_in": 2} | NCSNPP | SMALL | SKIP | JOINED, (2, 8, 5)),
+    "residual output": (UNet, {"channels_in": 1} | NCSNPP | SMALL | {"output_pyramid": "residual"}, (1, 6, 6)),
+    "adm": (UNet, {"channels_in": 1} | {k: v for k, v in ADM.items() if k != "learned_variance"} | SMALL, (1, 6, 5)),
+    "unet of series": (UNet, {"channels_in": 2, "channels": 8, "dims": 1}, (2, 13)),
+    "unet of volumes": (UNet, {"channels_in": 1, "channels": 8, "dims": 3, "fir": (1.0, 3.0, 3.0, 1.0)}, (1, 5, 4, 6)),
+    "mp unet": (MPUNet, {"channels_in": 1, "channels": 8, "attention_levels": (1,)}, (1, 7, 6)),
+    "mp unet of series": (MPUNet, {"channels_in": 2, "channels": 8, "dims": 1}, (2, 9)),
+    "dit": (DiT, {"channels_in": 2, "width": 16, "depth": 2, "num_heads": 2}, (2, 4, 6)),
+    "dit of series": (DiT, {"channels_in": 2, "width": 16, "depth": 1, "dims": 1, "patch_size": 3}, (2, 9)),
+    "dit of volumes": (DiT, {"channels_in": 1, "width": 36, "depth": 1, "dims": 3, "num_heads": 6}, (1, 4, 2, 2)),
 }
 every_network = pytest.mark.parametrize(("kind", "arguments", "shape"), NETWORKS.values(), ids=NETWORKS.keys())
 
@@ -25,6 +49,14 @@ def perturbed(network, device):
         for parameter in network.parameters():
             parameter += 0.2 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(device)
     return network
+
+
+def first_outputs(network, name, value, count):
+    """The part of a network's parameter with which it gives the first of its two outputs."""
+    if isinstance(network, DiT) and name.startswith("last."):
+        return value.unflatten(0, (-1, 2 * count))[:, :count].flatten(0, 1)  # the channels of each value in a row
+    painter = getattr(network, "output_pyramid", "") == "skip" and name.startswith("pyramid_up") and ".conv." in name
+    return value[:count] if name.startswith("last.") or painter else value
 
 
 def inputs(shape, device, batch=4):
@@ -91,7 +123,7 @@ def test_the_second_output_is_behind_the_first_and_both_see_everything(kind, arg
     plain = kind(**arguments).double().to(device)
     count = shape[0]
     plain.load_state_dict(
-        {name: value[:count] if name.startswith("last.") else value for name, value in network.state_dict().items()}
+        {name: first_outputs(network, name, value, count) for name, value in network.state_dict().items()}
     )
     out = network(x, c_noise)
     assert out.shape == (4, 2 * count, *shape[1:])
@@ -192,9 +224,12 @@ def test_the_state_is_what_is_trained():
 @every_network
 def test_without_label_dropout_the_state_is_that_of_the_classes_alone(kind, arguments, shape):
     plain, hiding = kind(**arguments, num_classes=3), kind(**arguments, num_classes=3, label_dropout=0.1)
-    rows = {n.conditioning.label.weight.shape[0] for n in (plain, kind(**arguments, num_classes=3, label_dropout=0.0))}
+    axis = 1 if kind is MPUNet else 0  # a linear map of one-hot labels, or a table
+    rows = {
+        n.conditioning.label.weight.shape[axis] for n in (plain, kind(**arguments, num_classes=3, label_dropout=0.0))
+    }
     assert rows == {3}
-    assert hiding.conditioning.label.weight.shape[0] == 4
+    assert hiding.conditioning.label.weight.shape[axis] == 4
     assert hiding.label_dropout == hiding.cond_dropout == 0.1
 
 

@@ -27,6 +27,7 @@ from scoresde import (
     registry,
 )
 from scoresde.app.config import load_config, override, recipes
+from scoresde.data import ArrayData
 from scoresde.models import ThresholdedModel
 from scoresde.training import Trainer
 from sde_configs import build, default
@@ -166,13 +167,42 @@ def test_the_scaling_can_be_given():
             build.build_data(config)
 
 
+def test_series_and_volumes_have_networks():
+    for sizes in ((16,), (4, 5, 6)):
+        generator = torch.Generator().manual_seed(0)
+        data = ArrayData(torch.randn(8, 2, *sizes, generator=generator), torch.arange(8) % 2)
+        for name in ("UNet", "MPUNet", "DiT", "UNetClassifier"):
+            config = load_config("vp", None)
+            override(config, [f"--config.network.name={name}"])
+            if name == "UNetClassifier":
+                assert build.build_classifier(config, data).network.dims == len(sizes)
+                continue
+            model = build.build_model(config, data)
+            assert model.network.dims == len(sizes)
+            even = tuple(size + size % 2 for size in sizes)  # patches of a DiT
+            assert model.network(torch.zeros(1, 2, *even), torch.zeros(1), torch.zeros(1).long()).shape == (1, 2, *even)
+
+
+def test_another_network_is_named_with_its_fields(tmp_path):
+    config = load_config("vp", None)
+    override(config, ["--config.network.name=DiT", "--config.network.width=48", "--config.network.num_heads=3"])
+    network = build.build_model(config, build.build_data(config)[0]).network
+    assert (type(network).__name__, network.width, network.num_heads) == ("DiT", 48, 3)
+    config = load_config("vp", None)
+    override(config, ["--config.network.dropout=0.1", "--config.network.attention_levels=(0,)"])
+    network = build.build_model(config, build.build_data(config)[0]).network
+    assert (network.dropout, network.attention_levels) == (0.1, (0,))
+    with pytest.raises(UsageError, match=r"unknown field --config\.network\.wdith"):
+        override(load_config("vp", None), ["--config.network.name=DiT", "--config.network.wdith=48"])
+
+
 def test_volumes_are_not_sent_from_one_network_to_the_other(tmp_path):
-    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(8, 2, 3, 4, 5)))
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(8, 2, 3, 4, 5, 2)))
     for recipe in ("toy", None):
         config = load_config("vp", recipe)
         config.data.path = str(tmp_path / "x.npy")
         data, _ = build.build_data(config)
-        with pytest.raises(UsageError, match=r"shape \(2, 3, 4, 5\); no built-in network takes it"):
+        with pytest.raises(UsageError, match=r"shape \(2, 3, 4, 5, 2\); no built-in network takes it"):
             build.build_model(config, data)
 
 
@@ -241,7 +271,7 @@ def test_label_dropout_is_a_field(recipe):
 
 def test_a_network_that_does_not_suit_the_data_is_named():
     for recipe, network, message in (
-        ("toy", "UNet", r"network\.name='UNet': needs images.*--config\.network\.name=MLP"),
+        ("toy", "UNet", r"network\.name='UNet': needs samples \(channels.*--config\.network\.name=MLP"),
         (None, "MLP", r"network\.name='MLP': needs vectors.*--config\.network\.name=UNet"),
     ):
         config = load_config(None, recipe)
