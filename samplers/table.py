@@ -216,6 +216,8 @@ def _read_later(b: Tensor) -> list[bool]:
 
 def _in_blocks(noise: NoiseSource, draws: list[int], like: Tensor) -> Iterator[Tensor]:
     """The draws one after the other, several computed at a time if they are small."""
+    if not draws:
+        return
     size = max(1, BLOCK // max(1, like.numel()))
     for part in batches(len(draws), size):
         yield from noise.normals(draws[part], tuple(like.shape[1:]), like.dtype)

@@ -45,6 +45,7 @@ from scoresde.objective import (
 from scoresde.parametrization import (
     DenoisedParametrization,
     EDMParametrization,
+    FlowParametrization,
     LogSigmaInput,
     NoiseParametrization,
     ScoreParametrization,
@@ -89,6 +90,7 @@ __all__ = [
     "EmpiricalDistribution",
     "ExactLabelledModel",
     "ExactScoreModel",
+    "FlowParametrization",
     "FlowWeighting",
     "Gaussian",
     "GaussianMixture",

@@ -5,9 +5,9 @@ A network F is given a rescaled input and a label of the noise. Its output is mi
     D(x_t, t) = c_skip x_t + c_out F(c_in x_t, c_noise).
 
 `Parametrization` is the output side, c_skip and c_out. It covers the usual choices: predicting the noise, the clean
-data, the score, the velocity of Salimans and Ho, or Karras et al.'s mixture of them. Training regresses F on the value
-that makes D = x_0. Each class states it directly as a combination of x_0 and eps, so that nothing cancels at small
-noise.
+data, the score, the velocity of Salimans and Ho, that of rectified flow, or Karras et al.'s mixture of them. Training
+regresses F on the value that makes D = x_0. Each class states it directly as a combination of x_0 and eps, so that
+nothing cancels at small noise.
 
 `Input` is the input side, c_in and c_noise. With the default, `UnitVarianceInput`, c_in x_t and c_noise depend on the
 signal-to-noise ratio alone, so a network means the same under every SDE. The other inputs are those of published
@@ -187,6 +187,21 @@ class VelocityParametrization(Parametrization):
 
     def target(self, level: Level, x_0: Tensor, eps: Tensor) -> Tensor:
         return level.alpha * eps - level.sigma * x_0
+
+
+@final
+@dataclass(frozen=True)
+class FlowParametrization(Parametrization):
+    """F estimates eps - x_0, rectified flow's velocity (Liu et al. 2023): D = (x_t - sigma F) / (alpha + sigma)."""
+
+    def c_skip(self, level: Level) -> Tensor:
+        return 1 / (level.alpha + level.sigma)
+
+    def c_out(self, level: Level) -> Tensor:
+        return -level.sigma / (level.alpha + level.sigma)
+
+    def target(self, level: Level, x_0: Tensor, eps: Tensor) -> Tensor:
+        return eps - x_0
 
 
 @final

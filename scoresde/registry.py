@@ -38,6 +38,7 @@ _CLASSES: dict[str, type] = {
         parametrization.DenoisedParametrization,
         parametrization.ScoreParametrization,
         parametrization.VelocityParametrization,
+        parametrization.FlowParametrization,
         parametrization.EDMParametrization,
         parametrization.UnitVarianceInput,
         parametrization.TimeInput,

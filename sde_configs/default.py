@@ -71,7 +71,7 @@ def _sde(config: ConfigDict) -> None:
 def _parametrization(config: ConfigDict) -> None:
     """What the network sees and emits."""
     config.parametrization = ConfigDict()
-    config.parametrization.name = "EDMParametrization"  # Noise-, Denoised-, Score-, Velocity- or EDMParametrization
+    config.parametrization.name = "EDMParametrization"  # Noise-, Denoised-, Score-, Velocity-, Flow-, EDM-
     config.parametrization.sigma_data = 0.0  # root mean square of the data in the model; 0: measured
 
 

@@ -15,6 +15,7 @@ from scoresde import (
     DiscreteVPSDE,
     EDMParametrization,
     EmpiricalDistribution,
+    FlowParametrization,
     Gaussian,
     GaussianMixture,
     GaussianPathSDE,
@@ -122,5 +123,6 @@ PARAMETRIZATIONS = {
     "denoised": DenoisedParametrization(0.7),
     "score": ScoreParametrization(0.7),
     "velocity": VelocityParametrization(0.7),
+    "flow": FlowParametrization(),
     "edm": EDMParametrization(0.7),
 }

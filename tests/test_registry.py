@@ -52,6 +52,7 @@ EXAMPLES = [
     parametrization.DenoisedParametrization(sigma_data=0.7),
     parametrization.ScoreParametrization(0.7, LogSigmaInput()),
     parametrization.VelocityParametrization(0.7, TimeInput(1000.0, -1.0)),
+    parametrization.FlowParametrization(),
     parametrization.EDMParametrization(sigma_data=0.7),
     parametrization.UnitVarianceInput(),
     parametrization.TimeInput(scale=500.0, offset=2.0),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import os
 import re
@@ -14,7 +13,7 @@ from typing import Any
 
 from absl import flags as absl_flags
 
-from scoresde.app.flags import MODES, ComputingFlags, Flags, Mode, TrainedFlags, modes_with
+from scoresde.app.flags import MODES, ComputingFlags, Flags, Mode, TrainedFlags, modes_with, named
 from scoresde.app.interrupt import noted_interrupts
 from scoresde.errors import (
     UsageError,
@@ -116,7 +115,7 @@ def _dispatch(arguments: list[str]) -> int:
     for argument in rest:
         flag = argument.partition("=")[0]
         if flag.startswith("--") and not flag.startswith("--config."):
-            known = [f"--{f.name}" for f in dataclasses.fields(mode.flags)]
+            known = [f"--{name}" for name in named(mode.flags)]
             raise unknown_name("flag", flag, [*known, "--mode", "--config.FIELD"])
     try:
         return mode.load()(parsed, rest)
@@ -147,16 +146,16 @@ def _defined_flags() -> absl_flags.FlagValues:
     absl_flags.DEFINE_string("mode", None, "what to do", flag_values=values)
     for mode in MODES.values():
         kinds = typing.get_type_hints(mode.flags)
-        for field in dataclasses.fields(mode.flags):
-            if field.name not in values:
+        for name, field in named(mode.flags).items():
+            if name not in values:
                 kind = (kinds[field.name], *typing.get_args(kinds[field.name]))
                 number = next((each for each in (int, float) if each in kind), None)
                 if number is int:
-                    absl_flags.DEFINE_integer(field.name, None, field.name, flag_values=values)
+                    absl_flags.DEFINE_integer(name, None, name, flag_values=values)
                 elif number is float:
-                    absl_flags.DEFINE_float(field.name, None, field.name, flag_values=values)
+                    absl_flags.DEFINE_float(name, None, name, flag_values=values)
                 else:
-                    absl_flags.DEFINE_string(field.name, None, field.name, flag_values=values)
+                    absl_flags.DEFINE_string(name, None, name, flag_values=values)
     return values
 
 
@@ -166,7 +165,7 @@ def _parsed(values: absl_flags.FlagValues, name: str, mode: Mode) -> Flags:
     Raises:
         UsageError: for a flag that is empty, or belongs to other modes.
     """
-    own = {field.name for field in dataclasses.fields(mode.flags)}
+    own = named(mode.flags)
     given: dict[str, Any] = {}
     for flag in values:
         if flag == "mode" or not values[flag].present:
@@ -175,7 +174,7 @@ def _parsed(values: absl_flags.FlagValues, name: str, mode: Mode) -> Flags:
         require(value != "", f"{flag}='': is empty; give a value, or leave --{flag} out")
         shown = f"{value:g}" if isinstance(value, float) else value
         require(flag in own, f"{flag}={shown}: belongs to {_list_modes(flag)}; {_instead(name, mode, flag)}")
-        given[flag] = value
+        given[own[flag].name] = value
     return mode.flags(**given)
 
 
@@ -198,10 +197,10 @@ def help_text(name: str | None) -> str:
         lines = [f"--mode {name}: {mode.summary}", "", *_describe_flags(mode.flags)]
         if not issubclass(mode.flags, ComputingFlags):
             return "\n".join(lines)
-        takes_all = "config" in {field.name for field in dataclasses.fields(mode.flags)}
+        takes_all = "config" in named(mode.flags)
         fields = describe_fields("" if takes_all else "sampling.")
         return "\n".join([*lines, "", "fields of the configuration that it takes:", fields])
-    shared = {field.name for field in dataclasses.fields(TrainedFlags)}
+    shared = named(TrainedFlags)
     lines = [EXAMPLES, "modes (python main.py --mode MODE --help shows one):"]
     lines += [f"  {key:<18}{mode.summary}" for key, mode in MODES.items()]
     for key, mode in MODES.items():
@@ -222,9 +221,11 @@ def _describe_flags(flags: type[Flags], left_out: Collection[str] = ()) -> list[
     from scoresde.app.densities import VARIATIONAL
     from scoresde.app.distances import NETWORKS
     from scoresde.app.evaluate import METRICS
+    from scoresde.app.export import TARGETS
     from scoresde.app.methods import METHODS
     from scoresde.app.tasks import TASKS
     from scoresde.app.visualize import FIGURES
+    from scoresde.interop import FORMATS
     from scoresde.metrics import DEQUANTIZATIONS
     from sde_configs.build import AUTO, SAMPLERS
 
@@ -232,6 +233,8 @@ def _describe_flags(flags: type[Flags], left_out: Collection[str] = ()) -> list[
         "sdes": ", ".join(sdes()),
         "samplers": ", ".join((AUTO, *SAMPLERS)),
         "metrics": ", ".join(METRICS),
+        "formats": ", ".join(FORMATS),
+        "targets": ", ".join(TARGETS),
         "tasks": ", ".join(TASKS),
         "methods": ", ".join((AUTO, *METHODS)),
         "networks": ", ".join(NETWORKS),
@@ -239,8 +242,8 @@ def _describe_flags(flags: type[Flags], left_out: Collection[str] = ()) -> list[
         "dequantizations": ", ".join((*DEQUANTIZATIONS, VARIATIONAL)),
     }
     lines = []
-    for field in dataclasses.fields(flags):
-        if field.name not in left_out:
+    for name, field in named(flags).items():
+        if name not in left_out:
             default = "" if field.default is None else f" (default {field.default})"
-            lines.append(f"  --{field.name}".ljust(22) + field.metadata["help"].format(**names) + default)
+            lines.append(f"  --{name}".ljust(22) + field.metadata["help"].format(**names) + default)
     return lines

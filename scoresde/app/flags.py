@@ -30,7 +30,12 @@ class Flags:
 
     def given(self) -> set[str]:
         """Names of the flags that do not have their defaults."""
-        return {f.name for f in dataclasses.fields(self) if getattr(self, f.name) != f.default}
+        return {name for name, f in named(type(self)).items() if getattr(self, f.name) != f.default}
+
+
+def named(flags: type[Flags]) -> dict[str, dataclasses.Field[Any]]:
+    """The fields of a class by the names of their flags: `from_` is --from, because Python keeps `from` to itself."""
+    return {field.name.rstrip("_"): field for field in dataclasses.fields(flags)}
 
 
 @dataclass(frozen=True)
@@ -211,6 +216,32 @@ class VisualizeFlags(TrainedFlags):
     output: str | None = flag(None, "the picture to write: .png, .svg or, of pictures that move, .gif; or a folder")
 
 
+@dataclass(frozen=True)
+class ImportFlags(Flags):
+    """Of --mode import."""
+
+    instead: ClassVar[Mapping[str, str]] = {"input": "--from", "checkpoint": "--from", "output": "--workdir"}
+
+    from_: str | None = flag(None, "published weights: a file, a folder of diffusers, or hf:NAME of Hugging Face's hub")
+    as_: str | None = flag(None, "{formats} (as the file looks)")
+    sde: str | None = flag(None, "what it was trained under, if the file does not say: vp, subvp, ddpm or flow")
+    qkv: str | None = flag(None, "of guided_diffusion: the order of its attention's rows, new or legacy")
+    schedule: str | None = flag(None, "of guided_diffusion: its betas, linear or cosine")
+    workdir: str | None = flag(None, "folder of the new run (runs/<name of the file>)")
+
+
+@dataclass(frozen=True)
+class ExportFlags(TrainedFlags):
+    """Of --mode export."""
+
+    instead: ClassVar[Mapping[str, str]] = {"from": "--workdir or --checkpoint"}
+
+    to: str | None = flag(None, "{targets}: see docs/networks.md")
+    sampler: str | None = flag(None, "a whole sampler as one graph, for onnx and torch_export: {samplers}")
+    num_steps: int | None = flag(None, "of the sampler (its default)")
+    output: str | None = flag(None, "the file or folder to write (exported/ of the run)")
+
+
 class Mode(NamedTuple):
     """A mode of the command line.
 
@@ -252,6 +283,8 @@ MODES = {
     ),
     "solve": Mode("samples of what was measured in part: posteriors", SolveFlags, "scoresde.app.solve:solve"),
     "edit": Mode("changes samples, by noise and denoising", EditFlags, "scoresde.app.edit:edit_samples"),
+    "import": Mode("makes a run of published weights", ImportFlags, "scoresde.app.import_weights:import_weights"),
+    "export": Mode("writes a trained model for other programs", ExportFlags, "scoresde.app.export:export"),
     "visualize": Mode(
         "a picture of a run, or of a known distribution", VisualizeFlags, "scoresde.app.visualize:visualize"
     ),
@@ -265,4 +298,4 @@ MODES = {
 
 def modes_with(name: str) -> list[str]:
     """The modes that take a flag."""
-    return [mode for mode, of in MODES.items() if name in {f.name for f in dataclasses.fields(of.flags)}]
+    return [mode for mode, of in MODES.items() if name in named(of.flags)]

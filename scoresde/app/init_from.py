@@ -39,6 +39,7 @@ from sde_configs.build import FROM_DATA
 
 RECORD = "init_from"  # its name in the header of a checkpoint
 LEVELS = 32  # noise levels at which two SDEs are compared
+FREE = ("checkpointing", "dropout")  # fields of a network that change nothing in what its weights mean
 SAME = 1e-3  # relative difference of a network's inputs and outputs that counts as none
 
 
@@ -230,7 +231,7 @@ def _check_same(part: str, old: dict[str, Any], new: dict[str, Any], source: str
     for field in sorted(was.keys() | now.keys(), key=lambda name: (name != "name", name)):
         here = was.get(field)
         there = now.get(field)
-        if here == there:
+        if here == there or field in FREE:
             continue
         require(
             field != "num_classes",

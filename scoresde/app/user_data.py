@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scoresde.app.import_weights import IMPORTED
 from scoresde.app.trained import Trained
 from scoresde.data.arrays import ArrayData
 from scoresde.data.folders import holds_pictures
@@ -28,6 +29,11 @@ def own_data(trained: Trained) -> tuple[ArrayData, ArrayData | None]:
     Raises:
         UsageError: if the data are not those that the run was trained on.
     """
+    require(
+        trained.config.data.name != IMPORTED or trained.config.data.path != "",
+        "data.path='': this run was imported, and its data are not known here; give --input, or the data by "
+        "--config.data.path=PLACE",
+    )
     try:
         train, held_out = build.build_data(trained.config)
     except UsageError as error:

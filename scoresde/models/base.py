@@ -89,7 +89,7 @@ class NetworkModel(nn.Module, ABC):
         check_state(x_t, self.shape)
         compute = self.compute_dtype(x_t.dtype)
         c_in = self.input.c_in(level.match_rank(x_t), self.sigma_data)
-        c_noise = self.input.c_noise(level).expand(len(x_t)).to(state_dtype(compute))
+        c_noise = self.input.c_noise(level).expand(x_t.shape[0]).to(state_dtype(compute))
         return (c_in * x_t).to(compute), c_noise
 
     def contract(self) -> Network | None:

@@ -98,7 +98,7 @@ class NetworkScoreModel(NetworkModel, ScoreModel):
 
         def evaluate(k: int, x_t: Tensor, cond: Condition) -> Tensor:
             x = x_t * c_in[k] if scaled[k] else x_t
-            output = network(x if same_type else x.to(compute), c_noise[k], cond)
+            output = network(x if same_type else x.to(compute), c_noise[k].expand(x_t.shape[0]), cond)
             output = _halves(output, x_t)[0] if two else _same_shape(output, x_t)
             return output if same_type else output.to(x_t.dtype)
 
@@ -170,7 +170,7 @@ class CallableScoreModel(ScoreModel):
 
     def denoise_at(self, x_t: Tensor, level: Level, cond: Condition = None) -> Tensor:
         self._check_shape(x_t)
-        predicted = self._call(x_t, level.t.expand(len(x_t)), cond)
+        predicted = self._call(x_t, level.t.expand(x_t.shape[0]), cond)
         level = level.match_rank(x_t)
         return self.predicts.c_skip(level) * x_t + self.predicts.c_out(level) * predicted
 
@@ -180,7 +180,7 @@ class CallableScoreModel(ScoreModel):
         return GridModel(
             self.predicts.c_skip(levels),
             self.predicts.c_out(levels),
-            lambda k, x_t, cond: self._call(x_t, t[k], cond),
+            lambda k, x_t, cond: self._call(x_t, t[k].expand(x_t.shape[0]), cond),
         )
 
     def check_cond(self, cond: Condition) -> None:
@@ -202,8 +202,8 @@ class CallableScoreModel(ScoreModel):
 
 
 def _for_each(times: Tensor, like: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
-    """A tensor `(B,)` for each of the times `(n,)`, on the device of a batch."""
-    return times.to(like.device, dtype)[:, None].expand(-1, len(like)).unbind()
+    """A tensor `(1,)` for each of the times `(n,)`, on the device of a batch."""
+    return times.to(like.device, dtype)[:, None].unbind()
 
 
 def _same_shape(output: Tensor, x_t: Tensor) -> Tensor:

@@ -227,7 +227,7 @@ class Conditioning(Conditions):
         """What cross-attention looks at; None for a network without a context."""
         if self.token is None:
             return None
-        own = self.token.expand(len(c_noise), 1, -1)
+        own = self.token.expand(c_noise.shape[0], 1, -1)
         if cond is None and self.has_null:
             return Tokens(own, None)
         values = cond.get("tokens") if isinstance(cond, Mapping) else None

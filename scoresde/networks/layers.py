@@ -234,7 +234,7 @@ class CrossAttention(nn.Module):
 
     def forward(self, h: Tensor, tokens: Tokens | None) -> Tensor:
         assert tokens is not None
-        q = self.q(self.norm(h)).reshape(len(h), self.heads, h.shape[1] // self.heads, -1).mT.contiguous()
+        q = self.q(self.norm(h)).reshape(h.shape[0], self.heads, h.shape[1] // self.heads, -1).mT.contiguous()
         attended = attend_to_tokens(q, self.kv(tokens.values), tokens.mask)
         return self.style.add(h, self.out(attended.mT.reshape(h.shape).contiguous()))
 

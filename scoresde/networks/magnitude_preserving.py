@@ -31,7 +31,7 @@ EPS = 1e-4  # smallest root mean square that is divided by
 def unit(x: Tensor, dims: Sequence[int]) -> Tensor:
     """x with a mean square of 1 over some axes (equation 47)."""
     norm = torch.linalg.vector_norm(x, dim=tuple(dims), keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
-    return x / (norm * math.sqrt(norm.numel() / x.numel())).clamp_min(EPS).to(x.dtype)
+    return x / (norm / math.sqrt(math.prod(x.shape[dim] for dim in dims))).clamp_min(EPS).to(x.dtype)
 
 
 def mp_silu(x: Tensor) -> Tensor:
@@ -142,7 +142,8 @@ class _Block(nn.Module):
 
     def _attended(self, qkv: Tensor, shape: torch.Size) -> Tensor:
         """Attention over all places, with queries, keys and values of unit variance (section 4.5)."""
-        q, k, v = unit(qkv.reshape(len(qkv), 3, self.heads, shape[1] // self.heads, -1), [3]).mT.contiguous().unbind(1)
+        parts = qkv.reshape(qkv.shape[0], 3, self.heads, shape[1] // self.heads, -1)
+        q, k, v = unit(parts, [3]).mT.contiguous().unbind(1)
         return F.scaled_dot_product_attention(q, k, v).mT.reshape(shape).contiguous()
 
 

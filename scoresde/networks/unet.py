@@ -179,6 +179,27 @@ class UNet(Encoder, LabelledNetwork):
         checkpointing: in training, compute the inner values of residual blocks twice rather than store them.
     """
 
+    dims: int
+    attention_up: str
+    head_channels: int
+    num_heads: int
+    noise_embedding: str
+    embedding_channels: int
+    frequency_shift: int
+    fourier_scale: float
+    resample: str
+    fir: tuple[float, ...]
+    end_padding: bool
+    scale_shift: bool
+    rescale: bool
+    norm_groups: int
+    group_channels: int
+    norm_eps: float
+    dropout: float
+    output_pyramid: str
+    context_channels: int
+    xavier: bool
+
     def __init__(
         self,
         channels_in: int,

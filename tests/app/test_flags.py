@@ -8,21 +8,23 @@ import re
 import pytest
 
 from scoresde.app.cli import main
-from scoresde.app.flags import MODES, Flags, Mode, SampleFlags, TrainedFlags, flag, modes_with
+from scoresde.app.flags import MODES, Flags, Mode, SampleFlags, TrainedFlags, flag, modes_with, named
 from tests.mistakes import assert_mistake
 
-NAMES = {name: [field.name for field in dataclasses.fields(mode.flags)] for name, mode in MODES.items()}
+NAMES = {name: list(named(mode.flags)) for name, mode in MODES.items()}
 ALL = sorted({name for names in NAMES.values() for name in names})
 
 
 def test_the_modes_are_these():
     assert set(MODES) == {
         *("train", "train_classifier", "sample", "compare", "calibrate", "evaluate", "invert", "interpolate"),
-        *("solve", "edit", "visualize", "average"),
+        *("solve", "edit", "import", "export", "visualize", "average"),
     }
     for name, mode in MODES.items():
         assert callable(mode.load()), name
-        assert issubclass(mode.flags, TrainedFlags) == (name != "average" and not name.startswith("train"))
+        assert issubclass(mode.flags, TrainedFlags) == (
+            name not in ("average", "import") and not name.startswith("train")
+        )
 
 
 def test_every_flag_is_described():
@@ -35,7 +37,7 @@ def test_a_flag_knows_its_modes():
     assert modes_with("what") == ["visualize"]
     assert modes_with("metric") == ["evaluate"]
     assert modes_with("labels") == ["sample", "solve", "edit", "visualize"]
-    assert modes_with("device") == [mode for mode in MODES if mode != "average"]
+    assert modes_with("device") == [mode for mode in MODES if mode not in ("average", "import")]
     assert modes_with("nothing") == []
 
 
@@ -85,7 +87,7 @@ def test_what_is_not_given_has_its_default_and_counts_are_numbers(monkeypatch, m
     words = [word for name in NAMES[mode] for word in (f"--{name}", "12")]
     assert main(["--mode", mode, *words, "--config.sampling.batch_size", "3"]) == 7
     flags, overrides = got.pop()
-    assert dataclasses.asdict(flags) == given
+    assert {name: getattr(flags, field.name) for name, field in named(type(flags)).items()} == given
     assert overrides == ["--config.sampling.batch_size", "3"]
 
 
