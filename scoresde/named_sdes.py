@@ -389,3 +389,14 @@ class DiscreteVPSDE(SDE):
         knots, rises = self._chain.like(integral)
         left = (torch.searchsorted(knots, integral) - 1).clamp(0, self.num_levels - 1)
         return (left + (integral - knots[left]) / rises[left]) / self.num_levels
+
+
+def cosine_betas(num_levels: int = 1000, s: float = 0.008, largest: float = 0.999) -> Tensor:
+    """The betas of Nichol and Dhariwal 2021, equation 17, for a `DiscreteVPSDE`, float64, `(num_levels,)`.
+
+    The product of 1 - beta_j, j <= i, is f(i / N) / f(0) with f(t) = cos^2((t + s) / (1 + s) pi / 2), but no beta is
+    above the largest.
+    """
+    t = torch.linspace(0, 1, num_levels + 1, dtype=torch.float64)
+    kept = torch.cos((t + s) / (1 + s) * math.pi / 2) ** 2
+    return (1 - kept[1:] / kept[:-1]).clamp(max=largest)

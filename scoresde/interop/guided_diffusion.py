@@ -7,19 +7,17 @@ others), the number of heads if it is fixed, and the schedule of the betas.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from scoresde.codec import Scaling
 from scoresde.errors import UsageError, require
 from scoresde.interop.weights import Place, copy_in, only_tensors, places
 from scoresde.models.network import NetworkScoreModel
-from scoresde.named_sdes import DiscreteVPSDE
+from scoresde.named_sdes import DiscreteVPSDE, cosine_betas
 from scoresde.networks import UNet
 from scoresde.networks.layers import Attention, ResBlock
 from scoresde.parametrization import NoiseParametrization, TimeInput
@@ -30,20 +28,6 @@ SCHEDULES = ("linear", "cosine")
 OUT = "out.2"  # the last layer
 BLOCK = re.compile(r"input_blocks\.(\d+)\.0\.in_layers\.2\.weight")
 DOUBLING = re.compile(r"output_blocks\.(\d+)\.[12]\.(?:in_layers\.2|conv)\.weight")
-
-
-def betas(schedule: str, count: int = NUM_LEVELS) -> Tensor:
-    """The betas of a schedule, float64: "linear" of Ho et al. 2020, "cosine" of Nichol and Dhariwal 2021, eq. 17.
-
-    Raises:
-        UsageError: for another schedule.
-    """
-    require(schedule in SCHEDULES, f"schedule={schedule!r}: need 'linear' or 'cosine'")
-    if schedule == "linear":
-        return torch.linspace(1e-4, 0.02, count, dtype=torch.float64)
-    t = torch.linspace(0, 1, count + 1, dtype=torch.float64)
-    kept = torch.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
-    return (1 - kept[1:] / kept[:-1]).clamp(max=0.999)
 
 
 def convert(
@@ -84,7 +68,7 @@ def convert(
     assert schedule is not None
     network = UNet(**(infer(tensors, source) | dict(settings)))
     copy_in(network, _places(network, layout == "legacy"), tensors, source)
-    sde = DiscreteVPSDE(betas=betas(schedule)) if schedule == "cosine" else DiscreteVPSDE()
+    sde = DiscreteVPSDE(betas=cosine_betas()) if schedule == "cosine" else DiscreteVPSDE()
     rule = NoiseParametrization(0.5, TimeInput(float(NUM_LEVELS), -1.0))
     side = 8 * 2 ** (len(network.multipliers) - 1)
     shape = (network.channels_in, *(size or (side, side)))

@@ -20,7 +20,6 @@ from scoresde._json import parse_json
 from scoresde.codec import Scaling
 from scoresde.errors import UsageError, require
 from scoresde.interop.dit import of_patches
-from scoresde.interop.guided_diffusion import betas
 from scoresde.interop.weights import (
     Place,
     copy_in,
@@ -32,7 +31,7 @@ from scoresde.interop.weights import (
     thirds,
 )
 from scoresde.models.network import NetworkScoreModel
-from scoresde.named_sdes import EDMSDE, VESDE, DiscreteVPSDE, RectifiedFlowSDE
+from scoresde.named_sdes import EDMSDE, VESDE, DiscreteVPSDE, RectifiedFlowSDE, cosine_betas
 from scoresde.networks import DiT, UNet
 from scoresde.networks.layers import Attention, ResBlock, StridedConv
 from scoresde.parametrization import (
@@ -165,7 +164,7 @@ def _chain(scheduler: Mapping[str, Any], source: str) -> DiscreteVPSDE:
     if schedule == "scaled_linear":
         return DiscreteVPSDE(betas=torch.linspace(start**0.5, end**0.5, count, dtype=torch.float64) ** 2)
     require(schedule == "squaredcos_cap_v2", f"{source}: beta_schedule={schedule!r} is not known here")
-    return DiscreteVPSDE(betas=betas("cosine", count))
+    return DiscreteVPSDE(betas=cosine_betas(count))
 
 
 def _unet(config: Mapping[str, Any], tensors: dict[str, Tensor], source: str, settings: Mapping[str, Any]) -> UNet:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import shlex
 
 import pytest
+import torch
+from torch import nn
 
 from samplers import DDIM
 from scoresde import UsageError
@@ -23,7 +26,10 @@ from scoresde.app.config import (
     sdes,
 )
 from scoresde.app.files import flat
+from scoresde.registry import construct
 from sde_configs import build, default
+
+PUBLISHED = ("cifar10_ddpmpp_vp", "cifar10_edm", "cifar10_ncsnpp_ve", "dit_s", "imagenet64_adm")
 
 
 def as_json(config):
@@ -42,7 +48,25 @@ def test_every_sde_goes_with_another_recipe(sde):
 
 def test_the_sdes_are_the_recipes_that_leave_data_and_network_alone():
     assert sdes() == ["cosine", "ddpm", "edm", "flow", "smld", "subvp", "vdm", "ve", "vp"]
-    assert set(recipes()) == {*sdes(), "toy"}
+    assert set(recipes()) == {*sdes(), *PUBLISHED, "toy"}
+
+
+def test_published_recipes_describe_the_published_networks():
+    """Their networks, without classes where those had none; nothing is read or downloaded."""
+    sizes = {
+        "cifar10_ddpmpp_vp": 61_804_419,
+        "cifar10_ncsnpp_ve": 62_758_915,
+        "cifar10_edm": 55_733_891 - 9 * 128,  # without the labels of augmentations
+        "imagenet64_adm": 295_904_454 - 1000 * 768,  # without its classes
+    }
+    for name, size in sizes.items():
+        network = load_config(None, name).network.to_dict()
+        with torch.device("meta"):
+            made = construct(network | {"channels_in": 3}, nn.Module, "network")
+        assert sum(value.numel() for value in made.state_dict().values()) == size, name
+    for name in PUBLISHED:
+        doc = importlib.import_module(f"sde_configs.{name}").__doc__
+        assert re.search(r"V100|A100|H100", doc), name  # each states its cost
 
 
 def test_no_two_sdes_of_the_command_line_train_the_same():

@@ -5,6 +5,7 @@ import torch
 
 from scoresde import DiscreteVPSDE, UNet, UsageError
 from scoresde.interop import guided_diffusion, load_published
+from scoresde.named_sdes import cosine_betas
 from scoresde.networks.presets import ADM
 from tests.interop.published import adm
 
@@ -67,7 +68,7 @@ def test_the_network_sees_the_index_of_a_level(tmp_path):
 
 
 def test_cosine_betas_are_nichols_and_dhariwals():
-    chain = guided_diffusion.betas("cosine")
+    chain = cosine_betas()
     f = torch.cos((torch.arange(1001, dtype=torch.float64) / 1000 + 0.008) / 1.008 * torch.pi / 2) ** 2
     kept = torch.cumprod(1 - chain, 0)
     torch.testing.assert_close(kept[:-1], (f[1:] / f[0])[:-1], rtol=1e-9, atol=1e-12)
