@@ -107,7 +107,7 @@ class Style:
 
     def add(self, h: Tensor, inner: Tensor) -> Tensor:
         """A residual sum, over sqrt(2) with `rescale`."""
-        return (h + inner) * math.sqrt(0.5) if self.rescale else h + inner
+        return (h + inner).mul_(math.sqrt(0.5)) if self.rescale else h + inner
 
     def resampler(self) -> Resampler:
         """What halves and doubles sizes without weights."""
