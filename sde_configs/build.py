@@ -42,7 +42,7 @@ from scoresde.hybrid import HybridObjective
 from scoresde.models import ThresholdedModel
 from scoresde.models.classifier import NoisyClassifier
 from scoresde.models.network import NetworkScoreModel
-from scoresde.networks import ClassifierNetwork, Network
+from scoresde.networks import ClassifierNetwork, DiT, Network
 from scoresde.objective import Objective
 from scoresde.parametrization import Parametrization
 from scoresde.registry import classes, construct
@@ -78,6 +78,11 @@ SAMPLERS: dict[str, type[Sampler]] = {
 SPATIAL = ("UNet", "MPUNet", "DiT", "UNetClassifier")  # networks of (channels, ...) with one to three sizes
 VECTORS = ("MLP", "MLPClassifier")
 FROM_DATA = dict.fromkeys(SPATIAL, ("channels_in", "dims")) | dict.fromkeys(VECTORS, ("dim",))
+
+
+def from_data(network: str) -> set[str]:
+    """The arguments of a built-in network that the data give, by its name."""
+    return {"num_classes", *FROM_DATA.get(network, ())}
 
 
 def sampler_options(cls: type[Sampler]) -> dict[str, Any]:
@@ -139,6 +144,8 @@ def _build_network(config: ConfigDict, train: ArrayData, kind: type[nn.Module]) 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         built: nn.Module = construct(network | {"num_classes": train.num_classes}, kind, "config.network")
+    if isinstance(built, DiT):
+        built.grid(shape[1:])  # a mistake is answered before a run folder is made
     return built
 
 

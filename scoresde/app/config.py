@@ -21,7 +21,7 @@ from scoresde.errors import UsageError, flag_error, require, unknown_name
 from scoresde.networks import ClassifierNetwork
 from scoresde.registry import classes
 from sde_configs import default
-from sde_configs.build import SAMPLERS
+from sde_configs.build import SAMPLERS, from_data
 
 
 def recipes() -> list[str]:
@@ -200,7 +200,7 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> None:
             continue
         name = argument[2:].partition("=")[0]
         if name.removeprefix("config.") not in fields:
-            raise _unknown_field(name, fields)
+            raise _unknown_field(name, fields, config)
     values = flags.FlagValues()
     argv = ["main.py", *arguments]
     config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
@@ -222,20 +222,39 @@ def _take_fields_of_classes(config: ConfigDict, arguments: Sequence[str]) -> Non
     for section, field, value in given:
         if field == "name" and value in known:
             taken = inspect.signature(known[value]).parameters
-            config[section] = ConfigDict({k: v for k, v in config[section].items() if k == "name" or k in taken})
+            config[section] = ConfigDict({k: v for k, v in config[section].items() if k in taken} | {"name": value})
     for section, field, _ in given:
         own = config[section]
         names = [value for of, part, value in given if (of, part) == (section, "name")]
-        cls = known.get(names[-1] if names else own.get("name", ""))
-        parameter = inspect.signature(cls).parameters.get(field) if cls is not None else None
-        plain = parameter is not None and isinstance(parameter.default, bool | int | float | str | tuple)
-        if parameter is not None and plain and field not in own:
-            own[field] = parameter.default
+        possible = _fields_of_class(names[-1] if names else own.get("name", ""))
+        if field in possible and field not in own:
+            own[field] = possible[field]
 
 
-def _unknown_field(name: str, fields: dict[str, Any]) -> UsageError:
+def _fields_of_class(name: str) -> dict[str, Any]:
+    """The arguments of a registered class that a configuration can give, with their defaults."""
+    cls = classes(object).get(name)
+    parameters = inspect.signature(cls).parameters if cls is not None else {}
+    return {
+        field: parameter.default
+        for field, parameter in parameters.items()
+        if isinstance(parameter.default, bool | int | float | str | tuple) and field not in from_data(name)
+    }
+
+
+def _unknown_field(name: str, fields: dict[str, Any], config: ConfigDict) -> UsageError:
     import difflib
 
+    section, _, field = name.removeprefix("config.").rpartition(".")
+    if section == "network":
+        cls = config.network.get("name", "")
+        if cls in classes(object) and field in from_data(cls):
+            return UsageError(f"unknown field --{name}: it follows from the data; leave it out")
+        own = _fields_of_class(cls)
+        near = difflib.get_close_matches(field, own, n=1, cutoff=0.6)
+        if own:
+            hint = f"did you mean --config.network.{near[0]}?" if near else f"a {cls} has {', '.join(own)}"
+            return UsageError(f"unknown field --{name}: {hint}")
     near = difflib.get_close_matches(name, [f"config.{field}" for field in fields], n=1, cutoff=0.5)
     hint = f"did you mean --{near[0]}? " if near else ""
     return UsageError(f"unknown field --{name}: {hint}--help lists all")

@@ -20,7 +20,7 @@ from scoresde.interop import load_published
 from scoresde.models.network import NetworkScoreModel
 from scoresde.named_sdes import EDMSDE, VESDE, CosineSDE, DiscreteVPSDE, RectifiedFlowSDE, SubVPSDE
 from scoresde.registry import describe
-from sde_configs.build import FROM_DATA
+from sde_configs.build import from_data
 
 RECIPES = {VESDE: "ve", SubVPSDE: "subvp", CosineSDE: "cosine", EDMSDE: "edm", RectifiedFlowSDE: "flow"}
 IMPORTED = "imported"  # the name of data that are not at hand
@@ -39,6 +39,9 @@ def import_weights(flags: ImportFlags, overrides: Sequence[str]) -> int:
     )
     given = _given(overrides)
     size = tuple(given.data.image_size) if tuple(given.data.image_size) != (0,) else ()
+    require(
+        len(size) <= 2 and all(side >= 1 for side in size), f"data.image_size={size}: need one positive number, or two"
+    )
     model = load_published(
         flags.from_,
         flags.as_,
@@ -98,7 +101,7 @@ def _config(model: NetworkScoreModel) -> ConfigDict:
     else:
         config = load_config(RECIPES.get(type(model.sde), "vp"), None)
     network = describe(model.network)
-    filled_in = {"num_classes", *FROM_DATA[network["name"]]}
+    filled_in = from_data(network["name"])
     config.network = ConfigDict({key: _tuples(value) for key, value in network.items() if key not in filled_in})
     config.sde = ConfigDict({key: _tuples(value) for key, value in describe(model.sde).items()})
     rule = describe(model.parametrization)

@@ -116,11 +116,15 @@ class DiT(LabelledNetwork):
         for name, value in counts.items():
             require(value >= 1, f"{name}={value} of DiT: need at least 1")
         require(dims in (1, 2, 3), f"dims={dims} of DiT: need 1 for series, 2 for images or 3 for volumes")
-        near = sorted({max(num_heads, width // num_heads * num_heads), -(-width // num_heads) * num_heads})
+        near = sorted(
+            {max(num_heads, width // num_heads * num_heads), max(num_heads, -(-width // num_heads) * num_heads)}
+        )
         require(
-            width >= 2 * dims and width % num_heads == 0,
+            width >= 1 and width % num_heads == 0,
             f"width={width} of DiT: need a multiple of num_heads={num_heads}, such as {' or '.join(map(str, near))}",
         )
+        require(width >= 2 * dims, f"width={width} of DiT: need at least 2 features for each of {dims} axes")
+        require(round(mlp_ratio * width) >= 1, f"mlp_ratio={mlp_ratio} of DiT: must be positive, such as 4")
         require(0 <= dropout < 1, f"dropout={dropout} of DiT: need 0 <= dropout < 1")
         self.channels_in = channels_in
         self.patch_size = patch_size
@@ -151,7 +155,7 @@ class DiT(LabelledNetwork):
     def forward(self, x: Tensor, c_noise: Tensor, cond: Condition = None) -> Tensor:
         embedding = self.conditioning(c_noise, cond)
         tokens = self.conditioning.tokens(c_noise, cond)
-        grid = self._grid(x.shape[2:])
+        grid = self.grid(x.shape[2:])
         h = self.first(_patches(x, self.patch_size)) + _positions_like(tuple(grid), self.width, x.device, x.dtype)
         for block in self.blocks:
             if self.checkpointing and torch.is_grad_enabled():
@@ -161,16 +165,20 @@ class DiT(LabelledNetwork):
         shift, scale = self.modulation(embedding)[:, None].chunk(2, 2)
         return _samples(self.last(modulated(h, shift, scale)), grid, self.patch_size)
 
-    def _grid(self, sizes: Sequence[int]) -> list[int]:
-        """The number of patches along each axis."""
+    def grid(self, sizes: Sequence[int]) -> list[int]:
+        """The number of patches along each axis of samples.
+
+        Raises:
+            UsageError: for sizes that the patches do not divide.
+        """
         for size in sizes:
             near = sorted(
                 {max(self.patch_size, size // self.patch_size * self.patch_size), size + -size % self.patch_size}
             )
             require(
                 size % self.patch_size == 0,
-                f"x of sizes {tuple(sizes)}: patch_size={self.patch_size} does not divide {size}; the nearest "
-                f"sizes are {' and '.join(map(str, near))}",
+                f"x of sizes {tuple(sizes)}: patch_size={self.patch_size} does not divide {size}; take another, or the "
+                f"nearest size that it divides, {' or '.join(map(str, near))}",
             )
         return [size // self.patch_size for size in sizes]
 

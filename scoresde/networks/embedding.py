@@ -54,6 +54,9 @@ class Features(KeepsFloat):
             kind != "positional" or (channels % 2 == 0 and channels > 2 * shift),
             f"embedding_channels={channels}: positional embeddings need an even number above {2 * shift}",
         )
+        require(
+            kind != "fourier" or channels >= 1, f"embedding_channels={channels}: need at least 1, or 0 for `channels`"
+        )
         self.kind = kind
         self.shift = shift
         self.size = {"octaves": 64, "positional": channels, "fourier": 2 * channels}[kind]

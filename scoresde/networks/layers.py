@@ -55,6 +55,7 @@ class Style:
             not self.fir or (len(self.fir) % 2 == 0 and len(self.fir) >= 4 and self.fir == self.fir[::-1]),
             f"fir={self.fir}: need a symmetric kernel of 4 taps, 6 or more, as in (1, 3, 3, 1); () for none",
         )
+        require(not self.fir or sum(self.fir) > 0, f"fir={self.fir}: need taps of a positive sum, as in (1, 3, 3, 1)")
         require(self.norm_eps > 0, f"norm_eps={self.norm_eps}: must be positive")
         smallest = {"head_channels": 0, "num_heads": 0, "norm_groups": 0, "group_channels": 1, "context_channels": 0}
         for name, low in smallest.items():

@@ -239,10 +239,15 @@ def test_xavier_weights_have_their_variance_and_layers_of_zeros_stay():
         (lambda: UNet(1, output_pyramid="both"), "output_pyramid='both'"),
         (lambda: UNet(1, channels=3, noise_embedding="positional"), "embedding_channels=3"),
         (lambda: MPUNet(1, 50, attention_levels=(0,), head_channels=16), "head_channels=16: does not divide the 50"),
+        (lambda: DiT(1, width=0), r"width=0 of DiT: need a multiple of num_heads=4, such as 4$"),
+        (lambda: DiT(1, width=4, dims=3), r"width=4 of DiT: need at least 2 features for each of 3 axes"),
+        (lambda: DiT(1, mlp_ratio=0), r"mlp_ratio=0 of DiT: must be positive"),
+        (lambda: UNet(1, fir=(1.0, -1.0, -1.0, 1.0)), r"fir=.*: need taps of a positive sum"),
+        (lambda: UNet(1, noise_embedding="fourier", embedding_channels=-4), "embedding_channels=-4: need at least 1"),
         (lambda: DiT(1, width=30), r"width=30 of DiT: need a multiple of num_heads=4, such as 28 or 32"),
         (
             lambda: DiT(1, patch_size=3)(torch.zeros(1, 1, 9, 10), torch.zeros(1)),
-            r"patch_size=3 does not divide 10.*9 and 12",
+            r"patch_size=3 does not divide 10.*9 or 12",
         ),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import math
 from dataclasses import dataclass, replace
@@ -178,19 +179,19 @@ def test_the_scaling_can_be_given():
 
 
 def test_series_and_volumes_have_networks():
-    for sizes in ((16,), (4, 5, 6)):
+    kinds = itertools.product(((16,), (4, 5, 6)), ("UNet", "MPUNet", "UNetClassifier"))
+    for sizes, name in (*kinds, ((16,), "DiT"), ((4, 2, 6), "DiT")):
         generator = torch.Generator().manual_seed(0)
         data = ArrayData(torch.randn(8, 2, *sizes, generator=generator), torch.arange(8) % 2)
-        for name in ("UNet", "MPUNet", "DiT", "UNetClassifier"):
-            config = load_config("vp", None)
-            override(config, [f"--config.network.name={name}"])
-            if name == "UNetClassifier":
-                assert build.build_classifier(config, data).network.dims == len(sizes)
-                continue
-            model = build.build_model(config, data)
-            assert model.network.dims == len(sizes)
-            even = tuple(size + size % 2 for size in sizes)  # patches of a DiT
-            assert model.network(torch.zeros(1, 2, *even), torch.zeros(1), torch.zeros(1).long()).shape == (1, 2, *even)
+        config = load_config("vp", None)
+        override(config, [f"--config.network.name={name}"])
+        if name == "UNetClassifier":
+            assert build.build_classifier(config, data).network.dims == len(sizes)
+            continue
+        model = build.build_model(config, data)
+        assert model.network.dims == len(sizes)
+        x = torch.zeros(1, 2, *sizes)
+        assert model.network(x, torch.zeros(1), torch.zeros(1).long()).shape == x.shape
 
 
 def test_another_network_is_named_with_its_fields(tmp_path):
@@ -204,6 +205,27 @@ def test_another_network_is_named_with_its_fields(tmp_path):
     assert (network.dropout, network.attention_levels) == (0.1, (0,))
     with pytest.raises(UsageError, match=r"unknown field --config\.network\.wdith"):
         override(load_config("vp", None), ["--config.network.name=DiT", "--config.network.wdith=48"])
+
+
+UNKNOWN = {
+    "near": (["--config.network.attention_level=(1,)"], r"did you mean --config\.network\.attention_levels\?$"),
+    "another's": (["--config.network.name=DiT", "--config.network.multipliers=(1,)"], "a DiT has patch_size, width, "),
+    "classes": (["--config.network.num_classes=5"], "num_classes: it follows from the data; leave it out"),
+    "axes": (["--config.network.name=DiT", "--config.network.dims=3"], "dims: it follows from the data; leave it out"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), UNKNOWN.values(), ids=UNKNOWN.keys())
+def test_fields_that_a_network_does_not_have_are_refused_with_those_that_it_has(arguments, message):
+    with pytest.raises(UsageError, match=message):
+        override(load_config("vp", None), arguments)
+
+
+def test_patches_that_do_not_divide_the_images_are_refused_before_training():
+    config = load_config("vp", None)
+    override(config, ["--config.network.name=DiT", "--config.network.patch_size=3"])
+    with pytest.raises(UsageError, match=r"patch_size=3 does not divide 8; .* 6 or 9"):
+        build.build_model(config, build.build_data(config)[0])
 
 
 def test_volumes_are_not_sent_from_one_network_to_the_other(tmp_path):
