@@ -1,4 +1,4 @@
-"""NCSN++ on CIFAR-10 under VE, as Song et al. 2021 trained it (FID 2.38 by predictor-corrector, their table 2).
+"""NCSN++ on CIFAR-10 under VE, as Song et al. 2021 trained it (FID 2.38 by predictor-corrector, their table 3).
 
 Their cost: 1.3 million steps of 128 images, 0.56 s each on 4 V100: 8 days. CIFAR-10 is had from Hugging Face's hub,
 unless config.data.path names it. Images are in [-1, 1] here, so that sigma is twice theirs, which are in [0, 1].

@@ -1,8 +1,9 @@
 """DiT-S/2 on CIFAR-10: the smallest of Peebles and Xie 2023's transformers, class-conditional, on pixels.
 
-Theirs is trained on latents of ImageNet for 400,000 steps of 256, with 6.06 GFLOP for a forward pass of 32 x 32 (their
-table 4). A step then takes about 4.7 TFLOP, and all steps 1.9 EFLOP: two hours of one H100 at a third of its speed in
-bfloat16. CIFAR-10 is had from Hugging Face's hub, unless config.data.path names it.
+Theirs is trained on latents of ImageNet for 400,000 steps of 256, with 6.06 billion multiplications and additions for
+a forward pass of 32 x 32 (table 4, which calls them Gflops), which is 12.1 GFLOP. A step then takes about 9.3 TFLOP and
+all steps 3.7 EFLOP: three hours of one H100 at a third of its speed in bfloat16. CIFAR-10 is had from Hugging Face's
+hub, unless config.data.path names it.
 """
 
 from ml_collections import ConfigDict
