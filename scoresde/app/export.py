@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -121,23 +122,33 @@ def _write(module: nn.Module, inputs: Any, target: str, file: Path) -> float:
     try:
         with _quietly():
             program = torch.export.export(module, tuple(given.values()), dynamic_shapes=shapes)
+        if target == "torch_export":
+            with open(partial, "wb") as handle:
+                torch.export.save(program, handle)
+            found = torch.export.load(partial).module()(*checked.values())
+        else:
+            found = _write_onnx(program, list(given), checked, partial)
+        difference = float((found - exact).abs().max() / exact.abs().max().clamp_min(1e-12))
+        require(
+            difference <= CLOSE,
+            f"to={target!r}: the graph differs from the model by {difference:.1e}, relative to its largest value; at "
+            f"most {CLOSE:g} passes, so it is not written",
+        )
+        partial.replace(file)
+    except UsageError:
+        raise
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:  # tracing fails in many ways
-        reason = " ".join(str(error).split())[:200]
-        raise UsageError(f"to={target!r}: this model cannot be written as a graph ({reason})") from error
-    if target == "torch_export":
-        with open(partial, "wb") as handle:
-            torch.export.save(program, handle)
-        found = torch.export.load(partial).module()(*checked.values())
-    else:
-        found = _write_onnx(program, list(given), checked, partial)
-    partial.replace(file)
-    difference = float((found - exact).abs().max() / exact.abs().max().clamp_min(1e-12))
-    require(
-        difference <= CLOSE,
-        f"to={target!r}: {file} differs from the model by {difference:.1e}, relative to its largest value; at most "
-        f"{CLOSE:g} passes",
-    )
+        raise UsageError(f"to={target!r}: this model cannot be written as a graph ({_reason(error)})") from error
+    finally:
+        partial.unlink(missing_ok=True)
     return difference
+
+
+def _reason(error: Exception) -> str:
+    """What a message of torch says, in one line."""
+    said = str(error)
+    lacking = re.search(r"No ONNX function found for <OpOverload\(op='([\w.]+)'", said)
+    return f"ONNX has no {lacking[1]}" if lacking else " ".join(said.split())[:200]
 
 
 @contextlib.contextmanager

@@ -210,7 +210,7 @@ class ClassifierFreeGuidance(GuidedModel):
             ) from error
 
     def _none(self, x_t: Tensor, cond: Condition) -> Condition:
-        return self.model.null_cond(cond, torch.ones(len(x_t), dtype=torch.bool, device=x_t.device))
+        return self.model.null_cond(cond, torch.ones(x_t.shape[0], dtype=torch.bool, device=x_t.device))
 
     def _reference(self, x_t: Tensor, level: Level, cond: Condition) -> Tensor:
         return self.model.denoise_at(x_t, level, self._none(x_t, cond))
@@ -225,8 +225,8 @@ class ClassifierFreeGuidance(GuidedModel):
     def _both(self, x_t: Tensor, level: Level, cond: Condition) -> tuple[Tensor, Tensor]:
         joined = condition.join([cond, self._none(x_t, cond)])
         twice = level if level.t.ndim == 0 else Level.join(torch.cat, [level, level])
-        model = self._for_both(len(x_t))
-        x0_hat, reference = model.denoise_at(torch.cat([x_t, x_t]), twice, joined).chunk(2)
+        model = self.model if torch.compiler.is_compiling() else self._for_both(len(x_t))  # a graph takes any number
+        x0_hat, reference = model.denoise_at(torch.cat([x_t, x_t]), twice, joined).unflatten(0, (2, -1)).unbind()
         return x0_hat, reference
 
     def _pair(self, levels: Level, like: Tensor) -> PairOnGrid:
@@ -235,7 +235,7 @@ class ClassifierFreeGuidance(GuidedModel):
 
         def both(k: int, x_t: Tensor, cond: Condition) -> tuple[Tensor, Tensor]:
             joined = condition.join([cond, self._none(x_t, cond)])
-            output, reference = double.network(k, torch.cat([x_t, x_t]), joined).chunk(2)
+            output, reference = double.network(k, torch.cat([x_t, x_t]), joined).unflatten(0, (2, -1)).unbind()
             return output, reference
 
         def without(k: int, x_t: Tensor, cond: Condition) -> Tensor:

@@ -217,7 +217,7 @@ def _same_shape(output: Tensor, x_t: Tensor) -> Tensor:
 
 def _halves(output: Tensor, x_t: Tensor) -> tuple[Tensor, Tensor]:
     """The two outputs of a network with a learned variance; raises `UsageError` unless each has the input's shape."""
-    if output.ndim != x_t.ndim or output.shape != (len(x_t), 2 * x_t.shape[1], *x_t.shape[2:]):
+    if output.ndim != x_t.ndim or output.shape != (x_t.shape[0], 2 * x_t.shape[1], *x_t.shape[2:]):
         raise UsageError(
             f"a network with learned_variance that returns {tuple(output.shape)} for x_t of shape {tuple(x_t.shape)}: "
             "need twice its channels or columns"

@@ -67,7 +67,8 @@ IMPORTS = {
     "format": (["--from=x.pth", "--as=edm"], "as='edm': need score_sde"),
     "field": (["--from=x.pth", "--config.training.lr=1"], r"config\.training: is not known before there is a run"),
     "data": (["--from=x.pth", "--config.data.held_out=0.5"], r"config\.data\.held_out: is not known before"),
-    "code": (["--from=evil.pth"], "not made of tensors alone"),
+    "code": (["--from=evil.pth"], r"not made of tensors alone.*\(it names print\)"),
+    "size": (["--from=x.pth", "--config.data.image_size=(9,7,3)"], r"data\.image_size=\(9, 7, 3\): need one positive"),
 }
 
 
@@ -100,6 +101,31 @@ def test_a_graph_takes_batches_of_any_size_and_agrees_with_the_model(run, tmp_pa
         labels = torch.arange(7) % 10
         inputs = (torch.randn(7, 1, 8, 8), labels) if what else (torch.randn(7, 1, 8, 8), torch.full((7,), 0.5), labels)
         assert graph(*inputs).shape == (7, 1, 8, 8)
+
+
+@pytest.fixture(scope="module")
+def guidable(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("guidable")
+    small = ["--config.training.num_steps=2", "--config.network.channels=4", "--config.training.batch_size=8"]
+    assert main(["--mode=train", f"--workdir={folder}", "--config.network.label_dropout=0.1", *small]) == 0
+    return folder
+
+
+@pytest.mark.parametrize("what", [[], ["--sampler=ddim", "--num_steps=2"]], ids=["denoiser", "sampler"])
+@pytest.mark.filterwarnings("ignore")
+def test_a_guided_model_is_a_graph_too(guidable, tmp_path, capsys, what):
+    file = tmp_path / "graph.pt2"
+    arguments = ["--mode=export", "--to=torch_export", f"--workdir={guidable}", f"--output={file}", "--guidance=2"]
+    assert main([*arguments, *what]) == 0
+    assert float(capsys.readouterr().out.split()[-1]) <= 1e-4
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_operation_that_onnx_lacks_is_named_and_leaves_no_file(run, tmp_path, capsys):
+    thresholded = ["--config.sampling.threshold=dynamic", "--sampler=ddim", "--num_steps=1"]
+    arguments = ["--mode=export", "--to=onnx", f"--workdir={run}", f"--output={tmp_path}/x.onnx", *thresholded]
+    assert_mistake(capsys, arguments, r"cannot be written as a graph \(ONNX has no aten\.kthvalue\)")
+    assert list(tmp_path.iterdir()) == []
 
 
 EXPORTS = {
