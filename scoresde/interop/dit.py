@@ -8,14 +8,14 @@ second output was not trained and is left out. Both see latents, so samples are 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from scoresde.errors import require
-from scoresde.interop.weights import Place, copy_in, negate, only_tensors, places
+from scoresde.interop.weights import Place, build, copy_in, negate, only_tensors, places
 from scoresde.models.network import NetworkScoreModel
 from scoresde.named_sdes import DiscreteVPSDE, RectifiedFlowSDE
 from scoresde.networks import DiT
@@ -26,7 +26,11 @@ HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}  # of the published widths
 
 
 def convert(
-    found: Mapping[str, Any], source: str, settings: Mapping[str, Any], sde: str | None = None
+    found: Mapping[str, Any],
+    source: str,
+    settings: Mapping[str, Any],
+    sde: str | None = None,
+    size: Sequence[int] = (),
 ) -> NetworkScoreModel:
     """The model of a file of weights.
 
@@ -35,6 +39,7 @@ def convert(
         source: what to call the file in error messages.
         settings: of the network, in place of those that follow from the file.
         sde: "ddpm" for a DiT, "flow" for a SiT; nothing in the file tells them apart.
+        size: of the latents; by default that of the file's table of positions, else 16 patches a side.
 
     Raises:
         UsageError: for a file of another architecture, or without `sde`.
@@ -54,10 +59,12 @@ def convert(
     if sde == "flow" and inferred["learned_variance"]:
         tensors |= _first_output(tensors, inferred["channels_in"])
         inferred["learned_variance"] = False
-    network = DiT(**(inferred | dict(settings)))
+    network = build(DiT, inferred, settings)
     side = _check_positions(table, network.width, source)
     copy_in(network, _places(network), tensors, source)
-    shape = (network.channels_in, side * network.patch_size, side * network.patch_size)
+    sizes = tuple(size) or (side * network.patch_size,) * 2
+    network.grid(sizes)
+    shape = (network.channels_in, *sizes)
     if sde == "flow":
         negate(network.last)
         path, rule = RectifiedFlowSDE(), FlowParametrization(1.0, TimeInput(-1.0, 1.0))

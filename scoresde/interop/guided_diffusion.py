@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from scoresde.codec import Scaling
 from scoresde.errors import UsageError, require
-from scoresde.interop.weights import Place, copy_in, only_tensors, places
+from scoresde.interop.weights import Place, build, copy_in, only_tensors, places
 from scoresde.models.network import NetworkScoreModel
 from scoresde.named_sdes import DiscreteVPSDE, cosine_betas
 from scoresde.networks import UNet
@@ -66,7 +66,7 @@ def convert(
             "guided-diffusion",
         )
     assert schedule is not None
-    network = UNet(**(infer(tensors, source) | dict(settings)))
+    network = build(UNet, infer(tensors, source), settings)
     copy_in(network, _places(network, layout == "legacy"), tensors, source)
     sde = DiscreteVPSDE(betas=cosine_betas()) if schedule == "cosine" else DiscreteVPSDE()
     rule = NoiseParametrization(0.5, TimeInput(float(NUM_LEVELS), -1.0))

@@ -22,6 +22,7 @@ from scoresde.errors import UsageError, require
 from scoresde.interop.dit import of_patches
 from scoresde.interop.weights import (
     Place,
+    build,
     copy_in,
     negate,
     only_tensors,
@@ -47,19 +48,21 @@ from scoresde.parametrization import (
 from scoresde.sde import SDE
 
 CLASSES = ("UNet2DModel", "DiTTransformer2DModel")
+OLD_DIT = "Transformer2DModel"  # the class of DiT before diffusers 0.29, and of other transformers
 FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 DOWN = {"DownBlock2D": (False, False), "AttnDownBlock2D": (True, None), "ResnetDownsampleBlock2D": (False, True)}
 UP = {"UpBlock2D": (False, False), "AttnUpBlock2D": (True, None), "ResnetUpsampleBlock2D": (False, True)}
 OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
-def convert(folder: Path, source: str, settings: Mapping[str, Any]) -> NetworkScoreModel:
+def convert(folder: Path, source: str, settings: Mapping[str, Any], size: Sequence[int] = ()) -> NetworkScoreModel:
     """The model of a folder.
 
     Args:
         folder: of a pipeline or of a model.
         source: what to call it in error messages.
         settings: of the network, in place of those in the folder.
+        size: of the images, in place of the folder's.
 
     Raises:
         UsageError: for a model or scheduler of another kind.
@@ -76,6 +79,8 @@ def convert(folder: Path, source: str, settings: Mapping[str, Any]) -> NetworkSc
     assert file is not None
     tensors = only_tensors(read_file(file, source), source)
     kind = config.get("_class_name")
+    if kind == OLD_DIT and config.get("norm_type") == "ada_norm_zero":
+        kind = CLASSES[1]
     require(kind in CLASSES, f"{source}: is of class {kind}; need {' or '.join(CLASSES)}")
     network: UNet | DiT
     if kind == CLASSES[0]:
@@ -86,8 +91,10 @@ def convert(folder: Path, source: str, settings: Mapping[str, Any]) -> NetworkSc
     sde, rule, negative = _trained_on(learned, config, network, source)
     if negative:
         negate(network.last)
-    side = config.get("sample_size") or 32
+    side = size or config.get("sample_size") or 32
     sides = tuple(side) if isinstance(side, Sequence) else (side, side)
+    if isinstance(network, DiT):
+        network.grid(sides)
     codec = Scaling(127.5, 127.5) if isinstance(network, UNet) and network.channels_in in (1, 3) else Scaling()
     model = NetworkScoreModel(network, sde, rule, (network.channels_in, *sides), codec)
     return model.eval().requires_grad_(False)
@@ -169,8 +176,7 @@ def _chain(scheduler: Mapping[str, Any], source: str) -> DiscreteVPSDE:
 
 def _unet(config: Mapping[str, Any], tensors: dict[str, Tensor], source: str, settings: Mapping[str, Any]) -> UNet:
     """The network of a UNet2DModel."""
-    arguments = _unet_settings(config, source) | dict(settings)
-    network = UNet(**arguments)
+    network = build(UNet, _unet_settings(config, source), settings)
     renamed = {_renamed(name): value for name, value in tensors.items()}
     copy_in(network, unet_places(network), renamed, source)
     if network.noise_embedding == "fourier" or not config.get("flip_sin_to_cos", True):
@@ -334,7 +340,7 @@ def _dit(config: Mapping[str, Any], tensors: dict[str, Tensor], source: str, set
         "frequency_shift": 1,
         "dropout": config.get("dropout", 0.0),
     }
-    network = DiT(**(arguments | dict(settings)))
+    network = build(DiT, arguments, settings)
     shared = "norm1.emb."
     for number in range(1, network.depth):
         for name in [name for name in tensors if name.startswith(f"transformer_blocks.{number}.{shared}")]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from scoresde.errors import UsageError, require
 from scoresde.interop import dit, guided_diffusion, hf_diffusers, score_sde
@@ -52,19 +52,52 @@ def load_published(
     """
     source = f"from={str(path)!r}"
     require(kind is None or kind in FORMATS, f"as={kind!r}: need {', '.join(FORMATS)}")
-    given = settings or {}
+    require(
+        len(size) in (0, 2) and all(side >= 1 for side in size),
+        f"size={tuple(size)}: need (height, width), as in (32, 32)",
+    )
     place = _downloaded(str(path).removeprefix(HUB), source) if str(path).startswith(HUB) else Path(path).expanduser()
+    options = _Options(settings or {}, sde, qkv, schedule, tuple(size))
+    try:
+        return _converted(place, kind, source, options)
+    except UsageError:
+        raise
+    except KeyError as error:
+        raise UsageError(f"{source}: lacks {error.args[0]}; it is damaged, or of another architecture") from error
+    except (IndexError, TypeError, ValueError, RuntimeError) as error:  # shapes and values that nobody would write
+        reason = " ".join(str(error).split())[:160]
+        raise UsageError(f"{source}: is damaged, or of another architecture ({reason})") from error
+
+
+class _Options(NamedTuple):
+    """What a user says of published weights, as `load_published` has it."""
+
+    settings: Mapping[str, Any]
+    sde: str | None
+    qkv: str | None
+    schedule: str | None
+    size: tuple[int, ...]
+
+
+def _converted(place: Path, kind: str | None, source: str, options: _Options) -> NetworkScoreModel:
+    """The model of a file or folder.
+
+    Raises:
+        UsageError: as `load_published` does.
+    """
+    given, sde, qkv, schedule, size = options
     if place.is_dir() or kind == DIFFUSERS:
         require(place.is_dir(), f"{source}: no such folder; --as diffusers needs one that diffusers saved")
         require(kind in (None, DIFFUSERS), f"{source}: is a folder; --as {kind} needs a file")
         _refuse({"sde": sde, "qkv": qkv, "schedule": schedule}, DIFFUSERS)
-        return hf_diffusers.convert(place, source, given)
+        return hf_diffusers.convert(place, source, given, size)
     found = read_file(place, source)
     if kind is None:
         kind = next((name for name, sign in SIGNS.items() if sign(found)), None)
     if kind is None:
         raise UsageError(
-            f"{source}: of no known format; it holds {', '.join(list(found)[:3])}; name it by --as {', '.join(SIGNS)}"
+            f"{source}: of no known format; it holds {', '.join(list(found)[:3]) or 'nothing'}; name it by --as "
+            f"{', '.join(SIGNS)}"
         )
     if kind == "score_sde":
         _refuse({"qkv": qkv, "schedule": schedule}, kind)
@@ -73,7 +106,7 @@ def load_published(
         _refuse({"sde": sde}, kind)
         return guided_diffusion.convert(found, source, given, qkv, schedule, size)
     _refuse({"qkv": qkv, "schedule": schedule}, kind)
-    return dit.convert(found, source, given, sde)
+    return dit.convert(found, source, given, sde, size)
 
 
 def _refuse(options: Mapping[str, Any], kind: str) -> None:

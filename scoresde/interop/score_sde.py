@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from scoresde.codec import Scaling
 from scoresde.errors import UsageError, require
-from scoresde.interop.weights import Place, copy_in, only_tensors, places, swap_halves
+from scoresde.interop.weights import Place, build, copy_in, only_tensors, places, swap_halves
 from scoresde.models.network import NetworkScoreModel
 from scoresde.named_sdes import VESDE, VPSDE, SubVPSDE
 from scoresde.networks import UNet
@@ -98,7 +98,7 @@ def convert(
         sde in known,
         f"sde={sde!r}: {source} has {'Fourier' if fourier else 'positional'} labels, of {' or '.join(known)}",
     )
-    network = UNet(**(inferred | dict(settings)))
+    network = build(UNet, inferred, settings)
     fill(network, tensors, source, negative=fourier)
     path: SDE
     if fourier:

@@ -100,6 +100,13 @@ def _unet_config(network: UNet, shape: tuple[int, ...]) -> dict[str, Any]:
         f"to='diffusers': network.norm_groups={groups}: UNet2DModel needs a number that divides {widths}",
     )
     attends = [level in network.attention_levels for level in range(len(widths))]
+    attended = [width for width, attention in zip(widths, attends, strict=True) if attention]
+    attended += widths[-1:] if network.middle_attention else []
+    require(
+        network.head_channels == 0 or all(width % network.head_channels == 0 for width in attended),
+        f"to='diffusers': network.head_channels={network.head_channels}: UNet2DModel needs a number that divides "
+        f"{attended}, the channels with attention",
+    )
     require(
         network.resample == "conv" or all(attends) or not any(attends),
         "to='diffusers': network.resample='adm' with attention at some levels only: UNet2DModel has it at all or none",

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from inspect import signature
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from scoresde.errors import UsageError, require
 
+N = TypeVar("N", bound=nn.Module)
 HOW_TO_CONVERT = (
     "load it where it was made, and write its tensors with safetensors.torch.save_file(state_dict, 'w.safetensors')"
 )
@@ -28,6 +32,18 @@ class Place(NamedTuple):
     name: str
     view: Tensor
     shape: tuple[int, ...] | None = None
+
+
+def build(kind: type[N], inferred: Mapping[str, Any], settings: Mapping[str, Any]) -> N:
+    """A network of what follows from a file, and of what a user sets in its place.
+
+    Raises:
+        UsageError: for a setting that the network does not have.
+    """
+    known = signature(kind).parameters
+    for name, value in settings.items():
+        require(name in known, f"network.{name}={value!r}: these weights are of a {kind.__name__}, which has no {name}")
+    return kind(**{**inferred, **settings})
 
 
 def places(layer: nn.Module, prefix: str) -> Iterator[Place]:
@@ -116,9 +132,12 @@ def read_file(path: Path, source: str) -> dict[str, Any]:
         except (SafetensorError, OSError) as error:
             raise UsageError(f"{source}: damaged or not a safetensors file ({error})") from error
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, of old kinds of pickles
+            found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling fails in many ways
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        reason = f"it names {named[1]}" if named else type(error).__name__
         raise UsageError(
             f"{source}: is not made of tensors alone, or is damaged, and nothing else is read, as it could run code "
             f"({reason}); {HOW_TO_CONVERT}"
@@ -128,7 +147,7 @@ def read_file(path: Path, source: str) -> dict[str, Any]:
 
 
 def only_tensors(found: Mapping[str, Any], source: str) -> dict[str, Tensor]:
-    """The entries of a state dict, in float32 at least.
+    """The entries of a state dict.
 
     Raises:
         UsageError: for an entry that is not a tensor.

@@ -136,15 +136,19 @@ def transformer(**more):
     return DiTTransformer2DModel(**arguments, out_channels=8, **more)
 
 
-def test_a_dit_gives_what_diffusers_own_gives(tmp_path):
+def saved_transformer(folder):
     theirs = transformer()
     state = theirs.state_dict()
     for name in state:  # published files hold copies of one embedding
         if ".1.norm1.emb." in name:
             state[name].copy_(state[name.replace(".1.", ".0.", 1)])
-    theirs.eval().save_pretrained(tmp_path / "transformer")
-    DDIMScheduler().save_pretrained(tmp_path / "scheduler")
-    theirs, model = theirs.double(), load_published(tmp_path).double()
+    theirs.eval().save_pretrained(folder / "transformer")
+    DDIMScheduler().save_pretrained(folder / "scheduler")
+    return theirs
+
+
+def test_a_dit_gives_what_diffusers_own_gives(tmp_path):
+    theirs, model = saved_transformer(tmp_path).double(), load_published(tmp_path).double()
     x = torch.randn(2, 4, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     t, y = torch.tensor([3.0, 700.0], dtype=torch.float64), torch.tensor([5, 1000])
     torch.testing.assert_close(model.network(x, t, y), theirs(x, t, class_labels=y).sample, rtol=1e-6, atol=1e-6)
@@ -214,6 +218,10 @@ def test_a_pipeline_of_ours_samples_in_diffusers(tmp_path):
 UNWRITABLE = {
     "label": (lambda: (UNet(3, 32), VPSDE(), NoiseParametrization()), "network.noise_embedding='octaves'"),
     "sde": (lambda: (UNet(3, **SIZES | DDPM_OF), VPSDE(), NoiseParametrization()), "has no scheduler for VPSDE"),
+    "heads": (
+        lambda: (UNet(3, **SIZES | DDPM_OF | {"head_channels": 48}), DiscreteVPSDE(), NoiseParametrization()),
+        r"network\.head_channels=48: UNet2DModel needs a number that divides \[.*64\]",
+    ),
     "groups": (
         lambda: (UNet(3, **SIZES | DDPM_OF | {"norm_groups": 24}), DiscreteVPSDE(), NoiseParametrization()),
         "network.norm_groups=24",
@@ -227,7 +235,31 @@ def test_what_diffusers_lacks_is_named(tmp_path, parts, message):
         to_diffusers(model_of(parts()), tmp_path)
 
 
+def rewrite(file, **fields):
+    """Changes fields of a JSON file; those that are None are removed."""
+    written = json.loads(file.read_text()) | fields
+    file.write_text(json.dumps({name: value for name, value in written.items() if value is not None}))
+
+
+def test_a_dit_of_the_class_that_it_had_before_is_read(tmp_path):
+    saved_transformer(tmp_path)
+    model = load_published(tmp_path)
+    config = tmp_path / "transformer" / "config.json"
+    rewrite(config, _class_name="Transformer2DModel")
+    old = load_published(tmp_path, size=(8, 6))
+    assert (model.shape, old.shape) == ((4, 4, 4), (4, 8, 6))
+    assert all(torch.equal(a, b) for a, b in zip(old.parameters(), model.parameters(), strict=True))
+    rewrite(config, norm_type="layer_norm")
+    with pytest.raises(UsageError, match="is of class Transformer2DModel; need UNet2DModel or DiTTransformer2DModel"):
+        load_published(tmp_path)
+
+
 UNREADABLE = {
+    "field": (
+        PLAIN,
+        lambda folder: rewrite(folder / "unet" / "config.json", block_out_channels=None),
+        "lacks block_out_channels; it is damaged",
+    ),
     "scheduler": (PLAIN, lambda folder: (folder / "scheduler" / "scheduler_config.json").unlink(), "has no scheduler"),
     "weights": (PLAIN, lambda folder: next((folder / "unet").glob("*.safetensors")).unlink(), "holds no weights"),
     "json": (PLAIN, lambda folder: (folder / "unet" / "config.json").write_text("{"), "config.json is not JSON"),

@@ -38,6 +38,12 @@ def test_a_sit_is_a_flow_from_noise_to_data(tmp_path):
     torch.testing.assert_close(flow.flow_velocity(x, t, y), -theirs, rtol=1e-4, atol=1e-4)
 
 
+def test_latents_have_the_size_that_is_asked_for(tmp_path):
+    tensors = dit(128, 1)
+    assert load(tmp_path, tensors, sde="ddpm").shape == (4, 32, 32)
+    assert load(tmp_path, tensors, sde="ddpm", size=(8, 6)).shape == (4, 8, 6)
+
+
 @pytest.mark.parametrize(
     ("tensors", "arguments", "message"),
     [
@@ -46,6 +52,19 @@ def test_a_sit_is_a_flow_from_noise_to_data(tmp_path):
         (dit(128, 1), {"sde": "ddpm", "settings": {"depth": 2}}, "lacks blocks.1"),
         (dit(128, 1) | {"extra": torch.ones(2)}, {"sde": "ddpm"}, "holds extra"),
         ({"w": torch.ones(1)}, {"kind": "dit", "sde": "ddpm"}, "not a DiT; it holds w"),
+        ({}, {}, "of no known format; it holds nothing"),
+        (
+            dit(128, 1) | {"x_embedder.proj.weight": torch.ones(3)},
+            {"sde": "ddpm"},
+            "damaged, or of another architecture",
+        ),
+        (
+            dit(128, 1),
+            {"sde": "ddpm", "settings": {"fir": ()}},
+            r"network\.fir=\(\): these weights are of a DiT",
+        ),
+        (dit(128, 1), {"sde": "ddpm", "size": (8, 9)}, "patch_size=2 does not divide 9.* 8 or 10"),
+        (dit(128, 1), {"sde": "ddpm", "size": (8,)}, r"size=\(8,\): need \(height, width\)"),
     ],
 )
 def test_mistakes_are_named(tmp_path, tensors, arguments, message):

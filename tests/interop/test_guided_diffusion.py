@@ -89,3 +89,10 @@ def test_cosine_betas_are_nichols_and_dhariwals():
 def test_mistakes_are_named(tmp_path, arguments, message):
     with pytest.raises(UsageError, match=message):
         load(tmp_path, adm(32, (1, 2), 1, (1,), 5), **arguments)
+
+
+def test_a_tensor_that_settings_follow_from_is_named_if_it_is_missing(tmp_path):
+    tensors = adm(32, (1, 2), 1, (1,), 5)
+    del tensors["input_blocks.1.0.emb_layers.1.weight"]
+    with pytest.raises(UsageError, match=r"lacks input_blocks\.1\.0\.emb_layers\.1\.weight; it is damaged"):
+        load(tmp_path, tensors)
