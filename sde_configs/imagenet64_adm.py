@@ -1,7 +1,8 @@
 """ADM on ImageNet at 64 x 64: Dhariwal and Nichol 2021, with a learned variance (FID 2.07, their table 5).
 
 Their cost: 540,000 steps of 2048 images; Karras et al. 2022 state about 13 days on 32 A100 for a network of this size.
-config.data.path names the images: a folder for each class.
+config.data.path names the images, a folder for each class, and config.data.cache a folder for what is read from disk in
+training, about 16 GB.
 """
 
 from ml_collections import ConfigDict

@@ -62,6 +62,7 @@ def export(flags: ExportFlags, overrides: Sequence[str]) -> int:
         return 0
     module, inputs = _sampler(trained, flags) if flags.sampler else _denoiser(trained)
     what = f"{flags.sampler}-{module.nfe}" if isinstance(module, SamplerModule) else "denoiser"
+    what += trained.guiding.label  # beside the graph without guidance
     file = Path(flags.output or f"{_default(trained, what)}{SUFFIXES[target]}")
     require(file.suffix == SUFFIXES[target], f"output={str(file)!r}: a file of {target} ends in {SUFFIXES[target]}")
     make_folder(file.parent, "output", file.parent)

@@ -63,10 +63,13 @@ def save_pretrained(
         license: of the weights, as Hugging Face names it, such as "mit".
 
     Raises:
-        UsageError: for a model that a file cannot describe.
+        UsageError: for a model that a file cannot describe, or a folder that cannot be made.
     """
     place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"folder={str(folder)!r}: cannot be made ({error.strerror}); choose another") from error
     save_model(model, place / WEIGHTS)
     write_text(place / CARD, _card(model, title or place.name, place.name, description, license))
 

@@ -52,6 +52,12 @@ def test_a_model_is_uploaded_with_its_card(tmp_path, model, monkeypatch):
     assert 'from_pretrained("me/digits")' in seen["card"]
 
 
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path, model):
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(UsageError, match=r"folder='.*taken': cannot be made \(File exists\); choose another"):
+        save_pretrained(model, tmp_path / "taken")
+
+
 def test_what_is_not_there_is_named(tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match=r"holds no model\.safetensors"):
