@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from scoresde.condition import Condition
 from scoresde.errors import require
 from scoresde.networks.embedding import Conditioning, Features, LabelledNetwork
-from scoresde.networks.layers import Tokens, attend_to_tokens, zeroed
+from scoresde.networks.layers import Tokens, attend_to_tokens, check_samples, zeroed
 
 FREQUENCIES = 256  # features of the noise label (Peebles and Xie's code)
 
@@ -153,6 +153,7 @@ class DiT(LabelledNetwork):
         self.last = zeroed(nn.Linear(width, channels_out * patch_size**dims))
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Condition = None) -> Tensor:
+        check_samples(x, self.channels_in, self.dims)
         embedding = self.conditioning(c_noise, cond)
         tokens = self.conditioning.tokens(c_noise, cond)
         grid = self.grid(x.shape[2:])

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scoresde.errors import require
+from scoresde.errors import UsageError, require
 from scoresde.networks.resampling import Resampler, cropped, even
 
 CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -134,6 +134,15 @@ def check_levels(
         f"attention_levels={tuple(attention_levels)} of {cls}: need levels from 0, the finest, to "
         f"{len(multipliers) - 1}",
     )
+
+
+def check_samples(x: Tensor, channels: int, dims: int) -> None:
+    """Raises `UsageError` unless x is a batch of samples with some channels and axes."""
+    if x.ndim != dims + 2 or x.shape[1] != channels:
+        raise UsageError(
+            f"x of shape {tuple(x.shape)}: this network takes (B, {channels}, *sizes) with {dims} sizes; make it with "
+            "the channels_in and dims of the samples"
+        )
 
 
 def zeroed(layer: nn.Module) -> nn.Module:

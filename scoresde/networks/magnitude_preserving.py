@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from scoresde.condition import Condition
 from scoresde.errors import require
 from scoresde.networks.embedding import Conditions, KeepsFloat, LabelledNetwork
-from scoresde.networks.layers import check_levels
+from scoresde.networks.layers import check_levels, check_samples
 from scoresde.networks.resampling import CONVOLVE, Resampler
 
 SILU_SCALE = 0.596  # root mean square of silu(x) for x ~ N(0, 1): Karras et al. 2024, equation 81
@@ -232,6 +232,7 @@ class MPUNet(LabelledNetwork):
         self.gain = nn.Parameter(torch.zeros(()))
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Condition = None) -> Tensor:
+        check_samples(x, self.channels_in, self.dims)
         embedding = self.conditioning(c_noise, cond)
         h = self.first(torch.cat([x, torch.ones_like(x[:, :1])], 1))  # in place of biases
         skips = [h]

@@ -14,7 +14,16 @@ from torch.utils.checkpoint import checkpoint
 from scoresde.condition import Condition
 from scoresde.errors import require
 from scoresde.networks.embedding import Conditioning, Features, LabelledNetwork
-from scoresde.networks.layers import Attention, ResBlock, StridedConv, Style, Tokens, UpConv, check_levels
+from scoresde.networks.layers import (
+    Attention,
+    ResBlock,
+    StridedConv,
+    Style,
+    Tokens,
+    UpConv,
+    check_levels,
+    check_samples,
+)
 
 PYRAMIDS = ("none", "skip", "residual")
 
@@ -308,6 +317,7 @@ class UNet(Encoder, LabelledNetwork):
         return list(self.last.parameters())
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Condition = None) -> Tensor:
+        check_samples(x, self.channels_in, self.style.dims)
         embedding = self.conditioning(c_noise, cond)
         tokens = self.conditioning.tokens(c_noise, cond)
         h, skips = self.encode(x, embedding, tokens)

@@ -256,6 +256,13 @@ def test_mistakes_are_named(make, message):
         make()
 
 
+@pytest.mark.parametrize("make", [UNet, MPUNet, DiT])
+@pytest.mark.parametrize("shape", [(2, 3, 8, 8), (2, 1, 8), (2, 1, 8, 8, 8)])
+def test_samples_of_other_channels_or_axes_are_named(make, shape):
+    with pytest.raises(UsageError, match=r"x of shape \(2, .*: this network takes \(B, 1, \*sizes\) with 2 sizes"):
+        make(1)(torch.zeros(shape), torch.zeros(2))
+
+
 def test_a_transformers_positions_are_told_apart_and_its_patches_put_back():
     x = torch.randn(1, 2, 4, 6)
     patches = _patches(x, 2)  # (B, N, C p p)
