@@ -212,6 +212,11 @@ class ClassifierFreeGuidance(GuidedModel):
     def _none(self, x_t: Tensor, cond: Condition) -> Condition:
         return self.model.null_cond(cond, torch.ones(x_t.shape[0], dtype=torch.bool, device=x_t.device))
 
+    def _with_none(self, x_t: Tensor, cond: Condition) -> Condition:
+        """The condition, and "none" behind it, for a doubled batch; both get a part, such as a mask, that "none" needs."""
+        given = torch.zeros(x_t.shape[0], dtype=torch.bool, device=x_t.device)
+        return self.model.null_cond(condition.join([cond, cond]), torch.cat([given, ~given]))
+
     def _reference(self, x_t: Tensor, level: Level, cond: Condition) -> Tensor:
         return self.model.denoise_at(x_t, level, self._none(x_t, cond))
 
@@ -223,7 +228,7 @@ class ClassifierFreeGuidance(GuidedModel):
         return SplitModel(self.model, max(count, choose_batch_size(None, self.shape, self.device)))
 
     def _both(self, x_t: Tensor, level: Level, cond: Condition) -> tuple[Tensor, Tensor]:
-        joined = condition.join([cond, self._none(x_t, cond)])
+        joined = self._with_none(x_t, cond)
         twice = level if level.t.ndim == 0 else Level.join(torch.cat, [level, level])
         model = self.model if torch.compiler.is_compiling() else self._for_both(len(x_t))  # a graph takes any number
         x0_hat, reference = model.denoise_at(torch.cat([x_t, x_t]), twice, joined).unflatten(0, (2, -1)).unbind()
@@ -234,7 +239,7 @@ class ClassifierFreeGuidance(GuidedModel):
         double = self._for_both(len(like)).on_grid(levels, torch.cat([like, like]))
 
         def both(k: int, x_t: Tensor, cond: Condition) -> tuple[Tensor, Tensor]:
-            joined = condition.join([cond, self._none(x_t, cond)])
+            joined = self._with_none(x_t, cond)
             output, reference = double.network(k, torch.cat([x_t, x_t]), joined).unflatten(0, (2, -1)).unbind()
             return output, reference
 

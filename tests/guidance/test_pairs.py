@@ -23,6 +23,7 @@ from scoresde import (
     NoiseParametrization,
     Rescale,
     ThresholdedModel,
+    UNet,
     UsageError,
 )
 from scoresde._batches import choose_batch_size
@@ -235,3 +236,19 @@ def test_the_mixture_of_an_exact_labelled_model_is_its_classes_weighed(device):
     torch.testing.assert_close(found[0], model.denoise_at(x_t, level)[0], rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(found[1], model.denoise_at(x_t, level, labels)[1], rtol=1e-12, atol=1e-12)
     assert mixture(device).components(torch.tensor([0, 2], device=device)).weights.sum().item() == pytest.approx(1)
+
+
+def test_tokens_without_a_mask_can_be_guided():
+    """The null condition has a mask, which the given one lacks."""
+    torch.manual_seed(0)
+    network = UNet(1, 8, context_channels=3, label_dropout=0.1)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape)
+    model = NetworkScoreModel(network.double(), VPSDE(), EDMParametrization(1.0), (1, 4, 4)).eval()
+    x, t, tokens = torch.randn(2, 1, 4, 4).double(), torch.tensor(0.5).double(), torch.randn(2, 5, 3).double()
+    given, none = model.denoise(x, t, {"tokens": tokens}), model.denoise(x, t)
+    guided = ClassifierFreeGuidance(model, 3.0)
+    torch.testing.assert_close(guided.denoise(x, t, {"tokens": tokens}), none + 3 * (given - none))
+    drawn = sample(guided, DDIM(), 2, num_steps=2, cond={"tokens": tokens})
+    assert drawn.x.isfinite().all()
