@@ -213,7 +213,7 @@ class ClassifierFreeGuidance(GuidedModel):
         return self.model.null_cond(cond, torch.ones(x_t.shape[0], dtype=torch.bool, device=x_t.device))
 
     def _with_none(self, x_t: Tensor, cond: Condition) -> Condition:
-        """The condition, and "none" behind it, for a doubled batch; both get a part, such as a mask, that "none" needs."""
+        """The condition, and "none" behind it, for a doubled batch; both get the mask that "none" may need."""
         given = torch.zeros(x_t.shape[0], dtype=torch.bool, device=x_t.device)
         return self.model.null_cond(condition.join([cond, cond]), torch.cat([given, ~given]))
 

@@ -67,12 +67,8 @@ def to_diffusers(model: NetworkScoreModel, folder: Path | str) -> None:
         write_text(place / name, json.dumps(value, indent=2) + "\n")
 
 
-def _unet_config(network: UNet, shape: tuple[int, ...]) -> dict[str, Any]:
-    """The configuration of a UNet2DModel.
-
-    Raises:
-        UsageError: for a setting that it does not have.
-    """
+def _check_settings(network: UNet) -> None:
+    """Raises `UsageError` for a setting that a UNet2DModel does not have."""
     only: dict[str, tuple[Any, ...]] = {
         "dims": (2,),
         "noise_embedding": ("positional",),
@@ -111,6 +107,18 @@ def _unet_config(network: UNet, shape: tuple[int, ...]) -> dict[str, Any]:
         network.resample == "conv" or all(attends) or not any(attends),
         "to='diffusers': network.resample='adm' with attention at some levels only: UNet2DModel has it at all or none",
     )
+
+
+def _unet_config(network: UNet, shape: tuple[int, ...]) -> dict[str, Any]:
+    """The configuration of a UNet2DModel.
+
+    Raises:
+        UsageError: for a setting that it does not have.
+    """
+    _check_settings(network)
+    widths = [network.channels * multiplier for multiplier in network.multipliers]
+    attends = [level in network.attention_levels for level in range(len(widths))]
+    groups = network.norm_groups
     by_blocks = network.resample == "adm"
     plain = ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D") if by_blocks else ("DownBlock2D", "UpBlock2D")
     kind = "resnet" if by_blocks else "conv"
