@@ -11,8 +11,10 @@ import math
 import os
 import sys
 import weakref
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import repeat
 from pathlib import Path
 from typing import final
 
@@ -129,27 +131,46 @@ class FileArray:
             return found
         width = found.nbytes // len(rows)
         order = np.argsort(rows, kind="stable")
-        rows = rows[order]  # in the order of the file, as disks prefer
+        rows = rows[order].astype(np.int64, copy=False)  # in the order of the file, as disks prefer
         far = (np.diff(rows) > 1 + GAP // width) | (np.diff(rows // max(1, SPAN // width)) != 0)
         straight = (np.diff(rows) == 1) & (np.diff(order) == 1)  # rows that go where they lie
         starts = np.concatenate([[0], np.flatnonzero(far) + 1])
         ends = np.append(starts[1:], len(rows))
-        firsts, lasts, places = rows[starts].tolist(), rows[ends - 1].tolist(), order[starts].tolist()
         target = found.reshape(-1).view(np.uint8).data
         with naming(self.file.path):
-            if len(starts) > 1 and sys.platform == "linux":
-                for first, last in zip(firsts, lasts, strict=True):  # so that the disk fetches them side by side
-                    where = self.offset + first * width
-                    os.posix_fadvise(self.file.descriptor, where, (last + 1 - first) * width, os.POSIX_FADV_WILLNEED)
-            spans = zip(starts.tolist(), ends.tolist(), firsts, lasts, places, strict=True)
-            for start, end, first, last, place in spans:
-                if end - start == 1 or straight[start : end - 1].all():
+            if len(starts) > 1:
+                self._announce(rows[starts] * width, (rows[ends - 1] + 1 - rows[starts]) * width)
+            if width <= GAP:
+                alone = ends - starts == 1
+                found[order[starts[alone]]] = self._scattered(rows[starts[alone]] * width, width)
+                starts, ends = starts[~alone], ends[~alone]
+            for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+                first, last, place = (int(number) for number in (rows[start], rows[end - 1], order[start]))
+                if straight[start : end - 1].all():
                     self._fill(target[place * width : (place + end - start) * width], first * width)
                 else:
                     span = np.empty((last + 1 - first, *self.shape[1:]), self.kind)
                     self._fill(span.reshape(-1).view(np.uint8).data, first * width)
                     found[order[start:end]] = span[rows[start:end] - first]
         return found
+
+    def _announce(self, places: np.ndarray, sizes: np.ndarray) -> None:
+        """Tells the system which parts will be read, so that the disk fetches them side by side."""
+        if sys.platform == "linux":
+            parts = (self.offset + places).tolist(), sizes.tolist()
+            told = map(os.posix_fadvise, repeat(self.file.descriptor), *parts, repeat(os.POSIX_FADV_WILLNEED))
+            deque(told, maxlen=0)  # a loop without Python's instructions, as in `_scattered`
+
+    def _scattered(self, places: np.ndarray, width: int) -> np.ndarray:
+        """Small rows from any places, without Python's instructions for each, which would cost as much as the read."""
+        offsets = (self.offset + places).tolist()
+        content = b"".join(map(os.pread, repeat(self.file.descriptor), repeat(width), offsets))
+        if len(content) == len(places) * width:
+            return np.frombuffer(content, self.kind).reshape(-1, *self.shape[1:])
+        found = np.empty((len(places), width), np.uint8)  # as a call may read less than it was asked for
+        for row, place in zip(found, places.tolist(), strict=True):
+            self._fill(row.data, place)
+        return found.reshape(-1).view(self.kind).reshape(-1, *self.shape[1:])
 
     def _rows(self, index: Tensor | slice) -> np.ndarray:
         """The rows of the file that hold some samples."""

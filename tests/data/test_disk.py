@@ -18,6 +18,7 @@ from scoresde import UsageError
 from scoresde.condition import parts
 from scoresde.data import ReadOptions, disk, folders, load
 from scoresde.data.info import DataInfo, fingerprint
+from scoresde.data.stores import open_array
 from tests.data.samples import idx, noise, png, save
 
 ROOT = Path(__file__).parents[2]
@@ -69,6 +70,26 @@ def test_an_array_is_the_same_as_in_memory(tmp_path, array):
     assert not isinstance(found.values, torch.Tensor)
     assert found.class_names == ("2000", "2001", "2002")
     assert_same(found, memory)
+
+
+@pytest.mark.parametrize(("width", "most"), [(1, 3), (3, 7), (3, 10**6), (60, 7), (60, 10**6), (5000, 10**4)])
+def test_any_rows_in_any_order_are_those_of_the_array(tmp_path, monkeypatch, width, most):
+    """Far and near ones, the same twice, and of a system whose calls read less than they are asked for."""
+    read, read_into = os.pread, os.preadv
+    monkeypatch.setattr(os, "pread", lambda file, size, place: read(file, min(size, most), place))
+    monkeypatch.setattr(os, "preadv", lambda file, parts, place: read_into(file, [parts[0][:most]], place))
+    array = RANDOM.normal(size=(3000, width)).astype(np.float32)
+    np.save(tmp_path / "x.npy", array)
+    found = open_array(tmp_path / "x.npy", "x").typed(torch.float32)
+    for rows in (
+        [2999, 0, 1500, 1501, 1500, 7, 7, 2000],
+        [5],
+        [],
+        RANDOM.integers(0, 3000, 40).tolist(),
+        [3, 4, 5, 2900],
+    ):
+        for dtype in (torch.int64, torch.int32):
+            assert torch.equal(found[torch.tensor(rows, dtype=dtype)], torch.from_numpy(array[np.array(rows, int)]))
 
 
 def test_blocks_do_not_change_what_is_computed(tmp_path):
