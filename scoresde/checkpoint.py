@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -150,26 +150,40 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return result
 
 
-class Parts(NamedTuple):
-    """A tensor that is given in parts along its first axis, such as one that does not fit into memory."""
+@final
+class Checksum:
+    """A checksum of tensors, names, shapes, types and bytes; a tensor can come in parts along its first axis."""
 
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    parts: Iterable[Tensor]
+    def __init__(self) -> None:
+        self._state = hashlib.blake2b(digest_size=16)
+
+    def begin(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        """Says which tensor comes next. Names come in sorted order."""
+        self._state.update(f"{name} {shape} {dtype}".encode())
+
+    def add(self, part: Tensor) -> None:
+        """Takes the next part of the tensor."""
+        self._state.update(part.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+
+    def take(self, tensors: Mapping[str, Tensor]) -> None:
+        """Takes whole tensors, in the order of their names."""
+        for name in sorted(tensors):
+            self.begin(name, tuple(tensors[name].shape), tensors[name].dtype)
+            self.add(tensors[name])
+
+    def end(self, header: Mapping[str, Any] | None = None) -> str:
+        """The checksum, with that of a header without its own digest."""
+        if header is not None:
+            fields = {key: value for key, value in header.items() if key != "digest"}
+            self._state.update(json.dumps(fields, sort_keys=True).encode())
+        return self._state.hexdigest()
 
 
-def digest(tensors: Mapping[str, Tensor | Parts], header: Mapping[str, Any] | None = None) -> str:
+def digest(tensors: Mapping[str, Tensor], header: Mapping[str, Any] | None = None) -> str:
     """A checksum of tensors (names, shapes, types and bytes) and of a header without its own digest."""
-    state = hashlib.blake2b(digest_size=16)
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        state.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        for part in tensor.parts if isinstance(tensor, Parts) else [tensor]:
-            state.update(part.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    if header is not None:
-        fields = {key: value for key, value in header.items() if key != "digest"}
-        state.update(json.dumps(fields, sort_keys=True).encode())
-    return state.hexdigest()
+    state = Checksum()
+    state.take(tensors)
+    return state.end(header)
 
 
 def load(path: Path | str) -> Checkpoint:

@@ -146,8 +146,8 @@ def build_run(folder: RunFolder, config: ConfigDict, device: torch.device, origi
         data = replace(data, codec=codec)
         held_out = None if held_out is None else replace(held_out, codec=codec)
     choose_threads(config.training.batch_size // world.size * math.prod(data.shape))
+    info = DataInfo.of(data, held_out)  # before the model, which may need of the data what is found in this pass
     model = kind.build_model(config, data).to(device)
-    info = DataInfo.of(data, held_out)
     description = {
         "models": {model.role: checkpoint.describe_model(model)},
         "data": info.to_json(),

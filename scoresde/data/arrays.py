@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import heapq
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import final
 
 import torch
@@ -13,7 +15,8 @@ from torch import Tensor
 from scoresde import condition
 from scoresde.codec import Codec, Scaling
 from scoresde.condition import Condition
-from scoresde.data.file_array import FileArray
+from scoresde.data.file_array import FileArray, ahead
+from scoresde.data.survey import Survey, Surveyor
 from scoresde.errors import require
 
 BLOCK = 2**20  # entries converted at a time
@@ -92,10 +95,21 @@ class ArrayData:
 
     def blocks(self) -> Iterator[Tensor]:
         """All raw values, some samples at a time, in the order of the whole data set: a file is read front to back."""
+        found = (self.values[place] for place, _ in self._places())
+        return found if isinstance(self.values, Tensor) else ahead(found)
+
+    def _places(self) -> Iterator[tuple[Tensor | slice, int]]:
+        """The samples of each block, and the place of its first one in the whole data set."""
         size = max(1, BLOCK // math.prod(self.shape))
         if self.index is None:
-            return iter(self.values.split(size))
-        return (self.values[part] for part in self.index.argsort().split(size))
+            return ((slice(start, start + size), start) for start in range(0, len(self), size))
+        index = self.index
+        return ((part, int(index[part[0]])) for part in index.argsort().split(size))
+
+    @cached_property
+    def survey(self) -> Survey:
+        """The ends, the root mean square and the checksum of the samples; they are read when it is first asked for."""
+        return read_together([self])[0]
 
     def ends(self) -> tuple[float, float]:
         """The smallest and the largest raw value."""
@@ -118,6 +132,8 @@ class ArrayData:
 
     def rms(self) -> float:
         """Root mean square over all entries, in the model's units: what a parametrisation takes for `sigma_data`."""
+        if self.survey.rms is not None:
+            return self.survey.rms
         total = 0.0
         for block in self.blocks():
             total += self.codec.encode(block, torch.float64).square().sum().item()
@@ -153,6 +169,26 @@ class ArrayData:
         own = index if self.index is None else self.index[index]
         values = self.values[index] if isinstance(self.values, Tensor) else self.values.part(index)
         return replace(self, values=values, cond=condition.take(self.cond, index), index=own)
+
+
+def read_together(parts: Sequence[ArrayData]) -> list[Survey]:
+    """The surveys of parts of a data set, for which their file is read once, front to back."""
+    surveyors = [Surveyor(tuple(p.values.shape), p.values.dtype, p.codec, p.cond, p.index) for p in parts]
+
+    def blocks(number: int) -> Iterator[tuple[int, int, Tensor | slice]]:
+        return ((first, number, place) for place, first in parts[number]._places())
+
+    in_order = heapq.merge(*map(blocks, range(len(parts))), key=lambda block: block[:2])
+    for number, block in ahead((number, parts[number].values[place]) for _, number, place in in_order):
+        surveyors[number].add(block)
+    return [surveyor.finish() for surveyor in surveyors]
+
+
+def survey_together(*parts: ArrayData) -> None:
+    """Finds the surveys of parts of a data set in one pass, if they are not known yet."""
+    unknown = [part for part in parts if "survey" not in vars(part)]
+    for part, survey in zip(unknown, read_together(unknown), strict=True):
+        vars(part)["survey"] = survey  # as `cached_property` keeps it
 
 
 def check_shape(shape: tuple[int, ...]) -> None:

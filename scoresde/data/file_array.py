@@ -13,10 +13,11 @@ import sys
 import weakref
 from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import repeat
 from pathlib import Path
-from typing import final
+from typing import TypeVar, final
 
 import numpy as np
 import torch
@@ -26,11 +27,21 @@ from scoresde.errors import UsageError, naming
 
 GAP = 2**14  # bytes between two rows up to which they are read together
 SPAN = 2**24  # bytes that are read at a time
+T = TypeVar("T")
 
 
 def numpy_type(dtype: torch.dtype) -> np.dtype:
     """The numpy type of a tensor's type."""
     return torch.empty(0, dtype=dtype).numpy().dtype
+
+
+def ahead(blocks: Iterator[T]) -> Iterator[T]:
+    """The same blocks, of which a thread makes the next one while the last one is used."""
+    with ThreadPoolExecutor(1, "blocks") as thread:
+        waiting = thread.submit(next, blocks, None)
+        while (block := waiting.result()) is not None:
+            waiting = thread.submit(next, blocks, None)
+            yield block
 
 
 @final
@@ -104,7 +115,7 @@ class FileArray:
 
     def split(self, size: int) -> Iterator[Tensor]:
         """All samples in their order, `size` at a time."""
-        return (self[start : start + size] for start in range(0, len(self), size))
+        return ahead(self[start : start + size] for start in range(0, len(self), size))
 
     def typed(self, dtype: torch.dtype) -> FileArray:
         """The same samples as tensors of another type."""

@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, final
 
 import torch
 from torch import Tensor
 
 from scoresde import checkpoint, condition
-from scoresde.data.arrays import ArrayData
+from scoresde.data.arrays import ArrayData, survey_together
 from scoresde.errors import UsageError, require, unknown_name
 
 SAMPLES = 2**10  # at a time
@@ -48,12 +48,13 @@ class DataInfo:
         Bytes that reach the upper half are pixels, of the range 0 to 255.
         """
         parts = [train] if held_out is None else [train, held_out]
-        lows, highs, digests = zip(*map(_look, parts), strict=True)
-        low, high = min(lows), max(highs)
+        survey_together(*parts)
+        surveys = [part.survey for part in parts]
+        low, high = min(survey.low for survey in surveys), max(survey.high for survey in surveys)
         if train.values.dtype == torch.uint8 and high > 127:
             low, high = 0, 255
         quantized = not train.values.is_floating_point()
-        return cls(low, high, train.num_classes, train.class_names, quantized, *digests)
+        return cls(low, high, train.num_classes, train.class_names, quantized, *(s.digest for s in surveys))
 
     def class_number(self, name: str) -> int:
         """The number of a class, by its name or, unless names are numbers, by its number.
@@ -103,7 +104,7 @@ class DataInfo:
 
 def fingerprint(data: ArrayData) -> str:
     """A checksum of values and conditions: data that moved are the same, data in another order are not."""
-    return _digest(data, data.blocks())
+    return data.survey.digest
 
 
 def has_fingerprint(data: ArrayData, known: str) -> bool:
@@ -111,27 +112,16 @@ def has_fingerprint(data: ArrayData, known: str) -> bool:
 
     Those took the samples of a part in the order of the split, in which a file on a disk cannot be read fast.
     """
-    return known == fingerprint(data) or known == _digest(replace(data, index=None), data.values.split(SAMPLES))
+    return known == fingerprint(data) or known == _earlier_fingerprint(data)
 
 
-def _digest(data: ArrayData, blocks: Iterable[Tensor]) -> str:
-    values = checkpoint.Parts(tuple(data.values.shape), data.values.dtype, blocks)
-    order = {} if data.index is None else {"index": data.index}
-    return checkpoint.digest({"values": values} | order | dict(condition.parts(data.cond)))
-
-
-def _look(data: ArrayData) -> tuple[float, float, str]:
-    """Smallest value, largest value and fingerprint, for which the data are read once."""
-    ends: list[tuple[float, float]] = []
-
-    def watched() -> Iterator[Tensor]:
-        for block in data.blocks():
-            low, high = block.aminmax()
-            ends.append((low.item(), high.item()))
-            yield block
-
-    found = _digest(data, watched())
-    return min(low for low, _ in ends), max(high for _, high in ends), found
+def _earlier_fingerprint(data: ArrayData) -> str:
+    found = checkpoint.Checksum()
+    found.take(dict(condition.parts(data.cond)))
+    found.begin("values", tuple(data.values.shape), data.values.dtype)
+    for block in data.values.split(SAMPLES):
+        found.add(block)
+    return found.end()
 
 
 def _is_number(value: Any) -> bool:

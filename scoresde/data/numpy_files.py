@@ -24,7 +24,7 @@ from torch import Tensor
 from scoresde.data.arrays import MAX_CLASSES, ArrayData, check_finite, check_shape
 from scoresde.data.file_array import FileArray
 from scoresde.data.options import ReadOptions, reading
-from scoresde.data.scaling import as_tensor, moments, scaling_of, smallest_type
+from scoresde.data.scaling import scaling_of, typed_moments
 from scoresde.data.stores import (
     COLUMNS_FIRST,
     MemoryStore,
@@ -152,9 +152,8 @@ def from_raw(raw: Raw, options: ReadOptions, source: str) -> ArrayData:
         classes = None
         if labels is not None:
             classes, class_names = number_classes(labels, class_names)
-        tensor = values.typed(smallest_type(values)) if isinstance(values, FileArray) else as_tensor(values)
+        tensor, found = typed_moments(values)
         data = ArrayData(tensor, classes, class_names=class_names)
-        found = moments(tensor)
         if not (found.low.isfinite() & found.high.isfinite()).all():
             check_finite(tensor)
     except UsageError as error:

@@ -20,13 +20,15 @@ import torch
 from torch import Tensor
 
 from scoresde.codec import RESOLVED, Scaling
-from scoresde.data.file_array import FileArray, numpy_type
+from scoresde.data.file_array import FileArray, ahead, numpy_type
 from scoresde.errors import require
 
 SMALLEST_STD = 1 / 3  # of values that fill [-1, 1] well
 LARGEST_MEAN = 1 / 2  # of the same, either way
 MODERATE = (0.2, 2.0)  # deviations in the model's units that networks and noise ranges are made for
 BLOCK = 2**22  # entries converted at a time
+LEVELS = 2**8  # of a byte
+MAX_COUNTED = 16  # columns of which the values of bytes are counted
 
 
 @final
@@ -46,28 +48,82 @@ class Moments:
         return mean.item(), (self.std.square() + (self.mean - mean).square()).mean().sqrt().item()
 
 
+@final
+class _Sums:
+    """The moments of blocks of samples `(n, C, m)`: all are given to `first`, and then all to `second`.
+
+    A second time, because squares of a large mean would hide a small variance.
+    """
+
+    def __init__(self, columns: int, count: float) -> None:
+        self._count = count
+        self._mean = torch.zeros(columns, dtype=torch.float64)
+        self._variance = torch.zeros(columns, dtype=torch.float64)
+        self._low, self._high = self._mean + math.inf, self._mean - math.inf
+        self._room = torch.empty(0, dtype=torch.float64)  # for a block, as fresh memory costs more than to compute
+
+    def first(self, block: Tensor) -> None:
+        self._mean += self._double(block).sum((0, 2)) / self._count
+        torch.minimum(self._low, block.amin((0, 2)).double(), out=self._low)
+        torch.maximum(self._high, block.amax((0, 2)).double(), out=self._high)
+
+    def second(self, block: Tensor) -> None:
+        squares = self._double(block).sub_(self._mean[:, None]).square_()
+        self._variance += squares.sum((0, 2)) / max(self._count - 1, 1)
+
+    def _double(self, block: Tensor) -> Tensor:
+        """A copy, which the next one overwrites; in the same layout, by which the order of a sum goes."""
+        if not block.is_contiguous():
+            return block.to(torch.float64, copy=True)
+        if self._room.numel() < block.numel():
+            self._room = torch.empty(block.numel(), dtype=torch.float64)
+        return self._room[: block.numel()].view(block.shape).copy_(block)
+
+    def moments(self) -> Moments:
+        std = torch.where(self._low < self._high, self._variance.sqrt(), 0.0)
+        return Moments(self._mean, std, self._low, self._high)
+
+
 def moments(values: Tensor | FileArray) -> Moments:
-    """The moments of samples `(N, C, ...)`, in two passes, without a float copy of all of them.
+    """The moments of samples `(N, C, ...)`, without a float copy of all of them: in two passes, or one for bytes.
 
     The smallest or the largest value of a column that holds NaN or infinity is NaN or infinite.
     """
-    columns = values.shape[1]
-    count = values.numel() / columns
+    if values.dtype == torch.uint8 and values.shape[1] <= MAX_COUNTED:
+        return _moments_of_bytes(values)
+    sums = _Sums(values.shape[1], values.numel() / values.shape[1])
+    for block in _blocks(values):
+        sums.first(block)
+    for block in _blocks(values):
+        sums.second(block)
+    return sums.moments()
+
+
+def _blocks(values: Tensor | FileArray) -> Iterator[Tensor]:
+    """All samples `(N, C, ...)`, some at a time, as `(n, C, m)`."""
     size = max(1, BLOCK * len(values) // values.numel())
+    return (block.reshape(len(block), values.shape[1], -1) for block in values.split(size))
 
-    def blocks() -> Iterator[Tensor]:
-        return (block.reshape(len(block), columns, -1) for block in values.split(size))
 
-    mean = torch.zeros(columns, dtype=torch.float64)
-    low, high = mean + math.inf, mean - math.inf
-    for block in blocks():
-        mean += block.double().sum((0, 2)) / count
-        torch.minimum(low, block.amin((0, 2)).double(), out=low)
-        torch.maximum(high, block.amax((0, 2)).double(), out=high)
-    variance = torch.zeros(columns, dtype=torch.float64)
-    for block in blocks():  # a second time, because squares of a large mean would hide a small variance
-        variance += (block.double() - mean[:, None]).square_().sum((0, 2)) / max(count - 1, 1)
+def _moments_of_bytes(values: Tensor | FileArray) -> Moments:
+    """The moments of bytes, from how often each of their 256 values occurs in a column."""
+    counts = torch.zeros(values.shape[1], LEVELS, dtype=torch.long)
+    for block in _blocks(values):
+        counts += count_bytes(block)
+    levels = torch.arange(LEVELS, dtype=torch.float64)
+    total = values.numel() / values.shape[1]
+    mean = (counts * levels).sum(1) / total
+    variance = (counts * (levels - mean[:, None]).square()).sum(1) / max(total - 1, 1)
+    found = counts > 0
+    low = torch.where(found, levels, math.inf).amin(1)
+    high = torch.where(found, levels, -math.inf).amax(1)
     return Moments(mean, torch.where(low < high, variance.sqrt(), 0.0), low, high)
+
+
+def count_bytes(values: Tensor) -> Tensor:
+    """How often each value occurs in a column of bytes `(N, C, ...)`: `(C, 256)`."""
+    columns = (values[:, c].reshape(-1) for c in range(values.shape[1]))
+    return torch.stack([torch.bincount(column, minlength=LEVELS) for column in columns])
 
 
 def fit_scaling(values: Tensor, source: str) -> Scaling:
@@ -124,49 +180,76 @@ def _moderate(found: Moments, scaling: Scaling) -> bool:
 
 def as_tensor(values: np.ndarray) -> Tensor:
     """An array as a tensor of its `smallest_type`."""
-    dtype = smallest_type(values)
+    return _typed(values, smallest_type(values)[0])
+
+
+def typed_moments(values: np.ndarray | FileArray) -> tuple[Tensor | FileArray, Moments]:
+    """Samples `(N, C, ...)` as a tensor of their `smallest_type`, or to be read as such, and their moments."""
+    dtype, found = smallest_type(values)
+    typed = values.typed(dtype) if isinstance(values, FileArray) else _typed(values, dtype)
+    return typed, moments(typed) if found is None else found
+
+
+def _typed(values: np.ndarray, dtype: torch.dtype) -> Tensor:
     with np.errstate(over="ignore"):  # numbers too large for float32 become infinite
         return torch.from_numpy(values.astype(numpy_type(dtype), copy=False))
 
 
-def smallest_type(values: np.ndarray | FileArray) -> torch.dtype:
-    """The smallest type of a tensor that keeps some values.
+def smallest_type(values: np.ndarray | FileArray) -> tuple[torch.dtype, Moments | None]:
+    """The smallest type of a tensor that keeps some values, and their moments in this type if they had to be looked at.
 
     Whole numbers and truth values stay whole. Floats become float32, unless that would move a value by more than
     `RESOLVED` of its column's deviation, such as times in seconds since 1970.
     """
     kind = values.kind if isinstance(values, FileArray) else values.dtype
     if kind.kind in "bu" and kind.itemsize == 1:
-        return torch.uint8
-    if kind.kind in "iu":
-        ends = [(int(block.min()), int(block.max())) for block in _raw_blocks(values)]
-        low, high = (min(low for low, _ in ends), max(high for _, high in ends)) if ends else (0, 0)
-        types = (torch.uint8, torch.int16, torch.int32, torch.int64)
-        found = [one for one in types if torch.iinfo(one).min <= low and high <= torch.iinfo(one).max]
-        require(bool(found), f"whole numbers up to {high}: need at most {torch.iinfo(torch.int64).max}")
-        return found[0]
-    if kind.itemsize <= 4 or values.size == 0 or values.ndim < 2 or _resolved(values):
-        return torch.float32
-    return torch.float64
+        return torch.uint8, None
+    if values.size == 0 or values.ndim < 2 or (kind.kind == "f" and kind.itemsize <= 4):
+        return (torch.uint8 if kind.kind in "iu" else torch.float32), None
+    return _type_of_whole(values) if kind.kind in "iu" else _type_of_doubles(values)
 
 
-def _resolved(values: np.ndarray | FileArray) -> bool:
-    """Whether float32 resolves the columns of floats `(N, C, ...)`."""
-    worst = torch.zeros(values.shape[1], dtype=torch.float64)
+def _type_of_whole(values: np.ndarray | FileArray) -> tuple[torch.dtype, Moments]:
+    """The smallest type of whole numbers, and their moments, in two passes."""
+    sums = _Sums(values.shape[1], values.size / values.shape[1])
+    ends = []
     for block in _raw_blocks(values):
-        double = torch.from_numpy(block.astype(np.float64, copy=False))
-        error = (double.float().double() - double).abs().reshape(len(double), values.shape[1], -1)
-        worst = torch.maximum(worst, error.amax((0, 2)))
-    double_values = (
-        values.typed(torch.float64)
-        if isinstance(values, FileArray)
-        else torch.from_numpy(values.astype(np.float64, copy=False))
-    )
-    return not bool((worst > RESOLVED * moments(double_values).std).any())
+        ends.append((int(block.min()), int(block.max())))
+        sums.first(_doubles(block))
+    low, high = min(low for low, _ in ends), max(high for _, high in ends)
+    types = (torch.uint8, torch.int16, torch.int32, torch.int64)
+    found = [one for one in types if torch.iinfo(one).min <= low and high <= torch.iinfo(one).max]
+    require(bool(found), f"whole numbers up to {high}: need at most {torch.iinfo(torch.int64).max}")
+    for block in _raw_blocks(values):
+        sums.second(_doubles(block))
+    return found[0], sums.moments()
+
+
+def _type_of_doubles(values: np.ndarray | FileArray) -> tuple[torch.dtype, Moments]:
+    """float32 if it resolves the columns of float64 values, otherwise float64, and the moments, in two passes."""
+    double, single = (_Sums(values.shape[1], values.size / values.shape[1]) for _ in range(2))
+    worst = torch.zeros(values.shape[1], dtype=torch.float64)
+    for block in map(_doubles, _raw_blocks(values)):
+        rounded = block.float()
+        worst = torch.maximum(worst, (rounded.double() - block).abs().amax((0, 2)))
+        double.first(block)
+        single.first(rounded)
+    for block in map(_doubles, _raw_blocks(values)):
+        double.second(block)
+        single.second(block.float())
+    resolved = not bool((worst > RESOLVED * double.moments().std).any())
+    return (torch.float32, single.moments()) if resolved else (torch.float64, double.moments())
+
+
+def _doubles(block: np.ndarray) -> Tensor:
+    """Samples `(n, C, ...)` as float64, `(n, C, m)`."""
+    return torch.from_numpy(block.astype(np.float64, copy=False)).reshape(len(block), block.shape[1], -1)
 
 
 def _raw_blocks(values: np.ndarray | FileArray) -> Iterator[np.ndarray]:
     """All values as they are stored, some samples at a time."""
     size = max(1, BLOCK * len(values) // max(1, values.size))
     places = (slice(start, start + size) for start in range(0, len(values), size))
-    return (values.raw(place) if isinstance(values, FileArray) else values[place] for place in places)
+    if isinstance(values, FileArray):
+        return ahead(values.raw(place) for place in places)
+    return (values[place] for place in places)

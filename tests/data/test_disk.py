@@ -15,8 +15,10 @@ import pytest
 import torch
 
 from scoresde import UsageError
+from scoresde.codec import Scaling
 from scoresde.condition import parts
 from scoresde.data import ReadOptions, disk, folders, load
+from scoresde.data.file_array import FileArray
 from scoresde.data.info import DataInfo, fingerprint
 from scoresde.data.stores import open_array
 from tests.data.samples import idx, noise, png, save
@@ -97,6 +99,47 @@ def test_blocks_do_not_change_what_is_computed(tmp_path):
     array = RANDOM.normal(size=(1_500_001, 3))
     np.save(tmp_path / "x.npy", array)
     assert_same(*(load(path=str(tmp_path / "x.npy"), options=ReadOptions(from_disk=d)) for d in (True, False)))
+
+
+@pytest.mark.parametrize(
+    ("array", "passes"),
+    [
+        (RANDOM.integers(0, 256, (3000, 3, 8, 8), dtype=np.uint8), 2),  # counts; the rest
+        (RANDOM.normal(size=(30_000, 10)).astype(np.float32), 3),  # means; deviations; the rest
+        (RANDOM.normal(size=(30_000, 10)), 3),
+        (RANDOM.integers(0, 70_000, (30_000, 10)), 3),
+    ],
+    ids=["bytes", "singles", "doubles", "whole"],
+)
+def test_a_file_is_read_as_often_as_is_said(tmp_path, monkeypatch, array, passes):
+    """The held-out rows lie so close among the others that to read them apart would be to read the file again."""
+    np.save(tmp_path / "x.npy", array)
+    sizes = []
+    raw = FileArray.raw
+
+    def noted(self, index):
+        found = raw(self, index)
+        sizes.append(found.nbytes)
+        return found
+
+    monkeypatch.setattr(FileArray, "raw", noted)
+    train, held_out = on_disk(tmp_path / "x.npy").split(0.25)
+    info = DataInfo.of(train, held_out)
+    rms = train.rms()
+    assert sum(sizes) == passes * array.nbytes
+    assert (info.digest, info.held_out_digest) == (fingerprint(train), fingerprint(held_out))
+    assert rms == pytest.approx(train.batch(slice(None), torch.float64)[0].square().mean().sqrt().item(), rel=1e-12)
+
+
+def test_a_survey_is_that_of_one_codec(tmp_path):
+    """Data in other units have another root mean square, and the same checksum."""
+    np.save(tmp_path / "x.npy", ARRAYS["images"])
+    data = on_disk(tmp_path / "x.npy")
+    other = replace(data, codec=Scaling((1.0, 2.0, 3.0), (5.0, 6.0, 7.0)))
+    assert data.rms() != other.rms()
+    assert other.rms() == pytest.approx(other.batch(slice(None), torch.float64)[0].square().mean().sqrt().item())
+    assert fingerprint(data) == fingerprint(other)
+    assert (data.survey.low, data.survey.high) == data.ends()
 
 
 def write_photos(folder):
@@ -344,6 +387,7 @@ import resource, sys
 import torch
 from scoresde import MLP, NetworkScoreModel, NoiseParametrization, TrainingOptions, VPSDE
 from scoresde.data import ReadOptions, load
+from scoresde.data.file_array import FileArray
 from scoresde.data.info import DataInfo
 from scoresde.objective import DenoisingObjective
 from scoresde.training import Trainer

@@ -6,7 +6,7 @@ import torch
 
 from scoresde import UsageError
 from scoresde.data import load
-from scoresde.data.scaling import RESOLVED, as_tensor, fit_scaling, moments
+from scoresde.data.scaling import RESOLVED, as_tensor, fit_scaling, moments, typed_moments
 
 GENERATOR = np.random.default_rng(0)
 IMAGES = {
@@ -108,3 +108,22 @@ def test_times_in_seconds_survive(tmp_path):
     data = load(path=str(tmp_path / "x.npy"))
     assert len(data.all()[0].unique()) >= 4000
     np.testing.assert_allclose(data.codec.decode(data.all()[0]).numpy(), times, rtol=0, atol=1e-3)
+
+
+def test_bytes_that_are_counted_have_the_moments_of_floats():
+    values = torch.randint(3, 250, (500, 3, 4, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    values[:, 1] = 7
+    counted, floats = moments(values), moments(values.double())
+    for name in ("mean", "std", "low", "high"):
+        one, other = getattr(counted, name), getattr(floats, name)
+        assert one.dtype == torch.float64
+        torch.testing.assert_close(one, other, rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("values", [GENERATOR.normal(size=(9000, 600)), GENERATOR.integers(0, 9999, (9000, 600))])
+def test_moments_that_are_found_with_the_type_are_those_of_the_tensor(values):
+    """To the last bit, of two blocks, of which the second is shorter."""
+    for array in (values, np.asfortranarray(values), values.astype(values.dtype.newbyteorder(">")), values * 1e-300):
+        tensor, found = typed_moments(array)
+        plain = moments(tensor)
+        assert all(torch.equal(getattr(found, n), getattr(plain, n)) for n in ("mean", "std", "low", "high"))
