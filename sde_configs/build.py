@@ -37,6 +37,7 @@ from scoresde import condition
 from scoresde._batches import choose_batch_size
 from scoresde.codec import Codec, Scaling
 from scoresde.data import ArrayData, ReadOptions, load
+from scoresde.data.stores import Watch
 from scoresde.errors import UsageError, require, unknown_name
 from scoresde.hybrid import HybridObjective
 from scoresde.models import ThresholdedModel
@@ -91,10 +92,10 @@ def sampler_options(cls: type[Sampler]) -> dict[str, Any]:
     return {field.name: field.default for field in fields(cls) if field.default is not MISSING}
 
 
-def build_data(config: ConfigDict) -> tuple[ArrayData, ArrayData | None]:
-    """Training and held-out data."""
+def build_data(config: ConfigDict, watch: Watch | None = None) -> tuple[ArrayData, ArrayData | None]:
+    """Training and held-out data; `watch` is told how far a conversion is."""
     options = {field.name: config.data[field.name] for field in fields(ReadOptions) if field.name in config.data}
-    loaded = load(config.data.name, config.data.path, ReadOptions(**options))
+    loaded = load(config.data.name, config.data.path, ReadOptions(**options), watch)
     codec = _given_scaling(config)
     if codec is not None:
         codec.encoded_shape(loaded.shape)

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from samplers import Heun, sample
 from scoresde import checkpoint
 from scoresde.app.config import load_config, override
+from scoresde.app.conversion import read_data
 from scoresde.app.device import choose_device, choose_threads, fast_bfloat16
 from scoresde.app.flags import TrainFlags
 from scoresde.app.init_from import RECORD, Origin
@@ -140,7 +141,7 @@ def build_run(folder: RunFolder, config: ConfigDict, device: torch.device, origi
     """The run as it begins: with fresh weights, or with those of its origin if the folder has no checkpoints yet."""
     world, device = join_world(device)
     plain_config = json.loads(config.to_json_best_effort())
-    data, held_out = build.build_data(config)
+    data, held_out = read_data(config)
     if origin is not None and not config.data.center:
         codec = origin.scaling(data)
         data = replace(data, codec=codec)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scoresde.app.conversion import read_data
 from scoresde.app.import_weights import IMPORTED
 from scoresde.app.trained import Trained
 from scoresde.data.arrays import ArrayData
@@ -18,7 +19,6 @@ from scoresde.data.info import DataInfo, has_fingerprint
 from scoresde.data.options import ReadOptions, reading
 from scoresde.data.sources import read_path
 from scoresde.errors import UsageError, require
-from sde_configs import build
 
 PIXELS = (0, 255)  # the range of pictures
 
@@ -35,7 +35,7 @@ def own_data(trained: Trained) -> tuple[ArrayData, ArrayData | None]:
         "--config.data.path=PLACE",
     )
     try:
-        train, held_out = build.build_data(trained.config)
+        train, held_out = read_data(trained.config)
     except UsageError as error:
         raise UsageError(f"{error}; if the data moved, give their place with --config.data.path") from error
     changed = "checkpoint: its data have changed since it was trained; put them back as they were"

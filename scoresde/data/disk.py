@@ -35,7 +35,7 @@ from scoresde.data.arrays import ArrayData
 from scoresde.data.file_array import FileArray
 from scoresde.data.folders import walk
 from scoresde.data.options import ReadOptions
-from scoresde.data.stores import FileStore, NewStore, open_array
+from scoresde.data.stores import FileStore, NewStore, Watch, open_array
 from scoresde.errors import UsageError, machine_error, require
 
 FORMAT = 1  # of a conversion
@@ -47,7 +47,11 @@ IRRELEVANT = ("max_gigabytes", "from_disk", "cache")  # to what is read
 
 
 def converted(
-    files: list[tuple[str, Path]], options: ReadOptions, source: str, read: Callable[[NewStore], ArrayData]
+    files: list[tuple[str, Path]],
+    options: ReadOptions,
+    source: str,
+    read: Callable[[NewStore], ArrayData],
+    watch: Watch | None = None,
 ) -> ArrayData:
     """Data in a .npy file of the cache, which is written first if it is not there.
 
@@ -56,6 +60,7 @@ def converted(
         options: of reading.
         source: what the data are called in errors.
         read: reads the data into stores that it is given.
+        watch: is told how far the conversion is.
 
     Raises:
         UsageError: if there is no cache, it cannot be written, or the data cannot be read.
@@ -72,7 +77,7 @@ def converted(
         if not place.is_dir():
             with _claimed(cache / f".{key}.partial") as partial:
                 if not place.is_dir():
-                    _write(partial, read)
+                    _write(partial, read, watch)
                     partial.rename(place)
                     _sync(cache)
     except OSError as error:
@@ -140,10 +145,10 @@ def _is_open(path: Path, descriptor: int) -> bool:
         return False
 
 
-def _write(folder: Path, read: Callable[[NewStore], ArrayData]) -> None:
+def _write(folder: Path, read: Callable[[NewStore], ArrayData], watch: Watch | None) -> None:
     """Writes a whole conversion into an empty folder."""
     numbers = itertools.count()
-    data = read(lambda: FileStore(folder / f"{next(numbers)}.npy"))
+    data = read(lambda: FileStore(folder / f"{next(numbers)}.npy", watch))
     values = data.values
     assert isinstance(values, FileArray)
     assert isinstance(data.codec, Scaling)

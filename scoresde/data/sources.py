@@ -24,7 +24,7 @@ from scoresde.data.images import SUFFIXES, refits, refitted
 from scoresde.data.numpy_files import array_shape, from_raw, is_array, read_numpy
 from scoresde.data.options import ReadOptions, reading
 from scoresde.data.parquet import hugging_face_table, read_hugging_face, read_parquet
-from scoresde.data.stores import MemoryStore, NewStore
+from scoresde.data.stores import MemoryStore, NewStore, Watch
 from scoresde.data.toys import TOYS
 from scoresde.errors import require, unknown_name
 
@@ -43,13 +43,14 @@ HUGGING_FACE = "hf:"
 FILES = "an image, .npy, .npz, .parquet, IDX (MNIST's, .gz or not), or a folder of images or of .parquet files"
 
 
-def load(name: str = "", path: str = "", options: ReadOptions | None = None) -> ArrayData:
+def load(name: str = "", path: str = "", options: ReadOptions | None = None, watch: Watch | None = None) -> ArrayData:
     """Loads data by name, or from a file or folder if `path` is given.
 
     Args:
         name: a built-in name, or `hf:` and the name of a Hugging Face data set, which may then be downloaded.
         path: a file or folder of a kind in `FILES`; it takes precedence over the name.
         options: size, channels and limits; the defaults take images as they are.
+        watch: of a conversion of data that are read from disk, is told how many samples are written, of how many.
 
     Raises:
         UsageError: for data that cannot be read, with the reason.
@@ -58,7 +59,7 @@ def load(name: str = "", path: str = "", options: ReadOptions | None = None) -> 
     if path:
         source = f"data.path={path!r}"
         with reading(source, "data"):
-            return read_path(Path(path), options, source)
+            return read_path(Path(path), options, source, watch)
     source = f"data.name={name!r}"
     if name.startswith(HUGGING_FACE):
         table, files = hugging_face_table(name.removeprefix(HUGGING_FACE), options, source)
@@ -68,7 +69,7 @@ def load(name: str = "", path: str = "", options: ReadOptions | None = None) -> 
 
         if not options.from_disk:
             return read(lambda: MemoryStore(options))
-        return converted([(f"{name}/{file.name}", file) for file in files], options, source, read)
+        return converted([(f"{name}/{file.name}", file) for file in files], options, source, read, watch)
     if name not in SOURCES:
         raise unknown_name("data.name", name, [*SOURCES, f"{HUGGING_FACE}NAME"])
     require(not options.from_disk, f"data.from_disk=True: {source} is made in memory; leave it at False")
@@ -78,7 +79,7 @@ def load(name: str = "", path: str = "", options: ReadOptions | None = None) -> 
     return refitted(data, options, source, lambda: MemoryStore(options))
 
 
-def read_path(path: Path, options: ReadOptions, source: str) -> ArrayData:
+def read_path(path: Path, options: ReadOptions, source: str, watch: Watch | None = None) -> ArrayData:
     """Reads a file or folder, into memory or as the options say."""
     require(path.exists(), f"{source}: cannot be read: there is no such file or folder")
     if path.is_dir():
@@ -92,7 +93,7 @@ def read_path(path: Path, options: ReadOptions, source: str) -> ArrayData:
     files = files_of(path, options, source)
     labels = [Path(options.labels_path)] if options.labels_path else [labels_beside(path)]
     files += [(file.name, file) for file in labels if file is not None]
-    return converted(files, options, source, lambda new_store: _read_path(path, options, source, new_store))
+    return converted(files, options, source, lambda new_store: _read_path(path, options, source, new_store), watch)
 
 
 def _read_path(path: Path, options: ReadOptions, source: str, new_store: NewStore) -> ArrayData:

@@ -55,6 +55,7 @@ class Store(ABC):
 
 
 NewStore = Callable[[], Store]
+Watch = Callable[[int, int], None]  # told how many samples are written, of how many
 
 
 @final
@@ -88,10 +89,13 @@ class FileStore(Store):
 
     Args:
         path: the file, which is written over.
+        watch: is told how far it is.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, watch: Watch | None = None) -> None:
         self._path = path
+        self._watch = watch
+        self._total = 0
         self._shape: tuple[int, ...] = ()
         self._kind = np.dtype(np.uint8)
         self._count = 0
@@ -108,12 +112,15 @@ class FileStore(Store):
         )
         self._shape = shape[1:]
         self._kind = kind
+        self._total = shape[0]
         self._write_header(shape[0])
 
     def append(self, samples: np.ndarray) -> None:
         with self._named():
             self._file.write(np.ascontiguousarray(samples, self._kind).reshape(-1).view(np.uint8).data)
         self._count += len(samples)
+        if self._watch is not None:
+            self._watch(self._count, self._total)
 
     def finish(self) -> FileArray:
         with self._named():

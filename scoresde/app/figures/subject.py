@@ -15,6 +15,7 @@ from torch import Tensor
 
 from scoresde import condition
 from scoresde._batches import LARGE, batches
+from scoresde.app.conversion import read_data
 from scoresde.app.guiding import Guiding
 from scoresde.app.progress import Progress
 from scoresde.app.trained import Trained
@@ -174,7 +175,7 @@ def subject_of_run(trained: Trained, labels: str | None, with_data: bool) -> Sub
 
 def subject_of_data(config: ConfigDict, labels: str | None, learn: bool, device: torch.device) -> Subject:
     """The exact score of a data set under an SDE, or what a small network learns of it in seconds."""
-    train, held_out = build.build_data(config)
+    train, held_out = read_data(config)
     info = DataInfo.of(train, held_out)
     label = _label(labels, info)  # a mistake is named before anything is trained
     sde = construct(config.sde, SDE, "config.sde")
