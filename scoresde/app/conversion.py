@@ -35,7 +35,7 @@ def _shown() -> Iterator[tuple[Watch, list[Progress]]]:
     with contextlib.ExitStack() as bars:
 
         def watch(count: int, total: int) -> None:
-            if not shown or count < counts[0]:  # the first store, or the next, as images are brought to one size
+            if not shown or count <= counts[0]:  # the first store, or the next, as images are brought to one size
                 bars.close()
                 shown.append(bars.enter_context(Progress("convert", total, unit="samples")))
             counts[0] = count

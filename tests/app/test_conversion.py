@@ -2,12 +2,13 @@
 
 import re
 
+import numpy as np
 import pytest
 
 from scoresde import UsageError
 from scoresde.app import progress
 from scoresde.app.config import load_config, override
-from scoresde.app.conversion import read_data
+from scoresde.app.conversion import _shown, read_data
 from tests.data.samples import noise, save
 
 
@@ -42,8 +43,6 @@ def test_a_conversion_shows_its_progress_and_says_where_the_file_lies(photos, tm
 
 
 def test_images_that_are_brought_to_one_size_show_both_parts(tmp_path, monkeypatch, capsys):
-    import numpy as np
-
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
     np.savez(tmp_path / "x.npz", x=noise(8, 8, 8)[:, None].repeat(3, 1))
     more = [f"--config.data.cache={tmp_path / 'cache'}", "--config.data.image_size=4"]
@@ -59,3 +58,11 @@ def test_a_conversion_that_fails_says_why(photos, tmp_path, capsys):
     with pytest.raises(UsageError, match="images differ"):
         read_data(config_of(photos, f"--config.data.cache={tmp_path / 'cache'}"))
     assert "converted to" not in capsys.readouterr().err
+
+
+def test_each_store_has_its_own_bar_even_for_one_sample(capsys):
+    with _shown() as (watch, shown):
+        watch(1, 1)
+        watch(1, 1)
+    assert [bar.count for bar in shown] == [1, 1]
+    assert capsys.readouterr().err.count("convert 1/1 100%") == 2
