@@ -98,6 +98,7 @@ def _training(config: ConfigDict) -> None:
     config.training.accumulate = 1  # micro-batches that a batch is computed in, to save memory
     config.training.precision = "float32"  # of the network's arithmetic: float32 or bfloat16
     config.training.compile = False  # compile the network by torch.compile: minutes at first, then faster steps
+    config.training.cuda_graph = False  # with compile, on CUDA: launch the kernels of small networks all at once
     config.training.tf32 = False  # on CUDA: all products of float32 in TF32, not those of convolutions alone
     config.training.channels_last = False  # images: weights with the channels last, faster with bfloat16 on CUDA
     config.training.flip = False  # mirror half of the images of each batch

@@ -124,7 +124,7 @@ def _write(module: nn.Module, inputs: Any, target: str, file: Path) -> float:
         with _quietly():
             program = torch.export.export(module, tuple(given.values()), dynamic_shapes=shapes)
         if target == "torch_export":
-            with open(partial, "wb") as handle:
+            with _quietly(), open(partial, "wb") as handle:
                 torch.export.save(program, handle)
             found = torch.export.load(partial).module()(*checked.values())
         else:

@@ -28,6 +28,7 @@ class TrainingOptions:
     accumulate: int = 1  # micro-batches that a batch is computed in, one after the other
     precision: Literal["float32", "bfloat16"] = "float32"  # of the network's arithmetic; weights stay float32
     compile: bool = False  # the network, by torch.compile
+    cuda_graph: bool = False  # with compile, on CUDA: launch the network's kernels all at once
     tf32: bool = False  # on CUDA: products of float32 in TF32
     channels_last: bool = False  # of images: weights of convolutions with the channels last
     flip: bool = False  # mirror half of the images of each batch

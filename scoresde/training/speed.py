@@ -18,7 +18,8 @@ def prepared(model: Model, options: TrainingOptions, world: World) -> Model:
     """The model with which losses are computed, with the same weights: in another layout, compiled, or as it is.
 
     `training.channels_last` lays the weights of convolutions out with the channels last, in place. What convolutions
-    emit then has that layout too. `training.compile` wraps the network, so that names of weights stay.
+    emit then has that layout too. `training.compile` wraps the network, so that names of weights stay. With
+    `training.cuda_graph`, torch records the kernels of its passes and replays them, each with one launch.
 
     Raises:
         UsageError: for options that do not suit the model or the processes.
@@ -32,11 +33,16 @@ def prepared(model: Model, options: TrainingOptions, world: World) -> Model:
         "training.compile=True, training.shard=True: weights that are spread over processes are not compiled; set one "
         "of the two to False",
     )
+    require(
+        not options.cuda_graph or (options.compile and model.device.type == "cuda"),
+        f"training.cuda_graph=True: needs training.compile=True and a GPU, and the model is on {model.device}; set it to "
+        "False",
+    )
     if options.channels_last:
         model.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if not options.compile:
         return model
-    network = torch.compile(model.network)
+    network = torch.compile(model.network, mode="reduce-overhead" if options.cuda_graph else "default")
     assert isinstance(network, nn.Module)
     return model.with_network(network)
 

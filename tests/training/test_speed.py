@@ -144,3 +144,20 @@ def test_products_are_in_tf32_during_a_step_on_cuda(name, asked):
 def test_tf32_changes_nothing_on_a_cpu():
     cpu = torch.device("cpu")
     assert_same_state(advance(make_trainer(cpu, tf32=True), 3).state(), advance(make_trainer(cpu), 3).state())
+
+
+def test_a_graph_needs_a_compiled_network_on_a_gpu(device):
+    """Whether it is given alone, or with `compile` on a CPU."""
+    options = [{"cuda_graph": True}]
+    options += [{"cuda_graph": True, "compile": True}] if device.type == "cpu" else []
+    for given in options:
+        with pytest.raises(UsageError, match=r"training\.cuda_graph=True: needs training\.compile=True and a GPU"):
+            make_trainer(device, **given)
+
+
+@pytest.mark.gpu
+@COMPILED
+def test_a_recorded_network_is_trained_as_it_is(device):
+    plain = make_trainer(device)
+    recorded = make_trainer(device, compile=True, cuda_graph=True)
+    assert_close_state(advance(recorded, 8).state(), advance(plain, 8).state(), **ROUNDING)
