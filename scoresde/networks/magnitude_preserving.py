@@ -151,7 +151,7 @@ class _Block(nn.Module):
 class MPUNet(LabelledNetwork):
     """The magnitude-preserving U-Net of Karras et al. 2024.
 
-    It is meant for the default noise label and an input of unit variance. Train it with a learning rate of about 1e-2
+    It is meant for the default noise label and an input of unit variance. Train it with a learning rate of 1e-2 to 3e-2
     and no weight decay; the paper's falls as 1 / sqrt(step).
 
     Args:

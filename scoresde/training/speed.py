@@ -35,8 +35,8 @@ def prepared(model: Model, options: TrainingOptions, world: World) -> Model:
     )
     require(
         not options.cuda_graph or (options.compile and model.device.type == "cuda"),
-        f"training.cuda_graph=True: needs training.compile=True and a GPU, and the model is on {model.device}; set it to "
-        "False",
+        f"training.cuda_graph=True: needs training.compile=True and a GPU, and the model is on {model.device}; set "
+        "it to False",
     )
     if options.channels_last:
         model.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
