@@ -1,9 +1,9 @@
 """What a step of training costs over a bare loop of the same network, as one writes it by hand.
 
 The bare loop draws indices, times and noise by torch's generator, computes the loss of the noise under VP and its
-gradient, clips it, and takes a step of fused AdamW and of an average by one fused operation. It checks nothing and logs
-nothing; the trainer's metrics are taken every 50 steps, as a run does. Steps of both alternate; medians of the ratios of
-neighbours:
+gradient, clips it, and takes a step of fused AdamW and of an average by one fused operation. It checks nothing and
+logs nothing; the trainer's metrics are taken every 50 steps, as a run does. Steps of both alternate, and the figure is
+the median of the ratios of neighbours:
 
     python -m benchmarks.training_overhead [--pairs 200] [--device cpu]
 """

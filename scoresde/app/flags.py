@@ -283,7 +283,11 @@ MODES = {
     ),
     "solve": Mode("samples of what was measured in part: posteriors", SolveFlags, "scoresde.app.solve:solve"),
     "edit": Mode("changes samples, by noise and denoising", EditFlags, "scoresde.app.edit:edit_samples"),
-    "import": Mode("makes a run of published weights", ImportFlags, "scoresde.app.import_weights:import_weights"),
+    "import": Mode(
+        "makes a run of published weights; --config.network.FIELD and --config.data.image_size say what a file does not",
+        ImportFlags,
+        "scoresde.app.import_weights:import_weights",
+    ),
     "export": Mode("writes a trained model for other programs", ExportFlags, "scoresde.app.export:export"),
     "visualize": Mode(
         "a picture of a run, or of a known distribution", VisualizeFlags, "scoresde.app.visualize:visualize"

@@ -88,7 +88,7 @@ class DiT(LabelledNetwork):
         frequency_shift: of "positional": 0 in DiT's code, 1 in diffusers'.
         dropout: share of the features that training sets to zero behind each part of a block.
         context_channels: size of the tokens that the patches also attend to; 0 for none. The condition is then a dict,
-            as `Conditioning` says.
+            as `Conditions` says.
         checkpointing: in training, compute the inner values of blocks twice rather than store them.
     """
 

@@ -146,8 +146,8 @@ class Encoder(nn.Module):
 class UNet(Encoder, LabelledNetwork):
     """Residual blocks down to the coarsest level, attention there, and up again with skip connections.
 
-    The defaults are a small network. `ddpm`, `ddpmpp`, `ncsnpp` and `adm` of `scoresde.networks` give the settings of
-    the networks of that name.
+    The defaults are a small network. `scoresde.networks.presets` holds the settings of DDPM's network, DDPM++, NCSN++,
+    EDM's and ADM.
 
     Args:
         channels_in: channels of a sample; x has shape `(B, channels_in, *sizes)`, with as many sizes as `dims`.
@@ -183,7 +183,7 @@ class UNet(Encoder, LabelledNetwork):
         output_pyramid: how each level adds to the output, likewise.
         pyramid_combine: of an input "skip" pyramid: "sum" or "cat".
         context_channels: size of the tokens that attention also looks at; 0 for none. The condition is then a dict, as
-            `Conditioning` says.
+            `Conditions` says.
         xavier: begin with Glorot and Bengio's uniform weights and no biases, as Song et al. do; otherwise with torch's.
         checkpointing: in training, compute the inner values of residual blocks twice rather than store them.
     """

@@ -96,3 +96,11 @@ def test_a_tensor_that_settings_follow_from_is_named_if_it_is_missing(tmp_path):
     del tensors["input_blocks.1.0.emb_layers.1.weight"]
     with pytest.raises(UsageError, match=r"lacks input_blocks\.1\.0\.emb_layers\.1\.weight; it is damaged"):
         load(tmp_path, tensors)
+
+
+def test_an_upsampler_is_refused(tmp_path):
+    """It takes as many channels as a network with a learned variance gives."""
+    tensors = adm(32, (1, 2), 1, (1,), 5)
+    tensors["input_blocks.0.0.weight"] = torch.zeros(32, 6, 3, 3)
+    with pytest.raises(UsageError, match="it is an upsampler"):
+        load(tmp_path, tensors)
