@@ -284,7 +284,7 @@ MODES = {
     "solve": Mode("samples of what was measured in part: posteriors", SolveFlags, "scoresde.app.solve:solve"),
     "edit": Mode("changes samples, by noise and denoising", EditFlags, "scoresde.app.edit:edit_samples"),
     "import": Mode(
-        "makes a run of published weights; --config.network.FIELD and --config.data.image_size say what a file does not",
+        "makes a run of published weights; --config.network.FIELD says what a file does not",
         ImportFlags,
         "scoresde.app.import_weights:import_weights",
     ),
