@@ -96,8 +96,8 @@ def infer(tensors: Mapping[str, Tensor], source: str) -> dict[str, Any]:
     c_out = shapes[f"{OUT}.weight"][0]
     require(
         channels_in != 6,
-        f"{source}: takes 6 channels, so it is an upsampler, which sees a small image beside the noise; it is not known "
-        "here",
+        f"{source}: takes 6 channels, so it is an upsampler, which sees a small image beside the noise; it is not "
+        "known here",
     )
     if c_out not in (channels_in, 2 * channels_in):
         raise UsageError(f"{source}: its network takes {channels_in} channels and gives {c_out}; need as many or twice")
