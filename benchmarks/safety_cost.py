@@ -37,7 +37,7 @@ def bare_step(trainer: Trainer) -> None:
     torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), options.grad_clip)
     trainer.optimizer.found_inf = None  # type: ignore[attr-defined]
     trainer.optimizer.step()
-    trainer.average.update(trainer.model, min(options.ema_decay, (1 + n) / (10 + n)))
+    trainer.average.update(min(options.ema_decay, (1 + n) / (10 + n)))
     trainer.step_number = n + 1
 
 

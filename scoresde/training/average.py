@@ -33,6 +33,10 @@ class Average:
             *model.named_buffers(remove_duplicate=False),
         )
         self._first_names = {name: first[id(tensor)] for name, tensor in every}
+        pairs = list(zip(self._parameters.values(), model.parameters(), strict=True))
+        kinds = {type(average) for average, _ in pairs}  # sharded and whole tensors do not mix
+        self._pairs = [tuple(zip(*(p for p in pairs if type(p[0]) is kind), strict=True)) for kind in kinds]
+        self._copies = list(zip(self._buffers.values(), model.buffers(), strict=True))
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -45,13 +49,11 @@ class Average:
         return [name for name, first in self._first_names.items() if first in self._buffers]
 
     @torch.no_grad()
-    def update(self, model: nn.Module, decay: float) -> None:
-        """average <- decay average + (1 - decay) weights."""
-        pairs = list(zip(self._parameters.values(), model.parameters(), strict=True))
-        for kind in {type(average) for average, _ in pairs}:  # sharded and whole tensors do not mix
-            own, new = zip(*(pair for pair in pairs if type(pair[0]) is kind), strict=True)
+    def update(self, decay: float) -> None:
+        """average <- decay average + (1 - decay) weights, of the model that it was made from."""
+        for own, new in self._pairs:
             torch._foreach_lerp_(own, new, 1 - decay)
-        for average, buffer in zip(self._buffers.values(), model.buffers(), strict=True):
+        for average, buffer in self._copies:
             average.copy_(buffer)
 
     @contextlib.contextmanager

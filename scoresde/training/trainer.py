@@ -153,9 +153,9 @@ class Trainer(Generic[Model]):
         bad = (~norm.isfinite()).float()
         self.optimizer.found_inf = bad  # type: ignore[attr-defined]
         self.optimizer.step()
-        self.average.update(self.model, min(self.options.ema_decay, (1 + n) / (10 + n)))  # Song et al.'s ramp
+        self.average.update(min(self.options.ema_decay, (1 + n) / (10 + n)))  # Song et al.'s ramp
         for length, power in self.powers.items():
-            power.update(self.model, power_decay(gamma_of(length), n + 1))
+            power.update(power_decay(gamma_of(length), n + 1))
         self._bad_run = (self._bad_run + 1) * bad
         self._record.append(torch.stack([loss, norm.float(), bad]))
         self.step_number = n + 1

@@ -132,7 +132,7 @@ def test_tied_weights_are_averaged_once_under_both_names():
     start = model.first.weight.detach().clone()
     with torch.no_grad():
         model.first.weight.add_(1)
-    average.update(model, 0.75)
+    average.update(0.75)
     assert average.tensors.keys() == model.state_dict().keys()
     for tensor in average.tensors.values():
         torch.testing.assert_close(tensor, start + 0.25)
