@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
     )
     config.training.num_steps = 540_000
     config.training.batch_size = 2048
-    config.training.lr = 1e-4
+    config.training.lr = 1e-4  # of their code
     config.training.lr_final = 1.0
     config.training.warmup_steps = 0
     config.training.ema_decay = 0.9999

@@ -26,7 +26,7 @@ from scoresde.data.options import ReadOptions, reading
 from scoresde.data.parquet import hugging_face_table, read_hugging_face, read_parquet
 from scoresde.data.stores import MemoryStore, NewStore, Watch
 from scoresde.data.toys import TOYS
-from scoresde.errors import require, unknown_name
+from scoresde.errors import UsageError, require, unknown_name
 
 
 def digits() -> ArrayData:
@@ -71,7 +71,8 @@ def load(name: str = "", path: str = "", options: ReadOptions | None = None, wat
             return read(lambda: MemoryStore(options))
         return converted([(f"{name}/{file.name}", file) for file in files], options, source, read, watch)
     if name not in SOURCES:
-        raise unknown_name("data.name", name, [*SOURCES, f"{HUGGING_FACE}NAME"])
+        unknown = unknown_name("data.name", name, [*SOURCES, f"{HUGGING_FACE}NAME"])
+        raise UsageError(f"{unknown}; data of your own are given by config.data.path")
     require(not options.from_disk, f"data.from_disk=True: {source} is made in memory; leave it at False")
     data = SOURCES[name]()
     if not options.class_conditional:

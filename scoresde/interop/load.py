@@ -92,6 +92,9 @@ def _converted(place: Path, kind: str | None, source: str, options: _Options) ->
         _refuse({"sde": sde, "qkv": qkv, "schedule": schedule}, DIFFUSERS)
         return hf_diffusers.convert(place, source, given, size)
     found = read_file(place, source)
+    averaged = found.get("ema")
+    if isinstance(averaged, Mapping) and SIGNS["dit"](averaged):  # of a training of DiT or SiT, with its optimiser
+        found = dict(averaged)
     if kind is None:
         kind = next((name for name, sign in SIGNS.items() if sign(found)), None)
     if kind is None:

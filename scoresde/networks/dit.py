@@ -32,14 +32,14 @@ class _Block(nn.Module):
         self.num_heads = num_heads
         self.dropout = dropout
         self.modulation = zeroed(nn.Linear(width, 6 * width))
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
+        self.qkv = _linear(width, 3 * width)
+        self.out = _linear(width, width)
         hidden = round(mlp_ratio * width)
-        self.inner = nn.Linear(width, hidden)
-        self.outer = nn.Linear(hidden, width)
+        self.inner = _linear(width, hidden)
+        self.outer = _linear(hidden, width)
         if context_channels:
-            self.query = nn.Linear(width, width)
-            self.context = nn.Linear(context_channels, 2 * width)
+            self.query = _linear(width, width)
+            self.context = _linear(context_channels, 2 * width)
             self.context_out = zeroed(nn.Linear(width, width))
 
     def forward(self, h: Tensor, embedding: Tensor, tokens: Tokens | None) -> Tensor:
@@ -61,6 +61,23 @@ class _Block(nn.Module):
         q = self.query(F.layer_norm(h, h.shape[-1:], eps=1e-6)).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
         attended = attend_to_tokens(q, self.context(tokens.values), tokens.mask)
         return self.context_out(attended.transpose(1, 2).flatten(2))
+
+
+def _linear(size_in: int, size_out: int) -> nn.Linear:
+    """A linear layer with Glorot and Bengio's uniform weights and no biases, as DiT begins with."""
+    layer = nn.Linear(size_in, size_out)
+    nn.init.xavier_uniform_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _draw_small(conditioning: Conditioning) -> None:
+    """Draws the embeddings of noise and labels with a deviation of 0.02 and without biases, as DiT begins with."""
+    for name, parameter in conditioning.named_parameters():
+        if name.endswith("bias"):
+            nn.init.zeros_(parameter)
+        else:
+            nn.init.normal_(parameter, std=0.02)
 
 
 def modulated(h: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -144,7 +161,8 @@ class DiT(LabelledNetwork):
         self.cond_dropout = label_dropout
         features = Features(noise_embedding, FREQUENCIES, frequency_shift)
         self.conditioning = Conditioning(width, num_classes, label_dropout, features, context_channels)
-        self.first = nn.Linear(channels_in * patch_size**dims, width)
+        _draw_small(self.conditioning)
+        self.first = _linear(channels_in * patch_size**dims, width)
         self.blocks = nn.ModuleList(
             _Block(width, num_heads, mlp_ratio, dropout, context_channels) for _ in range(depth)
         )

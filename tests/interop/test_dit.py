@@ -70,3 +70,10 @@ def test_latents_have_the_size_that_is_asked_for(tmp_path):
 def test_mistakes_are_named(tmp_path, tensors, arguments, message):
     with pytest.raises(UsageError, match=message):
         load(tmp_path, tensors, **arguments)
+
+
+def test_the_averaged_weights_of_a_training_are_taken(tmp_path):
+    tensors = dit(128, 1)
+    last = {name: value + 1 for name, value in tensors.items()}
+    model = load(tmp_path, {"model": last, "ema": tensors, "opt": {}}, sde="flow")
+    torch.testing.assert_close(model.network.first.bias, tensors["x_embedder.proj.bias"])

@@ -272,6 +272,16 @@ def test_a_transformers_positions_are_told_apart_and_its_patches_put_back():
     assert torch.cdist(table, table).add(torch.eye(24) * 9).min() > 0.1
 
 
+def test_a_transformer_begins_as_its_authors():
+    """Layers of patches and blocks by Glorot and Bengio, embeddings with a deviation of 0.02, and no biases."""
+    torch.manual_seed(0)
+    network = DiT(4, width=192, num_classes=30)
+    assert network.blocks[0].qkv.weight.var().item() == pytest.approx(2 / (4 * 192), rel=0.03)
+    for layer in (network.conditioning.noise, network.conditioning.mix, network.conditioning.label):
+        assert layer.weight.std().item() == pytest.approx(0.02, rel=0.03)
+    assert not any(value.any() for name, value in network.named_parameters() if name.endswith("bias"))
+
+
 def test_a_half_precision_network_keeps_its_frequencies():
     model = NetworkScoreModel(
         UNet(3, **NCSNPP | {"channels": 8}), VPSDE(), NoiseParametrization(), (3, 8, 8)
