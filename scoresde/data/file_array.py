@@ -193,8 +193,9 @@ class FileArray:
     def _fill(self, target: memoryview, start: int) -> None:
         """Reads bytes of the array from a place on."""
         done = 0
-        while done < len(target):  # a call reads at most 2 GB
-            count = os.preadv(self.file.descriptor, [target[done:] if done else target], self.offset + start + done)
-            if count == 0:
+        while done < len(target):  # `preadv` would save a copy, and is not on every system
+            content = os.pread(self.file.descriptor, min(SPAN, len(target) - done), self.offset + start + done)
+            if not content:
                 raise UsageError(f"{str(self.file.path)!r}: has become shorter while it was read; put it back whole")
-            done += count
+            target[done : done + len(content)] = content
+            done += len(content)

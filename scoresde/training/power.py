@@ -33,8 +33,6 @@ from torch import Tensor
 from scoresde.errors import require
 
 LONGEST = 1 / math.sqrt(12)  # of the plain mean of all weights, gamma = 0
-
-
 NEWTON_STEPS = 12  # seven reach the last digit for the plain mean, fewer for shorter lengths
 
 

@@ -77,9 +77,8 @@ def test_an_array_is_the_same_as_in_memory(tmp_path, array):
 @pytest.mark.parametrize(("width", "most"), [(1, 3), (3, 7), (3, 10**6), (60, 7), (60, 10**6), (5000, 10**4)])
 def test_any_rows_in_any_order_are_those_of_the_array(tmp_path, monkeypatch, width, most):
     """Far and near ones, the same twice, and of a system whose calls read less than they are asked for."""
-    read, read_into = os.pread, os.preadv
+    read = os.pread
     monkeypatch.setattr(os, "pread", lambda file, size, place: read(file, min(size, most), place))
-    monkeypatch.setattr(os, "preadv", lambda file, parts, place: read_into(file, [parts[0][:most]], place))
     array = RANDOM.normal(size=(3000, width)).astype(np.float32)
     np.save(tmp_path / "x.npy", array)
     found = open_array(tmp_path / "x.npy", "x").typed(torch.float32)
