@@ -56,7 +56,6 @@ def export(flags: ExportFlags, overrides: Sequence[str]) -> int:
     trained = Trained.of(flags, overrides)
     if target == "diffusers":
         folder = Path(flags.output or _default(trained, "diffusers"))
-        make_folder(folder, "output", folder)
         to_diffusers(trained.network_model, folder)
         print(f"written: {folder}, a pipeline of diffusers")
         return 0

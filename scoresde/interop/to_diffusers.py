@@ -46,7 +46,7 @@ def to_diffusers(model: NetworkScoreModel, folder: Path | str) -> None:
     network = plain_network(model.network)
     require(
         isinstance(network, UNet),
-        f"to='diffusers': the network is a {type(network).__name__}; only a UNet is written; take onnx",
+        f"to='diffusers': the network is a {type(network).__name__}; only a UNet is written; take onnx or torch_export",
     )
     assert isinstance(network, UNet)
     config = _unet_config(network, model.shape)
