@@ -20,7 +20,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ IRRELEVANT = ("max_gigabytes", "from_disk", "cache")  # to what is read
 
 
 def converted(
-    files: list[tuple[str, Path]],
+    files: Sequence[tuple[str, Path | None]],
     options: ReadOptions,
     source: str,
     read: Callable[[NewStore], ArrayData],
@@ -56,7 +56,7 @@ def converted(
     """Data in a .npy file of the cache, which is written first if it is not there.
 
     Args:
-        files: all that the data depend on, each with the name by which it is known.
+        files: all that the data depend on, each with the name by which it is known; None for what is not here.
         options: of reading.
         source: what the data are called in errors.
         read: reads the data into stores that it is given.
@@ -100,10 +100,13 @@ def files_of(path: Path, options: ReadOptions, source: str) -> list[tuple[str, P
         return [(name, path / name) for name in walk(path, source)]
 
 
-def _key(files: list[tuple[str, Path]], options: ReadOptions) -> str:
+def _key(files: Sequence[tuple[str, Path | None]], options: ReadOptions) -> str:
     """A checksum of the names, sizes and times of files, and of the options."""
     states = []
     for name, path in files:
+        if path is None:
+            states.append([name, 0, 0])
+            continue
         found = path.stat() if path.exists() else path.lstat()  # a link may lead nowhere
         states.append([name, found.st_size, found.st_mtime_ns])
     chosen = {name: value for name, value in asdict(options).items() if name not in IRRELEVANT}

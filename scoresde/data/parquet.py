@@ -116,6 +116,28 @@ def hugging_face_table(name: str, options: ReadOptions, source: str) -> tuple[Ta
     return table, [Path(file["filename"]) for file in dataset.cache_files] if options.from_disk else []
 
 
+def hugging_face_stream(name: str, options: ReadOptions, source: str) -> tuple[Table, str] | None:
+    """A data set of the Hugging Face hub whose rows are read while they are downloaded, and what it is known by.
+
+    None if the hub does not say how many rows it has: it is then downloaded first.
+    """
+    datasets = optional_module("datasets", source)
+    try:
+        builder = datasets.load_dataset_builder(name)
+        splits, features = builder.info.splits, builder.info.features
+        if not splits or options.split not in splits or not features:
+            return None
+        stream = datasets.load_dataset(name, split=options.split, streaming=True)
+    except Exception as error:  # from the network or the hub, or for a name that does not exist
+        raise UsageError(f"{source}: datasets cannot stream it ({type(error).__name__}: {error})"[:500]) from error
+    count = splits[options.split].num_examples
+
+    def batches(column: str) -> Iterator[Any]:
+        yield from stream.select_columns([column]).with_format("arrow").iter(ROWS)
+
+    return Table(name, features.arrow_schema, count, batches), f"{name} {options.split} {builder.hash} {count}"
+
+
 def read_hugging_face(table: Table, options: ReadOptions, source: str, store: Store) -> Raw:
     """Reads a data set that `hugging_face_table` found."""
     with reading(source, "a table of images"):

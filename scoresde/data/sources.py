@@ -23,7 +23,7 @@ from scoresde.data.idx import idx_images, is_idx, labels_beside, read_idx
 from scoresde.data.images import SUFFIXES, refits, refitted
 from scoresde.data.numpy_files import array_shape, from_raw, is_array, read_numpy
 from scoresde.data.options import ReadOptions, reading
-from scoresde.data.parquet import hugging_face_table, read_hugging_face, read_parquet
+from scoresde.data.parquet import hugging_face_stream, hugging_face_table, read_hugging_face, read_parquet
 from scoresde.data.stores import MemoryStore, NewStore, Watch
 from scoresde.data.toys import TOYS
 from scoresde.errors import UsageError, require, unknown_name
@@ -62,14 +62,22 @@ def load(name: str = "", path: str = "", options: ReadOptions | None = None, wat
             return read_path(Path(path), options, source, watch)
     source = f"data.name={name!r}"
     if name.startswith(HUGGING_FACE):
-        table, files = hugging_face_table(name.removeprefix(HUGGING_FACE), options, source)
+        given = name.removeprefix(HUGGING_FACE)
+        streamed = hugging_face_stream(given, options, source) if options.from_disk else None
+        files: list[tuple[str, Path | None]]
+        if streamed is not None:
+            table, known = streamed
+            files = [(known, None)]
+        else:
+            table, paths = hugging_face_table(given, options, source)
+            files = [(f"{name}/{file.name}", file) for file in paths]
 
         def read(new_store: NewStore) -> ArrayData:
             return from_raw(read_hugging_face(table, options, source, new_store()), options, source)
 
         if not options.from_disk:
             return read(lambda: MemoryStore(options))
-        return converted([(f"{name}/{file.name}", file) for file in files], options, source, read, watch)
+        return converted(files, options, source, read, watch)
     if name not in SOURCES:
         unknown = unknown_name("data.name", name, [*SOURCES, f"{HUGGING_FACE}NAME"])
         raise UsageError(f"{unknown}; data of your own are given by config.data.path")

@@ -143,13 +143,52 @@ assert len(list(pathlib.Path(options.cache).iterdir())) == 2
 """
 
 
-def test_what_datasets_itself_writes_and_loads(tmp_path):
+STREAMED = """
+import pathlib, sys, numpy as np, datasets
+from scoresde.data import ReadOptions, load
+images = [np.full((4, 4, 3), i % 250, np.uint8) for i in range(600)]
+features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+made = datasets.Dataset.from_dict({"image": images, "label": [i % 2 for i in range(600)]}, features=features)
+root = pathlib.Path(sys.argv[1])
+made.to_parquet(root / "hub/data/train-00000-of-00001.parquet")
+classes = "{'0': a, '1': b}"
+rows = "features: [{name: image, dtype: image}, {name: label, dtype: {class_label: {names: " + classes + "}}}]"
+card = "dataset_info: {" + rows + ", splits: [{name: train, num_bytes: 9, num_examples: 600}]}"
+(root / "hub/README.md").write_text("---\\n" + card + "\\n---\\n")
+before = set(root.glob("cache/**/*.arrow"))
+told = []
+options = ReadOptions(from_disk=True, cache=str(root / "converted"))
+data = load("hf:" + str(root / "hub"), options=options, watch=lambda count, total: told.append((count, total)))
+assert set(root.glob("cache/**/*.arrow")) == before  # nothing is kept beside what is converted
+assert told[-1] == (600, 600)
+again = load("hf:" + str(root / "hub"), options=options, watch=lambda *_: sys.exit("converted twice"))
+memory = load("hf:" + str(root / "hub"))
+for found in (data, again):
+    assert (found.values[:] == memory.values).all()
+    assert (found.labels == memory.labels).all()
+    assert found.class_names == memory.class_names == ("a", "b")
+"""
+
+
+def run_with_datasets(script, tmp_path):
+    """Runs a script whose `datasets` keeps its files in a folder and asks no network."""
     if importlib.util.find_spec("datasets") is None:
         pytest.skip("the extra is not installed")
-    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub/data").mkdir(parents=True)
     environment = os.environ | {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, "-c", REAL, str(tmp_path)], env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_data_set_of_the_hub_is_streamed_to_disk(tmp_path):
+    """One that says how many rows it has is converted while it is downloaded, and is the same as in memory."""
+    run_with_datasets(STREAMED, tmp_path)
+
+
+def test_what_datasets_itself_writes_and_loads(tmp_path):
+    run_with_datasets(REAL, tmp_path)
 
 
 def test_a_name_of_the_hub_is_given_to_datasets(arrow, monkeypatch):
