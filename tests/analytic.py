@@ -123,6 +123,6 @@ PARAMETRIZATIONS = {
     "denoised": DenoisedParametrization(0.7),
     "score": ScoreParametrization(0.7),
     "velocity": VelocityParametrization(0.7),
-    "flow": FlowParametrization(),
+    "flow": FlowParametrization(0.7),
     "edm": EDMParametrization(0.7),
 }

@@ -48,7 +48,6 @@ def export(flags: ExportFlags, overrides: Sequence[str]) -> int:
     """Writes what flags ask for, and compares it with the model; returns the exit status."""
     target = flags.to
     require(target in TARGETS, f"to={target!r}: need {', '.join(TARGETS)}")
-    assert target is not None
     require(
         target != "diffusers" or (flags.sampler is None and flags.num_steps is None),
         f"to='diffusers', sampler={flags.sampler!r}: diffusers has samplers of its own; leave --sampler out",

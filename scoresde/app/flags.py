@@ -236,7 +236,7 @@ class ExportFlags(TrainedFlags):
 
     instead: ClassVar[Mapping[str, str]] = {"from": "--workdir or --checkpoint"}
 
-    to: str | None = flag(None, "{targets}: see docs/networks.md")
+    to: str = flag("torch_export", "{targets}: see docs/networks.md")
     sampler: str | None = flag(None, "a whole sampler as one graph, for onnx and torch_export: {samplers}")
     num_steps: int | None = flag(None, "of the sampler (its default)")
     output: str | None = flag(None, "the file or folder to write (exported/ of the run)")

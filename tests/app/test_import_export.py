@@ -130,7 +130,6 @@ def test_an_operation_that_onnx_lacks_is_named_and_leaves_no_file(run, tmp_path,
 
 EXPORTS = {
     "target": (["--to=tflite"], "to='tflite': need diffusers, onnx, torch_export"),
-    "none": ([], "to=None: need diffusers"),
     "network": (["--to=diffusers"], r"network\.noise_embedding='octaves'"),
     "sampler": (["--to=diffusers", "--sampler=heun"], "diffusers has samplers of its own"),
     "noise": (["--to=onnx", "--sampler=ancestral", "--num_steps=2"], "draws noise on its way"),

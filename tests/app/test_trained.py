@@ -109,6 +109,7 @@ SHORT = {
     "visualize": ["--what=trajectories", "--num_steps=6", "--num_samples=3"],
     "solve": ["--task=inpaint", "--num_steps=3", "--num_samples=2", "--draws=2", "--cases=2"],
     "edit": ["--num_steps=3", "--num_samples=2"],
+    "export": ["--to=torch_export"],
 }
 
 
@@ -123,14 +124,15 @@ def test_a_checkpoint_in_no_run_works_in_every_mode(work, tmp_path, monkeypatch,
     monkeypatch.setattr("scoresde.app.figures.trajectories.LINES", {"VP": VPSDE()})
     assert main([f"--mode={mode}", "--checkpoint=model.safetensors", "--device=cpu", *SHORT[mode]]) == 0
     written = [path for path in Path("samples").rglob("*") if path.is_file()]
-    assert written or mode == "calibrate"
+    assert written or mode in ("calibrate", "export")
     assert {path.name for path in tmp_path.iterdir()} <= {
         *("model.safetensors", "samples", "model.pilots.json", "model.calibrated.json"),
+        *(("exported",) if mode == "export" else ()),
     }
 
 
 def test_the_modes_that_use_a_trained_model_are_these():
-    assert set(SHORT) == set(MODES) - {"train", "train_classifier"}
+    assert set(SHORT) == {name for name, mode in MODES.items() if issubclass(mode.flags, TrainedFlags)}
 
 
 @pytest.mark.usefixtures("fits")
