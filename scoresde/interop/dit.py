@@ -32,17 +32,9 @@ def convert(
     sde: str | None = None,
     size: Sequence[int] = (),
 ) -> NetworkScoreModel:
-    """The model of a file of weights.
+    """The model of a file that holds `found`; the other arguments are those of `load_published`.
 
-    Args:
-        found: what the file holds.
-        source: what to call the file in error messages.
-        settings: of the network, in place of those that follow from the file.
-        sde: "ddpm" for a DiT, "flow" for a SiT; nothing in the file tells them apart.
-        size: of the latents; by default that of the file's table of positions, else 16 patches a side.
-
-    Raises:
-        UsageError: for a file of another architecture, or without `sde`.
+    The size is by default that of the file's table of positions, else 16 patches a side.
     """
     tensors = only_tensors(found, source)
     require(
@@ -66,11 +58,11 @@ def convert(
     network.grid(sizes)
     shape = (network.channels_in, *sizes)
     if sde == "flow":
-        negate(network.last)
+        negate(network.last.parameters())
         path, rule = RectifiedFlowSDE(), FlowParametrization(1.0, TimeInput(-1.0, 1.0))
-        return NetworkScoreModel(network, path, rule, shape).eval().requires_grad_(False)
+        return NetworkScoreModel(network, path, rule, shape)
     chain, noise = DiscreteVPSDE(), NoiseParametrization(1.0, TimeInput(1000.0, -1.0))
-    return NetworkScoreModel(network, chain, noise, shape).eval().requires_grad_(False)
+    return NetworkScoreModel(network, chain, noise, shape)
 
 
 def infer(tensors: Mapping[str, Tensor], source: str) -> dict[str, Any]:

@@ -34,22 +34,13 @@ def convert(
     found: Mapping[str, Any],
     source: str,
     settings: Mapping[str, Any],
-    layout: str | None = None,
+    qkv: str | None = None,
     schedule: str | None = None,
     size: Sequence[int] = (),
 ) -> NetworkScoreModel:
-    """The model of a file of weights.
+    """The model of a file that holds `found`; the other arguments are those of `load_published`.
 
-    Args:
-        found: what the file holds.
-        source: what to call the file in error messages.
-        settings: of the network, in place of those that follow from the file.
-        layout: of queries, keys and values: "new" or "legacy"; a wrong one gives noise, and cannot be seen.
-        schedule: of the betas: "linear" or "cosine"; a wrong one cannot be seen either.
-        size: of the images; by default such that the coarsest level is 8 x 8, as in all published networks.
-
-    Raises:
-        UsageError: for a file of another architecture, or without `layout` or `schedule`.
+    The size is by default such that the coarsest level is 8 x 8, as in all published networks.
     """
     tensors = only_tensors(found, source)
     require(
@@ -57,7 +48,7 @@ def convert(
         f"{source}: not a U-Net of guided-diffusion; it holds {', '.join(list(tensors)[:3])}",
     )
     for name, value, known, hint in (
-        ("qkv", layout, LAYOUTS, "'new' for the 64 x 64 networks, 'legacy' for the others"),
+        ("qkv", qkv, LAYOUTS, "'new' for the 64 x 64 networks, 'legacy' for the others"),
         ("schedule", schedule, SCHEDULES, "'cosine' for the 64 x 64 networks, 'linear' for the others"),
     ):
         require(
@@ -67,12 +58,12 @@ def convert(
         )
     assert schedule is not None
     network = build(UNet, infer(tensors, source), settings)
-    copy_in(network, _places(network, layout == "legacy"), tensors, source)
+    copy_in(network, _places(network, qkv == "legacy"), tensors, source)
     sde = DiscreteVPSDE(betas=cosine_betas()) if schedule == "cosine" else DiscreteVPSDE()
     rule = NoiseParametrization(0.5, TimeInput(float(NUM_LEVELS), -1.0))
     side = 8 * 2 ** (len(network.multipliers) - 1)
     shape = (network.channels_in, *(size or (side, side)))
-    return NetworkScoreModel(network, sde, rule, shape, Scaling(127.5, 127.5)).eval().requires_grad_(False)
+    return NetworkScoreModel(network, sde, rule, shape, Scaling(127.5, 127.5))
 
 
 def infer(tensors: Mapping[str, Tensor], source: str) -> dict[str, Any]:

@@ -49,6 +49,7 @@ from scoresde.sde import SDE
 
 CLASSES = ("UNet2DModel", "DiTTransformer2DModel")
 OLD_DIT = "Transformer2DModel"  # the class of DiT before diffusers 0.29, and of other transformers
+SCHEDULER = "scheduler_config.json"
 FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 DOWN = {"DownBlock2D": (False, False), "AttnDownBlock2D": (True, None), "ResnetDownsampleBlock2D": (False, True)}
 UP = {"UpBlock2D": (False, False), "AttnUpBlock2D": (True, None), "ResnetUpsampleBlock2D": (False, True)}
@@ -56,17 +57,7 @@ OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_o
 
 
 def convert(folder: Path, source: str, settings: Mapping[str, Any], size: Sequence[int] = ()) -> NetworkScoreModel:
-    """The model of a folder.
-
-    Args:
-        folder: of a pipeline or of a model.
-        source: what to call it in error messages.
-        settings: of the network, in place of those in the folder.
-        size: of the images, in place of the folder's.
-
-    Raises:
-        UsageError: for a model or scheduler of another kind.
-    """
+    """The model of a folder; the other arguments are those of `load_published`. The size is by default the folder's."""
     parts = (folder / name for name in ("unet", "transformer"))
     inner = next((part for part in parts if (part / "config.json").is_file()), folder)
     config = _read_config(inner / "config.json", source)
@@ -90,17 +81,13 @@ def convert(folder: Path, source: str, settings: Mapping[str, Any], size: Sequen
     learned = _read_config(scheduler / SCHEDULER, source)
     sde, rule, negative = _trained_on(learned, config, network, source)
     if negative:
-        negate(network.last)
+        negate(network.last.parameters())
     side = size or config.get("sample_size") or 32
     sides = tuple(side) if isinstance(side, Sequence) else (side, side)
     if isinstance(network, DiT):
         network.grid(sides)
     codec = Scaling(127.5, 127.5) if isinstance(network, UNet) and network.channels_in in (1, 3) else Scaling()
-    model = NetworkScoreModel(network, sde, rule, (network.channels_in, *sides), codec)
-    return model.eval().requires_grad_(False)
-
-
-SCHEDULER = "scheduler_config.json"
+    return NetworkScoreModel(network, sde, rule, (network.channels_in, *sides), codec)
 
 
 def _read_config(path: Path, source: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from scoresde.models.network import NetworkScoreModel
 
 WEIGHTS = "model.safetensors"
 CARD = "README.md"
+DESCRIPTION = "A score-based generative model."
 
 TEXT = """---
 library_name: scoresde
@@ -50,7 +51,7 @@ def save_pretrained(
     folder: Path | str,
     *,
     title: str = "",
-    description: str = "A score-based generative model.",
+    description: str = DESCRIPTION,
     license: str = "other",
 ) -> None:
     """Writes a model and its card to a folder: `model.safetensors`, which describes itself, and `README.md`.
@@ -70,15 +71,16 @@ def save_pretrained(
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"folder={str(folder)!r}: cannot be made ({error.strerror}); choose another") from error
-    save_model(model, place / WEIGHTS)
-    write_text(place / CARD, _card(model, title or place.name, place.name, description, license))
+    _write(model, place, place.name, title, description, license)
 
 
-def _card(model: NetworkScoreModel, title: str, name: str, description: str, license: str) -> str:
+def _write(model: NetworkScoreModel, folder: Path, name: str, title: str, description: str, license: str) -> None:
+    """Writes a model and its card, whose example loads it by a name."""
+    save_model(model, folder / WEIGHTS)
     num_classes = getattr(model.network, "num_classes", 0)
-    return TEXT.format(
+    card = TEXT.format(
         license=license,
-        title=title,
+        title=title or name.rpartition("/")[2],
         description=description,
         network=type(model.network).__name__,
         count=sum(parameter.numel() for parameter in model.network.parameters()),
@@ -90,6 +92,7 @@ def _card(model: NetworkScoreModel, title: str, name: str, description: str, lic
         name=name,
         cond=", cond=0" if num_classes else "",
     )
+    write_text(folder / CARD, card)
 
 
 def from_pretrained(name: Path | str, device: torch.device | str = "cpu") -> NetworkScoreModel:
@@ -122,7 +125,7 @@ def push_to_hub(
     *,
     private: bool = False,
     title: str = "",
-    description: str = "A score-based generative model.",
+    description: str = DESCRIPTION,
     license: str = "other",
 ) -> str:
     """Uploads a model and its card to Hugging Face's hub, as the user who is logged in there; returns its address.
@@ -140,7 +143,6 @@ def push_to_hub(
     hub = HfApi()
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        save_model(model, place / WEIGHTS)
-        write_text(place / CARD, _card(model, title or name.rpartition("/")[2], name, description, license))
+        _write(model, place, name, title, description, license)
         hub.create_repo(name, private=private, exist_ok=True)
         return str(hub.upload_folder(repo_id=name, folder_path=place))

@@ -59,7 +59,7 @@ def load_published(
     place = _downloaded(str(path).removeprefix(HUB), source) if str(path).startswith(HUB) else Path(path).expanduser()
     options = _Options(settings or {}, sde, qkv, schedule, tuple(size))
     try:
-        return _converted(place, kind, source, options)
+        return _converted(place, kind, source, options).eval().requires_grad_(False)
     except UsageError:
         raise
     except KeyError as error:

@@ -17,12 +17,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from scoresde.codec import Scaling
 from scoresde.errors import UsageError, require
-from scoresde.interop.weights import Place, build, copy_in, only_tensors, places, swap_halves
+from scoresde.interop.weights import Place, build, copy_in, negate, only_tensors, places, swap_halves
 from scoresde.models.network import NetworkScoreModel
 from scoresde.named_sdes import VESDE, VPSDE, SubVPSDE
 from scoresde.networks import UNet
@@ -75,18 +74,9 @@ def convert(
     sde: str | None = None,
     size: Sequence[int] = (),
 ) -> NetworkScoreModel:
-    """The model of a checkpoint.
+    """The model of a file that holds `found`; the other arguments are those of `load_published`.
 
-    Args:
-        found: what the file holds.
-        source: what to call the file in error messages.
-        settings: of the network, in place of those that follow from the file.
-        sde: "vp" or "subvp" for a network with positional labels, "ve" for one with Fourier features; as the latter
-            says if None.
-        size: of the images; by default such that attention is at 16 x 16, as in all published networks, else 32 x 32.
-
-    Raises:
-        UsageError: for a file of another architecture.
+    The size is by default such that attention is at 16 x 16, as in all published networks, else 32 x 32.
     """
     tensors, sigmas = named_tensors(found, source)
     modules = _modules(tensors)
@@ -109,7 +99,7 @@ def convert(
         rule = NoiseParametrization(0.5, TimeInput(999.0))
     side = 16 * 2 ** network.attention_levels[0] if network.attention_levels else 32
     shape = (network.channels_in, *(size or (side, side)))
-    return NetworkScoreModel(network, path, rule, shape, Scaling(127.5, 127.5)).eval().requires_grad_(False)
+    return NetworkScoreModel(network, path, rule, shape, Scaling(127.5, 127.5))
 
 
 def _modules(tensors: Mapping[str, Tensor]) -> list[dict[str, tuple[int, ...]]]:
@@ -214,9 +204,7 @@ def fill(network: UNet, tensors: Mapping[str, Tensor], source: str, negative: bo
     copy_in(network, _places(network, tensors), tensors, source)
     swap_halves(network.conditioning.noise)  # theirs has sines before cosines
     if negative:
-        with torch.no_grad():
-            for parameter in network.output_parameters():
-                parameter.neg_()
+        negate(network.output_parameters())
 
 
 def _places(network: UNet, tensors: Mapping[str, Tensor]) -> Iterator[Place]:

@@ -107,11 +107,11 @@ def swap_halves(layer: nn.Linear) -> None:
         layer.weight.copy_(layer.weight.roll(layer.in_features // 2, 1))
 
 
-def negate(layer: nn.Module) -> None:
-    """Changes the sign of what a linear layer gives."""
-    with torch.no_grad():
-        for parameter in layer.parameters():
-            parameter.neg_()
+@torch.no_grad()
+def negate(parameters: Iterable[nn.Parameter]) -> None:
+    """Changes the sign of parameters: of all in the last layer, that of what a network gives."""
+    for parameter in parameters:
+        parameter.neg_()
 
 
 def read_file(path: Path, source: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple, final
 
 import torch
@@ -113,10 +113,6 @@ class Style:
     def resampler(self) -> Resampler:
         """What halves and doubles sizes without weights."""
         return Resampler(self.dims, self.fir)
-
-    def unconditional(self) -> Style:
-        """The same without cross-attention."""
-        return replace(self, context_channels=0)
 
 
 def check_levels(

@@ -155,19 +155,8 @@ class MPUNet(LabelledNetwork):
     and no weight decay; the paper's falls as 1 / sqrt(step).
 
     Args:
-        channels_in: channels of a sample; x has shape `(B, channels_in, *sizes)`, with as many sizes as `dims`.
-        channels: features at the finest level.
-        multipliers: features of each level as multiples of `channels`; each further level halves the sizes.
-        num_blocks: residual blocks a level on the way down; one more on the way up.
-        num_classes: classes to condition on; 0 for none.
-        label_dropout: share of the labels that training hides. Above 0 the network also works without labels: cond may
-            be None, or hold num_classes, which stands for "none".
-        learned_variance: give a second output, from which the variance of a reverse step follows.
-        dims: 1 for series, 2 for images, 3 for volumes.
-        attention_levels: levels, from 0, with attention after their blocks.
-        head_channels: channels of a head of attention.
-        dropout: share of the features of a block that training sets to zero.
-        checkpointing: in training, compute the inner values of residual blocks twice rather than store them.
+        head_channels: channels of a head of attention; they divide those of the levels with attention.
+        channels_in, channels, and all others: as of `UNet`.
     """
 
     def __init__(
