@@ -36,6 +36,13 @@ SIZE = 16
 SAME = 1e-6
 STEPS = 50
 SNR = 0.16
+THEIRS = {  # NCSN++ of score_sde_pytorch, in small
+    "nf": 32, "ch_mult": (1, 2, 2), "num_res_blocks": 2, "attn_resolutions": (8,), "dropout": 0.1,
+    "resamp_with_conv": True, "conditional": True, "fir": True, "fir_kernel": [1, 3, 3, 1], "skip_rescale": True,
+    "resblock_type": "biggan", "progressive": "none", "progressive_input": "residual", "progressive_combine": "sum",
+    "embedding_type": "fourier", "init_scale": 0.0, "fourier_scale": 16, "scale_by_sigma": True,
+    "nonlinearity": "swish", "normalization": "GroupNorm", "sigma_min": 0.01, "sigma_max": 50.0, "num_scales": 1000,
+}  # fmt: skip
 
 
 def main() -> None:
@@ -122,13 +129,6 @@ def of_score_sde() -> Iterator[tuple[str, float]]:
         return native_upfirdn(F.conv_transpose2d(x, weight.flip(-1, -2).transpose(0, 1), stride=2), kernel, pad=(1, 1))
 
     resampling.upsample_conv_2d = lambda x, w, k=None, **_: up_conv(x, w, k)
-    common = {
-        "nf": 32, "ch_mult": (1, 2, 2), "num_res_blocks": 2, "attn_resolutions": (8,), "dropout": 0.1,
-        "resamp_with_conv": True, "conditional": True, "fir": True, "fir_kernel": [1, 3, 3, 1], "skip_rescale": True,
-        "resblock_type": "biggan", "progressive": "none", "progressive_input": "residual", "progressive_combine": "sum",
-        "embedding_type": "fourier", "init_scale": 0.0, "fourier_scale": 16, "scale_by_sigma": True,
-        "nonlinearity": "swish", "normalization": "GroupNorm", "sigma_min": 0.01, "sigma_max": 50.0, "num_scales": 1000,
-    }  # fmt: skip
     vp = {"embedding_type": "positional", "scale_by_sigma": False}
     pyramids = {"progressive": "output_skip", "progressive_input": "input_skip"}
     cases: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -142,7 +142,7 @@ def of_score_sde() -> Iterator[tuple[str, float]]:
         "DDPM": (vp | {"fir": False, "progressive_input": "none"}, {}),
     }
     for name, (changes, settings) in cases.items():
-        config = ConfigDict({"model": common | changes, "training": {"continuous": True}})
+        config = ConfigDict({"model": THEIRS | changes, "training": {"continuous": True}})
         ve = config.model.embedding_type == "fourier"
         config.data = {"image_size": SIZE, "num_channels": 3, "centered": not ve}
         torch.manual_seed(0)

@@ -108,18 +108,12 @@ def ncsnpp(folder: str) -> nn.Module:
     """NCSN++ of score_sde_pytorch, with its own fallback in place of the compiled operation."""
     from ml_collections import ConfigDict
 
-    from benchmarks.network_parity import native_operations
+    from benchmarks.network_parity import THEIRS, native_operations
 
     native_operations()
     sys.path.insert(0, folder)
     module = importlib.import_module("models.ncsnpp")
-    model = {
-        "nf": 64, "ch_mult": (1, 2, 2, 2), "num_res_blocks": 2, "attn_resolutions": (16,), "dropout": 0.1,
-        "resamp_with_conv": True, "conditional": True, "fir": True, "fir_kernel": [1, 3, 3, 1], "skip_rescale": True,
-        "resblock_type": "biggan", "progressive": "none", "progressive_input": "residual", "progressive_combine": "sum",
-        "embedding_type": "fourier", "init_scale": 0.0, "fourier_scale": 16, "scale_by_sigma": True,
-        "nonlinearity": "swish", "normalization": "GroupNorm", "sigma_min": 0.01, "sigma_max": 50.0, "num_scales": 1000,
-    }  # fmt: skip
+    model = THEIRS | {"nf": 64, "ch_mult": (1, 2, 2, 2), "attn_resolutions": (16,)}
     data = {"image_size": 32, "num_channels": 3, "centered": False}
     network: nn.Module = module.NCSNpp(ConfigDict({"model": model, "data": data, "training": {"continuous": True}}))
     return network

@@ -35,8 +35,9 @@ PREDICTIONS: dict[type, str] = {
 def to_diffusers(model: NetworkScoreModel, folder: Path | str) -> None:
     """Writes a pipeline folder: `unet/`, `scheduler/` and `model_index.json`.
 
-    It is a UNet2DModel with the scheduler of a DDPM chain, of EDM or of rectified flow. diffusers' pipelines give
-    images of values from 0 to 1 for samples from -1 to 1.
+    It is a UNet2DModel with the scheduler of a DDPM chain, of EDM or of rectified flow. `DDPMPipeline` draws from a
+    chain without classes; the others need a loop of their scheduler's. It gives images of values from 0 to 1 for
+    samples from -1 to 1.
 
     Raises:
         UsageError: for a network, SDE or parametrisation that diffusers does not have.
@@ -177,7 +178,7 @@ def _scheduler(model: NetworkScoreModel) -> dict[str, Any]:
                 "beta_end": sde.beta_end,
                 "beta_schedule": "linear",
                 "prediction_type": PREDICTIONS[type(rule)],
-                "variance_type": "fixed_small",
+                "variance_type": "learned_range" if model.learned_variance else "fixed_small",
                 "clip_sample": False,
             }
             | betas

@@ -207,8 +207,10 @@ def test_what_is_written_is_read_by_diffusers_and_by_us(tmp_path, parts):
     assert hasattr(diffusers, index["scheduler"][1])
 
 
-def test_a_pipeline_of_ours_samples_in_diffusers(tmp_path):
-    to_diffusers(model_of(WRITTEN["ddpm"]()), tmp_path)
+@pytest.mark.parametrize("learned", [False, True])
+def test_a_pipeline_of_ours_samples_in_diffusers(tmp_path, learned):
+    network = UNet(3, **SIZES | DDPM_OF, learned_variance=learned)
+    to_diffusers(model_of((network, *WRITTEN["ddpm"]()[1:])), tmp_path)
     pipeline = diffusers.DDPMPipeline.from_pretrained(tmp_path)
     pipeline.set_progress_bar_config(disable=True)
     images = pipeline(batch_size=2, num_inference_steps=3, output_type="np").images
