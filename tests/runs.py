@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -9,11 +10,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from scoresde import checkpoint
 from scoresde.app.cli import main
 from scoresde.app.run_folder import RunFolder
+from scoresde.training import Trainer
 
 ROOT = Path(__file__).parent.parent
 TINY = ["--mode=train", "--device=cpu", "--config.training.num_steps=2", "--config.training.batch_size=32"]
@@ -25,6 +28,26 @@ LOGGED = [  # a run with lines of metrics, checkpoints and pictures on the way
     *("--config.logging.every=3", "--config.logging.checkpoint_every=7"),
 ]
 SAMPLE = ["--mode=sample", "--num_samples=6", "--num_steps=5", "--device=cpu"]
+
+
+class Killed(BaseException):
+    """Ends a command at once."""
+
+
+@contextlib.contextmanager
+def killed_at(monkeypatch, step):
+    """While entered, a training is killed when it has taken so many steps, as the test expects."""
+    take = Trainer.step
+
+    def killed(trainer):
+        if trainer.step_number == step:
+            raise Killed
+        take(trainer)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", killed)
+        with pytest.raises(Killed):
+            yield
 
 
 def newest(run):

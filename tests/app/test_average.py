@@ -16,7 +16,7 @@ from scoresde.app.run_folder import RunFolder
 from scoresde.training import Trainer, reconstruct
 from tests.app.test_faults import CODES, POINTS, assert_named, inject
 from tests.mistakes import assert_mistake
-from tests.runs import SAMPLE, assert_same_run, contents, train_logged
+from tests.runs import SAMPLE, assert_same_run, contents, killed_at, train_logged
 
 SNAPSHOTS = ["--config.training.ema_lengths=(0.05, 0.1)", "--config.logging.snapshot_every=4"]
 
@@ -72,20 +72,8 @@ def test_a_continued_run_has_the_same_snapshots(averaged, tmp_path, monkeypatch,
 def test_a_killed_run_writes_later_snapshots_anew(averaged, tmp_path, monkeypatch):
     """It was killed at step 18: the last checkpoint is of step 14, the last snapshot of step 16."""
 
-    class Killed(BaseException):
-        pass
-
-    step = Trainer.step
-
-    def killed(trainer):
-        if trainer.step_number == 18:
-            raise Killed
-        step(trainer)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "step", killed)
-        with pytest.raises(Killed):
-            train_logged(tmp_path, *SNAPSHOTS)
+    with killed_at(monkeypatch, 18):
+        train_logged(tmp_path, *SNAPSHOTS)
     run = RunFolder(tmp_path)
     stale = run.snapshot_path(16)
     assert stale.exists()

@@ -7,15 +7,10 @@ import pytest
 
 from scoresde.app.cli import main
 from scoresde.app.run_folder import RunFolder
-from scoresde.training import Trainer
 from tests.data.samples import noise, save
-from tests.runs import DIGITS, assert_same_run, final_tensors, train_logged
+from tests.runs import DIGITS, assert_same_run, final_tensors, killed_at, train_logged
 
 DISK = "--config.data.from_disk=True"
-
-
-class Killed(BaseException):
-    """Ends a command at once."""
 
 
 @pytest.fixture
@@ -34,17 +29,8 @@ def test_a_run_from_disk_is_the_run_in_memory(tmp_path, points):
 @pytest.mark.parametrize("then", [[], [DISK]])
 def test_a_run_that_is_killed_goes_on_in_either_way(tmp_path, points, monkeypatch, then):
     assert train_logged(tmp_path / "whole", *points) == 0
-    step = Trainer.step
-
-    def killed(trainer):
-        if trainer.step_number == 11:
-            raise Killed
-        step(trainer)
-
-    monkeypatch.setattr(Trainer, "step", killed)
-    with pytest.raises(Killed):
+    with killed_at(monkeypatch, 11):
         train_logged(tmp_path / "run", *points, DISK)
-    monkeypatch.setattr(Trainer, "step", step)
     assert train_logged(tmp_path / "run", *points, *then) == 0
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 

@@ -17,13 +17,20 @@ from scoresde.app.cli import main
 from scoresde.app.run_folder import RunFolder
 from scoresde.training import Trainer
 from tests.mistakes import assert_mistake
-from tests.runs import LOGGED, SMALL_MLP, assert_same_run, contents, final_tensors, logged_steps, records, train_logged
+from tests.runs import (
+    LOGGED,
+    SMALL_MLP,
+    Killed,
+    assert_same_run,
+    contents,
+    final_tensors,
+    killed_at,
+    logged_steps,
+    records,
+    train_logged,
+)
 
 SHORT = ["--config.training.num_steps=9", "--config.training.lr=0.01", "--config.logging.keep=9"]
-
-
-class Killed(BaseException):
-    pass
 
 
 class Foreign(nn.Module):
@@ -44,17 +51,8 @@ def tune(source, folder, *arguments):
 
 def tune_until(monkeypatch, step, *arguments):
     """`tune`, killed before it takes the step after `step`."""
-    take = Trainer.step
-
-    def killed(trainer):
-        if trainer.step_number == step:
-            raise Killed
-        take(trainer)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "step", killed)
-        with pytest.raises(Killed):
-            tune(*arguments)
+    with killed_at(monkeypatch, step):
+        tune(*arguments)
 
 
 def first_tensors(folder):

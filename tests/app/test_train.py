@@ -24,7 +24,7 @@ from scoresde.app.interrupt import SIGNALS
 from scoresde.app.run_folder import RunFolder
 from scoresde.objective import DenoisingObjective
 from scoresde.training import Trainer
-from tests.runs import ROOT, SAMPLE, TOY, assert_same_run, contents, final_tensors, logged_steps, records
+from tests.runs import ROOT, SAMPLE, TOY, assert_same_run, contents, final_tensors, killed_at, logged_steps, records
 from tests.runs import train_logged as train
 
 
@@ -90,20 +90,8 @@ def test_a_signal_while_a_picture_is_drawn_is_not_lost(whole, tmp_path, monkeypa
 
 
 def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint(whole, tmp_path, monkeypatch):
-    class Killed(BaseException):
-        pass
-
-    step = Trainer.step
-
-    def killed(trainer):
-        if trainer.step_number == 16:
-            raise Killed
-        step(trainer)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "step", killed)
-        with pytest.raises(Killed):
-            train(tmp_path)
+    with killed_at(monkeypatch, 16):
+        train(tmp_path)
     run = RunFolder(tmp_path)
     assert logged_steps(run) == [3, 6, 7, 9, 12, 14, 15]
     with open(run.metrics, "a") as file:
