@@ -135,6 +135,10 @@ def _trained_on(
         f"{source}: its scheduler is a {name}; need one of betas, ScoreSdeVeScheduler, EDM or FlowMatch",
     )
     require(not scheduler.get("rescale_betas_zero_snr"), f"{source}: rescale_betas_zero_snr is not known here")
+    require(
+        scheduler.get("variance_type") != "learned",
+        f"{source}: variance_type is 'learned'; of learned variances only 'learned_range' is known here",
+    )
     chain = _chain(scheduler, source)
     kinds: dict[str, type[Parametrization]] = {
         "epsilon": NoiseParametrization,

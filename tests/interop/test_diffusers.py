@@ -263,6 +263,11 @@ UNREADABLE = {
         "lacks block_out_channels; it is damaged",
     ),
     "scheduler": (PLAIN, lambda folder: (folder / "scheduler" / "scheduler_config.json").unlink(), "has no scheduler"),
+    "variance": (
+        PLAIN,
+        lambda folder: rewrite(folder / "scheduler" / "scheduler_config.json", variance_type="learned"),
+        "of learned variances only 'learned_range' is known",
+    ),
     "weights": (PLAIN, lambda folder: next((folder / "unet").glob("*.safetensors")).unlink(), "holds no weights"),
     "json": (PLAIN, lambda folder: (folder / "unet" / "config.json").write_text("{"), "config.json is not JSON"),
     "middle": (
