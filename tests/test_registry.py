@@ -24,6 +24,7 @@ from scoresde import (
     TimeInput,
     UsageError,
     classification,
+    contrastive,
     hybrid,
     learned_sde,
     named_sdes,
@@ -72,6 +73,7 @@ EXAMPLES = [
     objective.VariationalObjective(),
     hybrid.HybridObjective(objective.DiscreteTimes(30), objective.VelocityWeighting(), num_steps=15, vlb_weight=0.01),
     classification.ClassificationObjective(objective.LogNormalNoiseLevels(std=0.7)),
+    contrastive.ContrastiveObjective(),
     networks.MLP(2, width=8, depth=2, num_classes=3, learned_variance=True),
     networks.UNet(2, channels=4, multipliers=(1, 3), num_blocks=2, num_classes=3, label_dropout=0.2),
     networks.UNet(2, **presets.NCSNPP | {"channels": 8, "num_blocks": 1, "attention_levels": (0, 2)}),
@@ -79,6 +81,13 @@ EXAMPLES = [
     networks.DiT(2, patch_size=4, width=24, depth=1, num_heads=3, mlp_ratio=2.0, context_channels=6, dims=3),
     networks.MLPClassifier(2, 5, width=8, depth=2),
     networks.UNetClassifier(2, 5, channels=4, multipliers=(1, 3), num_blocks=2),
+    networks.TextTransformer(("<pad>", "<unknown>", "seven"), width=8, depth=1, num_heads=2, max_length=5, dropout=0.1),
+    networks.ImageEncoder(2, width=6, channels=4, depth=2, dims=1),
+    networks.ContrastiveNetwork(
+        networks.TextTransformer(("<pad>", "<unknown>", "one"), width=4, depth=1, num_heads=1),
+        networks.ImageEncoder(1, channels=2, depth=1),
+        size=5,
+    ),
     Scaling((0.5, 1.0), 2.0),
 ]
 
@@ -110,7 +119,8 @@ def test_every_class_comes_back_through_json(example):
 
 def test_the_classes_of_a_kind():
     classifiers = {"MLPClassifier", "UNetClassifier"}
-    assert {"MLP", "UNet", "MPUNet", "DiT"} | classifiers == set(
+    readers = {"TextTransformer", "ImageEncoder", "ContrastiveNetwork"}
+    assert {"MLP", "UNet", "MPUNet", "DiT"} | classifiers | readers == set(
         filter(own, registry.classes(nn.Module))
     )  # LearnedVPSDE is a module too
     assert classifiers == set(filter(own, registry.classes(ClassifierNetwork)))

@@ -5,6 +5,19 @@ from scoresde.networks.classifiers import ClassifierNetwork, MLPClassifier, UNet
 from scoresde.networks.dit import DiT
 from scoresde.networks.magnitude_preserving import MPUNet
 from scoresde.networks.mlp import MLP
+from scoresde.networks.text import ContrastiveNetwork, ImageEncoder, TextTransformer
 from scoresde.networks.unet import UNet
 
-__all__ = ["MLP", "ClassifierNetwork", "DiT", "MLPClassifier", "MPUNet", "Network", "UNet", "UNetClassifier"]
+__all__ = [
+    "MLP",
+    "ClassifierNetwork",
+    "ContrastiveNetwork",
+    "DiT",
+    "ImageEncoder",
+    "MLPClassifier",
+    "MPUNet",
+    "Network",
+    "TextTransformer",
+    "UNet",
+    "UNetClassifier",
+]
