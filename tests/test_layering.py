@@ -40,6 +40,7 @@ LAYERS = [  # a name stands for the module and all below it; modules of one laye
     {"scoresde.objective", "scoresde.classification", "scoresde.contrastive"},
     {"scoresde.hybrid"},
     {"scoresde.registry"},
+    {"scoresde.descriptions"},
     {"scoresde.checkpoint"},
     {"scoresde.interop", "scoresde.text"},
     {"samplers.table", "samplers.grids", "samplers.base"},

@@ -13,7 +13,7 @@ from scoresde import condition
 from scoresde.condition import Condition
 from scoresde.data.arrays import ArrayData
 from scoresde.errors import require
-from scoresde.models.base import NetworkModel
+from scoresde.models.base import TrainedModel
 from scoresde.noise import key_of
 from scoresde.objective import Batch
 
@@ -32,7 +32,7 @@ class Batches(ABC):
     quantized: bool
 
     @abstractmethod
-    def check(self, model: NetworkModel) -> None:
+    def check(self, model: TrainedModel) -> None:
         """Raises `UsageError` for data that the model cannot take."""
 
     @abstractmethod
@@ -40,7 +40,7 @@ class Batches(ABC):
         """The samples of one process: those at the places `share` of the batch of a step."""
 
 
-def check_shape(raw_shape: tuple[int, ...], model: NetworkModel) -> None:
+def check_shape(raw_shape: tuple[int, ...], model: TrainedModel) -> None:
     """Raises `UsageError` unless the model's codec encodes data of a shape to the model's shape."""
     encoded = model.codec.encoded_shape(raw_shape)
     require(
@@ -75,7 +75,7 @@ class ArrayBatches(Batches):
         self._epoch = -1
         self._order = torch.empty(0, dtype=torch.long)
 
-    def check(self, model: NetworkModel) -> None:
+    def check(self, model: TrainedModel) -> None:
         check_shape(self.raw_shape, model)
         model.check_cond(self.data.cond)
 
@@ -121,7 +121,7 @@ class Prefetched(Batches):
         self._thread = ThreadPoolExecutor(1, "batches")
         self._waiting: dict[tuple[int, int, int], Future[Batch]] = {}
 
-    def check(self, model: NetworkModel) -> None:
+    def check(self, model: TrainedModel) -> None:
         self._batches.check(model)
 
     def batch(self, step: int, share: slice, device: torch.device) -> Batch:
