@@ -257,7 +257,7 @@ class Trainer(Generic[Model]):
                 raw = data.values[part].to(self.device)
                 if self.options.dequantize:
                     raw = _dequantized(raw, noise)
-                cond = condition.to(condition.take(data.cond, part), self.device)
+                cond = condition.to(data.conditions(part), self.device)
                 total += self.objective(self.model, raw, cond, noise).sum().item()
         return total / len(data)
 
