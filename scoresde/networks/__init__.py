@@ -7,19 +7,23 @@ from scoresde.networks.conv_autoencoder import ConvAutoencoder
 from scoresde.networks.dit import DiT
 from scoresde.networks.magnitude_preserving import MPUNet
 from scoresde.networks.mlp import MLP
+from scoresde.networks.text import ContrastiveNetwork, ImageEncoder, TextTransformer
 from scoresde.networks.unet import UNet
 
 __all__ = [
     "MLP",
     "AutoencoderNetwork",
     "ClassifierNetwork",
+    "ContrastiveNetwork",
     "ConvAutoencoder",
     "DiT",
+    "ImageEncoder",
     "Latents",
     "LinearAutoencoder",
     "MLPClassifier",
     "MPUNet",
     "Network",
+    "TextTransformer",
     "UNet",
     "UNetClassifier",
 ]
