@@ -161,7 +161,7 @@ def _codec(described: Mapping[str, Any], path: str, file: Path, autoencoder: Pat
         return load_autoencoder(autoencoder)
     named, digest = (described.get(part) for part in ("path", "digest"))
     require(isinstance(named, str) and isinstance(digest, str), f"{path}: this description of a codec is damaged")
-    found = next((place for place in _places(str(named), file) if place.is_file()), None)
+    found = next((place for place in places(str(named), file) if place.is_file()), None)
     remedy = "give its place by --autoencoder FILE (in Python autoencoder=FILE)"
     if found is None:
         raise UsageError(
@@ -176,8 +176,8 @@ def _codec(described: Mapping[str, Any], path: str, file: Path, autoencoder: Pat
     return loaded
 
 
-def _places(named: str, file: Path) -> Iterator[Path]:
-    """Where a file may lie that another one names: from here, or from a folder above the other."""
+def places(named: str, file: Path) -> Iterator[Path]:
+    """Where a file may lie that another one names: below the folder of this process, or a folder above the other."""
     yield Path(named)
     for folder in file.absolute().parents:
         yield folder / named

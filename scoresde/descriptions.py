@@ -102,7 +102,8 @@ def describe_codec(codec: Codec) -> dict[str, Any]:
         "codec: its autoencoder lies in no file, and a latent model names one; save it, and make the codec by "
         "load_autoencoder(PATH)",
     )
-    return {"name": LATENT, "path": codec.path, "digest": codec.digest}
+    factor = codec.autoencoder.network.factor
+    return {"name": LATENT, "path": codec.path, "digest": codec.digest, "factor": factor}
 
 
 def build_model(description: Any, path: str, source: str, network: nn.Module | None, codec: Codec) -> TrainedModel:

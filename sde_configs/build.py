@@ -253,6 +253,10 @@ def threshold(config: ConfigDict, model: ScoreModel, codec: Codec, low: float, h
     )
     if kind == "none":
         return model
+    require(
+        isinstance(codec, Scaling),
+        f"config.sampling.threshold={kind!r}: the range of data is known, not that of latents; set it to 'none'",
+    )
     ends = torch.stack([torch.full(model.shape, low), torch.full(model.shape, high)])
     smallest, largest = codec.encode(ends, model.dtype)
     return ThresholdedModel(model, smallest, largest, quantile if kind == "dynamic" else None)

@@ -18,6 +18,7 @@ from scoresde.app.piloted import piloted_sampler
 from scoresde.app.progress import Progress
 from scoresde.app.shards import Shards
 from scoresde.app.trained import Trained
+from scoresde.checkpoint import digest
 from scoresde.condition import Condition
 from scoresde.noise import Noise
 from scoresde.training.parallel import World
@@ -42,10 +43,15 @@ class Plan:
         return {
             "sampler": str(self.sampler),
             "grid": self.grid.tolist(),
-            "cond": {name: part.tolist() for name, part in condition.parts(self.cond)},
+            "cond": {name: _as_json(part) for name, part in condition.parts(self.cond)},
             "num_samples": self.num_samples,
             "batch_size": self.batch_size,
         }
+
+
+def _as_json(part: Tensor) -> Any:
+    """A part of a condition: whole numbers as they are, of others a checksum."""
+    return digest({"part": part}) if part.is_floating_point() else part.tolist()
 
 
 def choose_sampler(trained: Trained, name: str, num_steps: int | None, leader: bool) -> tuple[Sampler, Tensor]:

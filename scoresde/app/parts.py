@@ -13,7 +13,7 @@ from torch import Tensor
 
 from scoresde.app.progress import Progress
 from scoresde.app.run_folder import checkpoint_at
-from scoresde.checkpoint import load_autoencoder
+from scoresde.checkpoint import Checkpoint, load_autoencoder, places
 from scoresde.codec import Codec, same_scaling
 from scoresde.data.arrays import ArrayData
 from scoresde.data.latents import encoded
@@ -146,3 +146,47 @@ def check_same_parts(
         f"{source}: its run encodes captions by {texts[0]}, and config.data.text_encoder names {texts[1]} now; choose "
         "another --workdir",
     )
+
+
+def examples_of(header: Checkpoint) -> list[str]:
+    """Captions of the data that a model was trained on."""
+    return list(_recorded(header)["examples"])
+
+
+def recorded_text_encoder(header: Checkpoint, given: str | None, device: torch.device) -> TextEncoder:
+    """The text encoder with which a model was trained, or the one that is given.
+
+    Raises:
+        UsageError: if it is missing, or has changed.
+    """
+    if given is not None:
+        return open_text(given, device)
+    source = f"checkpoint={str(header.path)!r}"
+    record = _recorded(header)
+    digest, named = record["digest"], record["path"]
+    place = next((str(path) for path in places(named, header.path) if path.exists()), named)
+    remedy = "give its place by --text_encoder"
+    try:
+        encoder = open_text_encoder(place, device)
+    except UsageError as error:
+        raise UsageError(
+            f"{source}: its text encoder {digest} was at {named!r} and cannot be read there ({error}); {remedy}"
+        ) from error
+    require(
+        encoder.digest == digest,
+        f"{source}: its text encoder was {digest}, and {place!r} is now {encoder.digest}; {remedy}",
+    )
+    return encoder
+
+
+def _recorded(header: Checkpoint) -> Mapping[str, Any]:
+    """What a checkpoint says of its text encoder."""
+    record = header.description[TEXT_ENCODER]
+    kinds = {"path": str, "digest": str, "examples": list}
+    for name, kind in kinds.items():
+        value = record.get(name) if isinstance(record, Mapping) else None
+        require(
+            isinstance(value, kind) and value != [],
+            f"checkpoint={str(header.path)!r}: {TEXT_ENCODER}.{name}={value!r} in its header is damaged",
+        )
+    return record

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from torch import Tensor
@@ -16,7 +17,7 @@ from scoresde.app.flags import SampleFlags
 from scoresde.app.pictures import labels_array, save_numbers, save_picture
 from scoresde.app.shards import SampleShards
 from scoresde.app.trained import Trained
-from scoresde.errors import require
+from scoresde.errors import UsageError, require
 from scoresde.training.parallel import join_world, leave_world
 from sde_configs import build
 
@@ -36,7 +37,8 @@ def sample(flags: SampleFlags, overrides: Sequence[str]) -> int:
         flags.output, trained.folder / f"{flags.sampler}{trained.guiding.label}-seed{trained.seed}.png", ".npz"
     )
     numbers = output.with_suffix(".npz")
-    cond = trained.conditions(flags.num_samples, flags.labels)
+    texts = read_prompts(flags)
+    cond = trained.of_texts(texts, flags.num_samples) if texts else trained.conditions(flags.num_samples, flags.labels)
 
     world, device = join_world(trained.device)
     trained = trained.on(device)
@@ -60,6 +62,28 @@ def sample(flags: SampleFlags, overrides: Sequence[str]) -> int:
             print(f"picture: {output}\nnumbers: {numbers}")
     leave_world()
     return 0
+
+
+def read_prompts(flags: SampleFlags) -> list[str]:
+    """What --prompt asks for: texts between |, or the lines of a .txt file; none without it.
+
+    Raises:
+        UsageError: for a prompt beside labels, or a file that cannot be read.
+    """
+    given = flags.prompt
+    if given is None:
+        return []
+    require(flags.labels is None, f"prompt={given!r}, labels={flags.labels!r}: give one of the two")
+    if not given.endswith(".txt"):
+        return [text.strip() for text in given.split("|")]
+    path = Path(given).expanduser()
+    require(path.is_file(), f"prompt={given!r}: no such file; give a text, or a .txt file with one a line")
+    try:
+        texts = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"prompt={given!r}: is not text in UTF-8 ({error.reason}); save it as UTF-8") from error
+    require(len(texts) > 0, f"prompt={given!r}: the file is empty; write one text a line")
+    return texts
 
 
 def _seeds(seed: int, count: int) -> np.ndarray:

@@ -77,6 +77,13 @@ class AutoencoderCodec(Codec):
         return self.autoencoder.network.latent_shape(shape)
 
 
+def without_latents(codec: Codec) -> Codec:
+    """The codec of the values themselves, in which data are compared: that of the autoencoder of a latent codec."""
+    if isinstance(codec, Encoded):
+        return without_latents(codec.codec)
+    return codec.autoencoder.codec if isinstance(codec, AutoencoderCodec) else codec
+
+
 def by_channel(values: Tensor, like: Tensor) -> Tensor:
     """A number for each channel `(C,)`, in a shape that broadcasts over samples `(B, C, ...)`."""
     return values.to(like.dtype).view(-1, *[1] * (like.ndim - 2))
