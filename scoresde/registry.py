@@ -65,6 +65,8 @@ _CLASSES: dict[str, type] = {
         networks.DiT,
         networks.MLPClassifier,
         networks.UNetClassifier,
+        networks.LinearAutoencoder,
+        networks.ConvAutoencoder,
         networks.TextTransformer,
         networks.ImageEncoder,
         networks.ContrastiveNetwork,

@@ -41,9 +41,11 @@ from scoresde.data.stores import Watch
 from scoresde.errors import UsageError, require, unknown_name
 from scoresde.hybrid import HybridObjective
 from scoresde.models import ThresholdedModel
+from scoresde.models.autoencoder import Autoencoder
 from scoresde.models.classifier import NoisyClassifier
 from scoresde.models.network import NetworkScoreModel
 from scoresde.networks import ClassifierNetwork, DiT, Network
+from scoresde.networks.autoencoder import AutoencoderNetwork
 from scoresde.objective import Objective
 from scoresde.parametrization import Parametrization
 from scoresde.registry import classes, construct
@@ -136,18 +138,36 @@ def build_classifier(config: ConfigDict, train: ArrayData) -> NoisyClassifier:
     return NoisyClassifier(network, sde, shape, train.num_classes, rule.sigma_data, rule.input, train.codec)
 
 
+def build_autoencoder(config: ConfigDict, train: ArrayData) -> Autoencoder:
+    """The autoencoder for some data."""
+    network: dict[str, Any] = config.network.to_dict()
+    shape = train.codec.encoded_shape(train.shape)
+    cls = classes(AutoencoderNetwork).get(network["name"])
+    taken = {} if cls is None else signature(cls).parameters
+    given = {"channels_in": shape[0], "dims": len(shape) - 1}
+    network |= {name: value for name, value in given.items() if name in taken}
+    built: AutoencoderNetwork = _drawn(network, AutoencoderNetwork, config.seed)
+    built.latent_shape(shape)  # a mistake is answered before a run folder is made
+    return Autoencoder(built, shape, train.codec)
+
+
 def _build_network(config: ConfigDict, train: ArrayData, kind: type[nn.Module]) -> nn.Module:
-    """The network for some data, its weights drawn from the seed; the global random state is left as it was."""
+    """The network for some data."""
     network: dict[str, Any] = config.network.to_dict()
     shape = train.codec.encoded_shape(train.shape)
     network |= dict(zip(FROM_DATA.get(network["name"], ()), _sizes(network["name"], shape, kind), strict=False))
-    require(0 <= config.seed < 2**64, f"seed={config.seed}: need 0 <= seed < 2**64")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        built: nn.Module = construct(network | {"num_classes": train.num_classes}, kind, "config.network")
+    built: nn.Module = _drawn(network | {"num_classes": train.num_classes}, kind, config.seed)
     if isinstance(built, DiT):
         built.grid(shape[1:])  # a mistake is answered before a run folder is made
     return built
+
+
+def _drawn(description: dict[str, Any], kind: type[nn.Module], seed: int) -> Any:
+    """The network of a description, its weights drawn from the seed; the global random state is left as it was."""
+    require(0 <= seed < 2**64, f"seed={seed}: need 0 <= seed < 2**64")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return construct(description, kind, "config.network")
 
 
 def _sizes(name: str, shape: tuple[int, ...], kind: type[nn.Module]) -> tuple[int, ...]:

@@ -18,7 +18,8 @@ import sde_configs
 from scoresde._json import parse_json
 from scoresde.app.files import PLACE, flat
 from scoresde.errors import UsageError, flag_error, require, unknown_name
-from scoresde.networks import ClassifierNetwork
+from scoresde.networks import ClassifierNetwork, ConvAutoencoder
+from scoresde.networks.autoencoder import AutoencoderNetwork
 from scoresde.registry import classes
 from sde_configs import default
 from sde_configs.build import SAMPLERS, from_data
@@ -67,6 +68,23 @@ def as_classifier(config: ConfigDict) -> ConfigDict:
     config.data.class_conditional = True
     config.training.lr = 3e-4
     config.training.weight_decay = 0.05
+    return config
+
+
+def as_autoencoder(config: ConfigDict) -> ConfigDict:
+    """The configuration of an autoencoder of the data of a configuration, for latent models.
+
+    A configuration that names an autoencoder's network is an autoencoder's already.
+    """
+    del config.sde, config.parametrization
+    config.data.autoencoder = config.data.text_encoder = ""
+    if config.network.name in classes(AutoencoderNetwork):
+        return config
+    taken = {name: p.default for name, p in inspect.signature(ConvAutoencoder).parameters.items()}
+    names = ("channels", "multipliers", "num_blocks", "latent_channels", "kind")
+    config.network = ConfigDict({"name": ConvAutoencoder.__name__, **{name: taken[name] for name in names}})
+    config.objective = ConfigDict({"name": "AutoencodingObjective"})
+    config.training.lr = 1e-3
     return config
 
 
@@ -219,6 +237,7 @@ def _take_fields_of_classes(config: ConfigDict, arguments: Sequence[str]) -> Non
     known = classes(object)
     pattern = re.compile(r"--config\.(network|sde|parametrization)\.(\w+)(?:=(.*))?")
     given = [found.groups() for argument in arguments if (found := pattern.fullmatch(argument))]
+    given = [(section, field, value) for section, field, value in given if section in config]
     for section, field, value in given:
         if field == "name" and value in known:
             taken = inspect.signature(known[value]).parameters

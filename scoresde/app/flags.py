@@ -77,6 +77,19 @@ class TrainClassifierFlags(ComputingFlags):
 
 
 @dataclass(frozen=True)
+class TrainAutoencoderFlags(ComputingFlags):
+    """Of --mode train_autoencoder."""
+
+    instead: ClassVar[Mapping[str, str]] = {
+        "num_steps": "--config.training.num_steps",
+        "input": "--config.data.path",
+    }
+
+    config: str | None = flag(None, "a recipe, or a .py or .json file: that of an autoencoder, or of a model to train")
+    workdir: str | None = flag(None, "folder of the run (runs/<config>-autoencoder)")
+
+
+@dataclass(frozen=True)
 class AverageFlags(Flags):
     """Of --mode average."""
 
@@ -268,6 +281,11 @@ MODES = {
         "trains a classifier of noisy samples, for guidance",
         TrainClassifierFlags,
         "scoresde.app.train_classifier:train_classifier",
+    ),
+    "train_autoencoder": Mode(
+        "trains an autoencoder, whose latents --config.data.autoencoder learns",
+        TrainAutoencoderFlags,
+        "scoresde.app.train_autoencoder:train_autoencoder",
     ),
     "sample": Mode("draws samples from a trained model", SampleFlags, "scoresde.app.sample:sample"),
     "compare": Mode(
