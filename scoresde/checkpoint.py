@@ -29,6 +29,7 @@ from scoresde.descriptions import (
     KINDS,
     LATENT,
     SCORE,
+    TEXT_ENCODER,
     build_model,
     check_described,
     describe_model,
@@ -41,12 +42,23 @@ from scoresde.models.base import TrainedModel
 from scoresde.models.classifier import NoisyClassifier
 from scoresde.models.latent_codec import AutoencoderCodec
 from scoresde.models.network import NetworkScoreModel
+from scoresde.models.text_encoder import ContrastiveTextModel
 from scoresde.registry import construct
 
 FORMAT = "scoresde checkpoint 2"
 EARLIER_FORMAT = "scoresde checkpoint 1"
-CALLED = {SCORE: "a score model", CLASSIFIER: "a classifier", AUTOENCODER: "an autoencoder"}
-LOADED_BY = {SCORE: "load_model", CLASSIFIER: "load_classifier", AUTOENCODER: "load_autoencoder"}
+CALLED = {
+    SCORE: "a score model",
+    CLASSIFIER: "a classifier",
+    AUTOENCODER: "an autoencoder",
+    TEXT_ENCODER: "a text encoder",
+}
+LOADED_BY = {
+    SCORE: "load_model",
+    CLASSIFIER: "load_classifier",
+    AUTOENCODER: "load_autoencoder",
+    TEXT_ENCODER: "text.open_text_encoder",
+}
 T = TypeVar("T", bound=TrainedModel)
 
 
@@ -103,6 +115,10 @@ class Checkpoint:
     def autoencoder(self, weights: str = "ema", name: str = AUTOENCODER) -> Autoencoder:
         """An autoencoder; arguments and errors are those of `model`."""
         return self._of_kind(Autoencoder, weights, name, None, None)
+
+    def text_encoder(self, weights: str = "ema", name: str = TEXT_ENCODER) -> ContrastiveTextModel:
+        """A text encoder, with what it was trained beside; arguments and errors are those of `model`."""
+        return self._of_kind(ContrastiveTextModel, weights, name, None, None)
 
     def _of_kind(
         self, kind: type[T], weights: str, name: str, network: nn.Module | None, autoencoder: Path | str | None

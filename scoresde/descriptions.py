@@ -19,14 +19,18 @@ from scoresde.models.base import NetworkModel, TrainedModel, plain_network
 from scoresde.models.classifier import NoisyClassifier
 from scoresde.models.latent_codec import AutoencoderCodec, Encoded
 from scoresde.models.network import NetworkScoreModel
+from scoresde.models.text_encoder import ContrastiveTextModel
 from scoresde.parametrization import Input, Parametrization
 from scoresde.registry import construct, describe, is_registered
 from scoresde.sde import SDE
 
-KINDS: dict[str, type[TrainedModel]] = {cls.role: cls for cls in (NetworkScoreModel, NoisyClassifier, Autoencoder)}
+KINDS: dict[str, type[TrainedModel]] = {
+    cls.role: cls for cls in (NetworkScoreModel, NoisyClassifier, Autoencoder, ContrastiveTextModel)
+}
 SCORE = NetworkScoreModel.role
 CLASSIFIER = NoisyClassifier.role
 AUTOENCODER = Autoencoder.role
+TEXT_ENCODER = ContrastiveTextModel.role
 LATENT = AutoencoderCodec.__name__
 
 
