@@ -35,6 +35,7 @@ class ArrayData:
         class_names: names of the classes, if they are known.
         index: for a part of a data set, the places of its samples in the whole, `(N,)`.
         texts: the different captions of the data set. `cond["text"]`, `(N,)`, holds the number of each sample's.
+        table: the encoded captions, one entry a text, which `conditions` puts in the place of the numbers.
 
     Raises:
         UsageError: for no samples, values that are not finite, or conditions that do not fit.
@@ -46,6 +47,7 @@ class ArrayData:
     class_names: tuple[str, ...] = ()
     index: Tensor | None = None
     texts: tuple[str, ...] = ()
+    table: Condition = None
 
     def __post_init__(self) -> None:
         check_shape(tuple(self.values.shape))
@@ -83,7 +85,18 @@ class ArrayData:
 
     def batch(self, index: Tensor | slice, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Condition]:
         """Samples in the model's units, and their conditions."""
-        return self.codec.encode(self.values[index], dtype), condition.take(self.cond, index)
+        return self.codec.encode(self.values[index], dtype), self.conditions(index)
+
+    def conditions(self, index: Tensor | slice) -> Condition:
+        """The conditions of samples, as a model takes them: with encoded captions in place of their numbers."""
+        cond = condition.take(self.cond, index)
+        if not isinstance(self.table, Mapping) or not isinstance(cond, Mapping):
+            return cond
+        numbers = cond["text"]
+        assert isinstance(numbers, Tensor)
+        encoded = condition.take(self.table, numbers)
+        assert isinstance(encoded, Mapping)
+        return {name: part for name, part in cond.items() if name != "text"} | dict(encoded)
 
     def all(self) -> tuple[Tensor, Condition]:
         """Everything, as `batch` gives it.
@@ -146,7 +159,9 @@ class ArrayData:
     def to(self, device: torch.device | str) -> ArrayData:
         """The same data on a device; samples in a file stay there."""
         values = self.values.to(device) if isinstance(self.values, Tensor) else self.values
-        return replace(self, values=values, cond=condition.to(self.cond, device))
+        return replace(
+            self, values=values, cond=condition.to(self.cond, device), table=condition.to(self.table, device)
+        )
 
     def split(self, held_out: float) -> tuple[ArrayData, ArrayData | None]:
         """Training and held-out samples. The latter are the last `held_out` share of a fixed shuffle; None if empty.
