@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass, replace
 from inspect import signature
 from typing import Any
 
 import torch
 from ml_collections import ConfigDict
-from torch import nn
+from torch import Tensor, nn
 
 from samplers import (
     DDIM,
@@ -44,13 +45,15 @@ from scoresde.models import ThresholdedModel
 from scoresde.models.autoencoder import Autoencoder
 from scoresde.models.classifier import NoisyClassifier
 from scoresde.models.network import NetworkScoreModel
-from scoresde.networks import ClassifierNetwork, DiT, Network
+from scoresde.models.text_encoder import ContrastiveTextModel
+from scoresde.networks import ClassifierNetwork, ContrastiveNetwork, DiT, ImageEncoder, Network, TextTransformer
 from scoresde.networks.autoencoder import AutoencoderNetwork
 from scoresde.objective import Objective
 from scoresde.parametrization import Parametrization
 from scoresde.registry import classes, construct
 from scoresde.score_model import ScoreModel
 from scoresde.sde import SDE
+from scoresde.text import Vocabulary
 from scoresde.training import TrainingOptions
 
 AUTO = "auto"  # tables fitted to the model that is sampled from: see `samplers.fitted`
@@ -80,7 +83,8 @@ SAMPLERS: dict[str, type[Sampler]] = {
 
 SPATIAL = ("UNet", "MPUNet", "DiT", "UNetClassifier")  # networks of (channels, ...) with one to three sizes
 VECTORS = ("MLP", "MLPClassifier")
-FROM_DATA = dict.fromkeys(SPATIAL, ("channels_in", "dims")) | dict.fromkeys(VECTORS, ("dim",))
+TEXT = "TextTransformer"
+FROM_DATA = dict.fromkeys(SPATIAL, ("channels_in", "dims")) | dict.fromkeys(VECTORS, ("dim",)) | {TEXT: ("words",)}
 
 
 def from_data(network: str) -> set[str]:
@@ -149,6 +153,31 @@ def build_autoencoder(config: ConfigDict, train: ArrayData) -> Autoencoder:
     built: AutoencoderNetwork = _drawn(network, AutoencoderNetwork, config.seed)
     built.latent_shape(shape)  # a mistake is answered before a run folder is made
     return Autoencoder(built, shape, train.codec)
+
+
+def build_text_encoder(config: ConfigDict, train: ArrayData) -> ContrastiveTextModel:
+    """The text encoder for the captions of some data, beside an image encoder for their samples."""
+    shape = train.codec.encoded_shape(train.shape)
+    require(
+        2 <= len(shape) <= 4,
+        f"data of shape {shape}: a text encoder is trained with series, images or volumes, (channels, sizes)",
+    )
+    words = build_vocabulary(train).words
+    text: TextTransformer = _drawn(config.network.to_dict() | {"words": words}, TextTransformer, config.seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        network = ContrastiveNetwork(text, ImageEncoder(shape[0], dims=len(shape) - 1))
+    return ContrastiveTextModel(network, shape, train.codec)
+
+
+def build_vocabulary(train: ArrayData) -> Vocabulary:
+    """The words of the captions of the samples that are trained on."""
+    numbers = train.cond["text"] if isinstance(train.cond, Mapping) and train.texts else None
+    if not isinstance(numbers, Tensor):
+        raise UsageError(
+            "data: no captions; a text encoder learns captions, such as those of --config.data.name=digits_text"
+        )
+    return Vocabulary.of(train.texts[number] for number in numbers.unique().tolist())
 
 
 def _build_network(config: ConfigDict, train: ArrayData, kind: type[nn.Module]) -> nn.Module:

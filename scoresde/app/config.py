@@ -17,8 +17,9 @@ from ml_collections import ConfigDict, config_flags
 import sde_configs
 from scoresde._json import parse_json
 from scoresde.app.files import PLACE, flat
+from scoresde.contrastive import ContrastiveObjective
 from scoresde.errors import UsageError, flag_error, require, unknown_name
-from scoresde.networks import ClassifierNetwork, ConvAutoencoder
+from scoresde.networks import ClassifierNetwork, ConvAutoencoder, TextTransformer
 from scoresde.networks.autoencoder import AutoencoderNetwork
 from scoresde.registry import classes
 from sde_configs import default
@@ -84,6 +85,24 @@ def as_autoencoder(config: ConfigDict) -> ConfigDict:
     names = ("channels", "multipliers", "num_blocks", "latent_channels", "kind")
     config.network = ConfigDict({"name": ConvAutoencoder.__name__, **{name: taken[name] for name in names}})
     config.objective = ConfigDict({"name": "AutoencodingObjective"})
+    config.training.lr = 1e-3
+    return config
+
+
+def as_text_encoder(config: ConfigDict) -> ConfigDict:
+    """The configuration of an encoder of the captions of the data of a configuration.
+
+    A configuration that names a text encoder's network is a text encoder's already.
+    """
+    del config.sde, config.parametrization
+    config.data.autoencoder = config.data.text_encoder = ""
+    if config.network.name == TextTransformer.__name__:
+        return config
+    taken = {name: p.default for name, p in inspect.signature(TextTransformer).parameters.items()}
+    names = ("width", "depth", "num_heads", "max_length", "dropout")
+    config.network = ConfigDict({"name": TextTransformer.__name__, **{name: taken[name] for name in names}})
+    config.objective = ConfigDict({"name": ContrastiveObjective.__name__})
+    config.training.batch_size = 128  # each sample is sought among these
     config.training.lr = 1e-3
     return config
 

@@ -90,6 +90,19 @@ class TrainAutoencoderFlags(ComputingFlags):
 
 
 @dataclass(frozen=True)
+class TrainTextEncoderFlags(ComputingFlags):
+    """Of --mode train_text_encoder."""
+
+    instead: ClassVar[Mapping[str, str]] = {
+        "num_steps": "--config.training.num_steps",
+        "input": "--config.data.path",
+    }
+
+    config: str | None = flag(None, "a recipe, or a .py or .json file: that of a text encoder, or of a model to train")
+    workdir: str | None = flag(None, "folder of the run (runs/<config>-text)")
+
+
+@dataclass(frozen=True)
 class AverageFlags(Flags):
     """Of --mode average."""
 
@@ -290,6 +303,11 @@ MODES = {
         "trains an autoencoder, whose latents --config.data.autoencoder learns",
         TrainAutoencoderFlags,
         "scoresde.app.train_autoencoder:train_autoencoder",
+    ),
+    "train_text_encoder": Mode(
+        "trains an encoder of captions, for --config.data.text_encoder",
+        TrainTextEncoderFlags,
+        "scoresde.app.train_text_encoder:train_text_encoder",
     ),
     "sample": Mode("draws samples from a trained model", SampleFlags, "scoresde.app.sample:sample"),
     "compare": Mode(

@@ -66,7 +66,8 @@ class TextTransformer(nn.Module):
     Each part normalises what it sees, and adds to it.
 
     Args:
-        words: the vocabulary, `scoresde.text.Vocabulary.words`; the word of number 0 only pads.
+        words: the vocabulary, `scoresde.text.Vocabulary.words`: number 0 only pads, and 1 stands for words that are not
+            in it, whose embedding begins as 0: where training meets none, they say nothing but that there is a word.
         width: size of the vector of a word.
         depth: blocks.
         num_heads: heads of attention; they divide `width`.
@@ -101,6 +102,7 @@ class TextTransformer(nn.Module):
         self.max_length = max_length
         self.dropout = dropout
         self.word = nn.Embedding(len(words), width)
+        self.word.weight.data[1] = 0
         self.place = nn.Parameter(0.1 * torch.randn(max_length, width))
         self.blocks = nn.ModuleList(_Block(width, num_heads, dropout) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
@@ -137,7 +139,7 @@ class ImageEncoder(nn.Module):
         dims: 1 for series, 2 for images, 3 for volumes.
     """
 
-    def __init__(self, channels_in: int, width: int = 128, channels: int = 32, depth: int = 3, dims: int = 2) -> None:
+    def __init__(self, channels_in: int, width: int = 128, channels: int = 16, depth: int = 3, dims: int = 2) -> None:
         super().__init__()
         for name, value in {"channels_in": channels_in, "width": width, "channels": channels, "depth": depth}.items():
             require(value >= 1, f"{name}={value} of ImageEncoder: need at least 1")
