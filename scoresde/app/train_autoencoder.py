@@ -99,8 +99,8 @@ class AutoencoderKind(Kind):
         rows += [part.expand_as(rows[0]) for part in _shown_latents(z.cpu(), raw.shape[2:])]
         write_bytes(path, plots.png_bytes(plots.image_grid(torch.cat(rows), len(raw))))
 
-    def next_step(self, folder: RunFolder) -> str:
-        place = shlex.quote(str(folder.path))
+    def finish(self, run: Run) -> str:
+        place = shlex.quote(str(run.folder.path))
         return f"learn its latents: python main.py --mode train --config.data.autoencoder={place} --workdir NEW"
 
 
