@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from scoresde import classification, hybrid, learned_sde, named_sdes, networks, objective, parametrization
+from scoresde import autoencoding, classification, hybrid, learned_sde, named_sdes, networks, objective, parametrization
 from scoresde.codec import Codec, Scaling
 from scoresde.errors import UsageError, require, unknown_name
 from scoresde.sde import SDE
@@ -58,6 +58,7 @@ _CLASSES: dict[str, type] = {
         objective.VariationalObjective,
         hybrid.HybridObjective,
         classification.ClassificationObjective,
+        autoencoding.AutoencodingObjective,
         networks.MLP,
         networks.UNet,
         networks.MPUNet,
@@ -66,6 +67,7 @@ _CLASSES: dict[str, type] = {
         networks.UNetClassifier,
         networks.LinearAutoencoder,
         networks.ConvAutoencoder,
+        networks.PatchDiscriminator,
         Scaling,
     )
 }

@@ -23,6 +23,7 @@ from scoresde import (
     Scaling,
     TimeInput,
     UsageError,
+    autoencoding,
     classification,
     hybrid,
     learned_sde,
@@ -71,6 +72,7 @@ EXAMPLES = [
     objective.DenoisingObjective(objective.LogNormalNoiseLevels(std=0.5), objective.MinSNRWeighting(2.0)),
     objective.VariationalObjective(),
     hybrid.HybridObjective(objective.DiscreteTimes(30), objective.VelocityWeighting(), num_steps=15, vlb_weight=0.01),
+    autoencoding.AutoencodingObjective(1.0, "l2", 0.1, 0.5, 7),
     classification.ClassificationObjective(objective.LogNormalNoiseLevels(std=0.7)),
     networks.MLP(2, width=8, depth=2, num_classes=3, learned_variance=True),
     networks.UNet(2, channels=4, multipliers=(1, 3), num_blocks=2, num_classes=3, label_dropout=0.2),
@@ -81,6 +83,7 @@ EXAMPLES = [
     networks.UNetClassifier(2, 5, channels=4, multipliers=(1, 3), num_blocks=2),
     networks.LinearAutoencoder(3, 2),
     networks.ConvAutoencoder(2, channels=4, multipliers=(1, 3), latent_channels=2, kind="fsq", levels=(3, 5), dims=1),
+    networks.PatchDiscriminator(2, channels=4, num_levels=2, dims=1),
     Scaling((0.5, 1.0), 2.0),
 ]
 
@@ -113,7 +116,7 @@ def test_every_class_comes_back_through_json(example):
 def test_the_classes_of_a_kind():
     classifiers = {"MLPClassifier", "UNetClassifier"}
     autoencoders = {"LinearAutoencoder", "ConvAutoencoder"}
-    assert {"MLP", "UNet", "MPUNet", "DiT"} | classifiers | autoencoders == set(
+    assert {"MLP", "UNet", "MPUNet", "DiT"} | classifiers | autoencoders | {"PatchDiscriminator"} == set(
         filter(own, registry.classes(nn.Module))
     )  # LearnedVPSDE is a module too
     assert autoencoders == set(filter(own, registry.classes(networks.AutoencoderNetwork)))

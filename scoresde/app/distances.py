@@ -33,9 +33,9 @@ from scoresde.metrics.features import (
     Levels,
     Values,
 )
-from scoresde.metrics.features.efficientnet import FEATURES as EFFICIENTNET_FEATURES
-from scoresde.metrics.features.efficientnet import installed
 from scoresde.metrics.resampling import Estimate
+from scoresde.networks.efficientnet import FEATURES as EFFICIENTNET_FEATURES
+from scoresde.networks.efficientnet import installed
 from scoresde.training.parallel import World
 
 COPYING = "copying"
