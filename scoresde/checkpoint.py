@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any, TypeVar, final
 
 import torch
 from torch import Tensor, nn
@@ -23,18 +23,31 @@ from torch import Tensor, nn
 from scoresde._files import write_bytes
 from scoresde._json import parse_json
 from scoresde.codec import Codec
+from scoresde.descriptions import (
+    AUTOENCODER,
+    CLASSIFIER,
+    KINDS,
+    LATENT,
+    SCORE,
+    build_model,
+    check_described,
+    describe_model,
+    kind_of,
+    model_state,
+)
 from scoresde.errors import UsageError, require
-from scoresde.models.base import NetworkModel, plain_network
+from scoresde.models.autoencoder import Autoencoder
+from scoresde.models.base import TrainedModel
 from scoresde.models.classifier import NoisyClassifier
+from scoresde.models.latent_codec import AutoencoderCodec
 from scoresde.models.network import NetworkScoreModel
-from scoresde.parametrization import Input, Parametrization
-from scoresde.registry import construct, describe, is_registered
-from scoresde.sde import SDE
+from scoresde.registry import construct
 
 FORMAT = "scoresde checkpoint 2"
 EARLIER_FORMAT = "scoresde checkpoint 1"
-SCORE = NetworkScoreModel.role  # the model that a run trains
-CLASSIFIER = NoisyClassifier.role  # or this one
+CALLED = {SCORE: "a score model", CLASSIFIER: "a classifier", AUTOENCODER: "an autoencoder"}
+LOADED_BY = {SCORE: "load_model", CLASSIFIER: "load_classifier", AUTOENCODER: "load_autoencoder"}
+T = TypeVar("T", bound=TrainedModel)
 
 
 @final
@@ -56,44 +69,61 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     path: Path
 
-    def model(self, weights: str = "ema", name: str = SCORE, network: nn.Module | None = None) -> NetworkScoreModel:
+    def model(
+        self,
+        weights: str = "ema",
+        name: str = SCORE,
+        network: nn.Module | None = None,
+        autoencoder: Path | str | None = None,
+    ) -> NetworkScoreModel:
         """A score model, ready to sample from.
 
         Args:
             weights: "ema" for the averaged weights, "weights" for the last ones.
             name: which of the file's models.
             network: the network to load the weights into; needed if its class is not registered.
+            autoencoder: as of `codec`.
 
         Raises:
-            UsageError: for a name that the file does not hold, a classifier, or tensors that do not fit their
-                description.
+            UsageError: for a name that the file does not hold, a model of another kind, or tensors that do not fit
+                their description.
         """
-        model = self._loaded(weights, name, network)
-        if not isinstance(model, NetworkScoreModel):
-            raise UsageError(f"{self._said(name)} is a classifier, not a score model; load it with load_classifier")
-        return model
+        return self._of_kind(NetworkScoreModel, weights, name, network, autoencoder)
 
     def classifier(
-        self, weights: str = "ema", name: str = CLASSIFIER, network: nn.Module | None = None
+        self,
+        weights: str = "ema",
+        name: str = CLASSIFIER,
+        network: nn.Module | None = None,
+        autoencoder: Path | str | None = None,
     ) -> NoisyClassifier:
         """A classifier, ready to guide; arguments and errors are those of `model`."""
-        model = self._loaded(weights, name, network)
-        if not isinstance(model, NoisyClassifier):
-            raise UsageError(f"{self._said(name)} is a score model, not a classifier; load it with load_model")
-        return model
+        return self._of_kind(NoisyClassifier, weights, name, network, autoencoder)
 
-    def _said(self, name: str) -> str:
-        return f"model={name!r} of {str(self.path)!r}"
+    def autoencoder(self, weights: str = "ema", name: str = AUTOENCODER) -> Autoencoder:
+        """An autoencoder; arguments and errors are those of `model`."""
+        return self._of_kind(Autoencoder, weights, name, None, None)
 
-    def _loaded(self, weights: str, name: str, network: nn.Module | None) -> NetworkModel:
-        """A model of either kind, with its weights."""
+    def _of_kind(
+        self, kind: type[T], weights: str, name: str, network: nn.Module | None, autoencoder: Path | str | None
+    ) -> T:
+        """A model with its weights, of the kind that is wanted."""
         models = self.description["models"]
+        source = f"{str(self.path)!r}"
         require(
             weights in ("ema", "weights"),
             f"weights={weights!r}: need 'ema', the averaged weights, or 'weights', the last ones",
         )
-        require(name in models, f"model={name!r}: {str(self.path)!r} holds the models {', '.join(models)}")
-        model = self._build(models[name], f"models.{name}", network)
+        require(name in models, f"model={name!r}: {source} holds the models {', '.join(models)}")
+        path = f"models.{name}"
+        check_described(models[name], path)
+        found = kind_of(models[name])
+        require(
+            KINDS[found] is kind,
+            f"model={name!r} of {source} is {CALLED[found]}, not {CALLED[kind.role]}; load it with {LOADED_BY[found]}",
+        )
+        model = build_model(models[name], path, source, network, self.codec(name, autoencoder))
+        assert isinstance(model, kind)
         prefix = f"{weights}.{name}."
         state = {key.removeprefix(prefix): v.clone() for key, v in self.tensors.items() if key.startswith(prefix)}
         try:
@@ -105,27 +135,52 @@ class Checkpoint:
             raise UsageError(f"checkpoint: its tensors do not fit the model that it describes ({first})") from error
         return model.eval().requires_grad_(False)
 
-    def _build(self, description: Any, path: str, network: nn.Module | None) -> NetworkModel:
-        """Builds a described model, with fresh weights or around a given network."""
-        check_described(description, path)
-        if network is None:
-            name = description["network"].get("name")
-            require(
-                description["network"].get("registered", True),
-                f"network: {str(self.path)!r} holds the weights of {name}, a class that was not registered when it "
-                f"was saved; give network={name}()",
-            )
-            with torch.random.fork_rng(devices=[]):
-                network = construct(description["network"], nn.Module, f"{path}.network")
-        sde = construct(description["sde"], SDE, f"{path}.sde")
-        codec = construct(description["codec"], Codec, f"{path}.codec")
-        shape = tuple(description["shape"])
-        if kind_of(description) == CLASSIFIER:
-            rule = construct(description["input"], Input, f"{path}.input")
-            num_classes, sigma_data = description["num_classes"], description["sigma_data"]
-            return NoisyClassifier(network, sde, shape, num_classes, sigma_data, rule, codec)
-        rule = construct(description["parametrization"], Parametrization, f"{path}.parametrization")
-        return NetworkScoreModel(network, sde, rule, shape, codec)
+    def codec(self, name: str, autoencoder: Path | str | None = None) -> Codec:
+        """The codec of a model; of a latent model, its autoencoder is read from the file that is named, or given.
+
+        Args:
+            name: which of the file's models.
+            autoencoder: another autoencoder, or the place to which that of the model moved.
+
+        Raises:
+            UsageError: for an autoencoder that is missing, or has changed.
+        """
+        return _codec(self.description["models"][name]["codec"], f"models.{name}.codec", self.path, autoencoder)
+
+
+def _codec(described: Mapping[str, Any], path: str, file: Path, autoencoder: Path | str | None) -> Codec:
+    if described.get("name") != LATENT:
+        require(
+            autoencoder is None,
+            f"autoencoder={str(autoencoder)!r}: the model of {str(file)!r} works on the data themselves, without an "
+            "autoencoder; leave it out",
+        )
+        codec: Codec = construct(described, Codec, path)
+        return codec
+    if autoencoder is not None:
+        return load_autoencoder(autoencoder)
+    named, digest = (described.get(part) for part in ("path", "digest"))
+    require(isinstance(named, str) and isinstance(digest, str), f"{path}: this description of a codec is damaged")
+    found = next((place for place in _places(str(named), file) if place.is_file()), None)
+    remedy = "give its place by --autoencoder FILE (in Python autoencoder=FILE)"
+    if found is None:
+        raise UsageError(
+            f"checkpoint={str(file)!r}: its autoencoder {digest} was at {named!r} and is not there; {remedy}"
+        )
+    loaded = load_autoencoder(found)
+    require(
+        loaded.digest == digest,
+        f"checkpoint={str(file)!r}: its autoencoder was {digest}, and {str(found)!r} is now {loaded.digest}; {remedy}, "
+        "or another one in full knowledge",
+    )
+    return loaded
+
+
+def _places(named: str, file: Path) -> Iterator[Path]:
+    """Where a file may lie that another one names: from here, or from a folder above the other."""
+    yield Path(named)
+    for folder in file.absolute().parents:
+        yield folder / named
 
 
 def save(path: Path, step: int, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
@@ -246,7 +301,7 @@ def _read(path: Path, with_tensors: bool = True) -> tuple[dict[str, Any], dict[s
 
 
 def models_in(path: Path | str) -> dict[str, str]:
-    """The models that a file holds: by name, whether each is a "score" model or a "classifier"; nothing is loaded.
+    """The models that a file holds: by name, what each is, such as "score" or "classifier"; nothing is loaded.
 
     Raises:
         UsageError: for a file that cannot be read.
@@ -254,17 +309,12 @@ def models_in(path: Path | str) -> dict[str, str]:
     return {name: kind_of(description) for name, description in read_header(path)["models"].items()}
 
 
-def kind_of(description: Any) -> str:
-    """Whether a description is of a "score" model or a "classifier"; files of earlier versions know only the first."""
-    return str(description.get("kind", SCORE)) if isinstance(description, Mapping) else SCORE
-
-
-def save_model(model: NetworkModel, path: Path | str) -> None:
+def save_model(model: TrainedModel, path: Path | str) -> None:
     """Writes a model to a file, to be read by `load_model` or `load_classifier`; see `save_models`."""
-    save_models({model.role if isinstance(model, NetworkModel) else SCORE: model}, path)
+    save_models({model.role if isinstance(model, TrainedModel) else SCORE: model}, path)
 
 
-def save_models(models: Mapping[str, NetworkModel], path: Path | str) -> None:
+def save_models(models: Mapping[str, TrainedModel], path: Path | str) -> None:
     """Writes models to one file, by name.
 
     For a network whose class is not registered, the file holds the weights only, and `load_model` needs the network.
@@ -280,7 +330,7 @@ def save_models(models: Mapping[str, NetworkModel], path: Path | str) -> None:
     for name, model in models.items():
         require(bool(name) and "." not in name, f"name={name!r} of a model: need a name without dots")
         require(
-            isinstance(model, NetworkModel),
+            isinstance(model, TrainedModel),
             f"model of {type(model).__name__}: only a NetworkScoreModel has weights to save, and a NoisyClassifier; "
             "save the one inside it",
         )
@@ -290,7 +340,11 @@ def save_models(models: Mapping[str, NetworkModel], path: Path | str) -> None:
 
 
 def load_model(
-    path: Path | str, device: torch.device | str = "cpu", network: nn.Module | None = None, name: str = SCORE
+    path: Path | str,
+    device: torch.device | str = "cpu",
+    network: nn.Module | None = None,
+    name: str = SCORE,
+    autoencoder: Path | str | None = None,
 ) -> NetworkScoreModel:
     """Loads a model from a file of `save_model`, or from a run's checkpoint (its averaged weights), to sample from.
 
@@ -301,11 +355,12 @@ def load_model(
         device: the model's device.
         network: the network to load the weights into; needed if its class is not registered.
         name: which of the file's models.
+        autoencoder: of a latent model, another autoencoder than that which the file names, or its new place.
 
     Raises:
         UsageError: for a file that cannot be read, or a network that does not fit it.
     """
-    return load(path).model("ema", name, network).to(device)
+    return load(path).model("ema", name, network, autoencoder).to(device)
 
 
 def load_classifier(
@@ -315,59 +370,7 @@ def load_classifier(
     return load(path).classifier("ema", name, network).to(device)
 
 
-def check_described(description: Any, path: str) -> None:
-    """Raises `UsageError` for a description of a model that lacks a part; the message begins with `path`."""
-    kinds: dict[str, type | tuple[type, ...]] = {
-        "network": Mapping,
-        "sde": Mapping,
-        "codec": Mapping,
-        "shape": Sequence,
-    }
-    role = kind_of(description)
-    require(role in (SCORE, CLASSIFIER), f"{path}.kind={role!r}: need {SCORE!r} or {CLASSIFIER!r}")
-    if role == CLASSIFIER:
-        kinds |= {"input": Mapping, "num_classes": int, "sigma_data": (int, float)}
-    else:
-        kinds |= {"parametrization": Mapping}
-    for part, kind in kinds.items():
-        value = description.get(part) if isinstance(description, Mapping) else None
-        require(isinstance(value, kind), f"{path}.{part}={value!r}: this description of a model is damaged")
-
-
-def describe_model(model: NetworkModel) -> dict[str, Any]:
-    """The description of a model, without its weights.
-
-    Raises:
-        UsageError: for a part that cannot be described, or weights that belong to no part.
-    """
-    network = plain_network(model.network)
-    parts = {"network": network, "sde": model.sde, "codec": model.codec}
-    known = {f"{part}.{key}" for part, of in parts.items() if isinstance(of, nn.Module) for key in of.state_dict()}
-    extra = sorted(set(model_state(model)) - known)
-    require(
-        not extra,
-        f"model: holds {extra[0] if extra else ''}, which is not a part of its network, SDE or codec; a file describes "
-        "only these, and could not be loaded",
-    )
-    registered = is_registered(type(network))
-    description = {
-        "network": describe(network) if registered else {"name": type(network).__name__, "registered": False},
-        "sde": describe(model.sde),
-        "shape": list(model.shape),
-        "codec": describe(model.codec),
-    }
-    if isinstance(model, NetworkScoreModel):
-        return description | {"parametrization": describe(model.parametrization)}
-    assert isinstance(model, NoisyClassifier)
-    return description | {
-        "kind": CLASSIFIER,
-        "input": describe(model.input),
-        "sigma_data": model.sigma_data,
-        "num_classes": model.num_classes,
-    }
-
-
-def model_state(model: NetworkModel) -> dict[str, Tensor]:
-    """The tensors of a model by name, without the names that `torch.compile` adds."""
-    state = {name: value for name, value in model.state_dict().items() if not name.startswith("network.")}
-    return state | {f"network.{name}": v for name, v in plain_network(model.network).state_dict().items()}
+def load_autoencoder(path: Path | str, device: torch.device | str = "cpu", name: str = AUTOENCODER) -> AutoencoderCodec:
+    """Loads an autoencoder from a file of `save_model`, or from a run's checkpoint, as the codec of latent models."""
+    found = load(path)
+    return AutoencoderCodec(found.autoencoder("ema", name).to(device), str(path), found.digest)

@@ -51,7 +51,7 @@ from scoresde.bounds import prior_cost, reconstruction_cost
 from scoresde.condition import Condition
 from scoresde.errors import require
 from scoresde.learned_sde import shape_gradient
-from scoresde.models.base import NetworkModel
+from scoresde.models.base import NetworkModel, TrainedModel
 from scoresde.models.network import NetworkScoreModel
 from scoresde.noise import BatchNoise
 from scoresde.score_model import ScoreModel
@@ -66,7 +66,7 @@ class Batch(NamedTuple):
 
 
 Averaged = Callable[[], contextlib.AbstractContextManager[None]]
-Model = TypeVar("Model", bound=NetworkModel)
+Model = TypeVar("Model", bound=TrainedModel)
 
 
 class TrainingTimes(ABC):
@@ -221,7 +221,7 @@ class Objective(ABC, Generic[Model]):
         learns_variance: whether it trains a network's second output (`scoresde.hybrid`).
     """
 
-    trains: ClassVar[type[NetworkModel]] = NetworkScoreModel
+    trains: ClassVar[type[TrainedModel]] = NetworkScoreModel
     learns_variance: ClassVar[bool] = False
 
     @abstractmethod

@@ -64,6 +64,8 @@ _CLASSES: dict[str, type] = {
         networks.DiT,
         networks.MLPClassifier,
         networks.UNetClassifier,
+        networks.LinearAutoencoder,
+        networks.ConvAutoencoder,
         Scaling,
     )
 }

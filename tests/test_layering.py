@@ -40,6 +40,7 @@ LAYERS = [  # a name stands for the module and all below it; modules of one laye
     {"scoresde.objective", "scoresde.classification"},
     {"scoresde.hybrid"},
     {"scoresde.registry"},
+    {"scoresde.descriptions"},
     {"scoresde.checkpoint"},
     {"scoresde.interop"},
     {"samplers.table", "samplers.grids", "samplers.base"},

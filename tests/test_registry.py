@@ -79,6 +79,8 @@ EXAMPLES = [
     networks.DiT(2, patch_size=4, width=24, depth=1, num_heads=3, mlp_ratio=2.0, context_channels=6, dims=3),
     networks.MLPClassifier(2, 5, width=8, depth=2),
     networks.UNetClassifier(2, 5, channels=4, multipliers=(1, 3), num_blocks=2),
+    networks.LinearAutoencoder(3, 2),
+    networks.ConvAutoencoder(2, channels=4, multipliers=(1, 3), latent_channels=2, kind="fsq", levels=(3, 5), dims=1),
     Scaling((0.5, 1.0), 2.0),
 ]
 
@@ -110,9 +112,11 @@ def test_every_class_comes_back_through_json(example):
 
 def test_the_classes_of_a_kind():
     classifiers = {"MLPClassifier", "UNetClassifier"}
-    assert {"MLP", "UNet", "MPUNet", "DiT"} | classifiers == set(
+    autoencoders = {"LinearAutoencoder", "ConvAutoencoder"}
+    assert {"MLP", "UNet", "MPUNet", "DiT"} | classifiers | autoencoders == set(
         filter(own, registry.classes(nn.Module))
     )  # LearnedVPSDE is a module too
+    assert autoencoders == set(filter(own, registry.classes(networks.AutoencoderNetwork)))
     assert classifiers == set(filter(own, registry.classes(ClassifierNetwork)))
     assert {"MLP", "UNet", "MPUNet", "DiT"} == set(filter(own, registry.classes(Network)))
     assert {"TimeInput", "LogSigmaInput", "UnitVarianceInput"} == set(filter(own, registry.classes(Input)))

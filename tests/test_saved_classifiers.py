@@ -121,7 +121,7 @@ def test_a_network_of_the_user_s_own_comes_back_into_one_that_is_given(tmp_path)
 
 
 DAMAGE = {
-    "kind": ("critic", r"models\.classifier\.kind='critic': need 'score' or 'classifier'"),
+    "kind": ("critic", r"models\.classifier\.kind='critic': need 'score', 'classifier'"),
     "input": (None, r"models\.classifier\.input=None: this description"),
     "num_classes": ("3", r"models\.classifier\.num_classes='3': this description"),
     "sigma_data": (-1.0, r"sigma_data=-1\.0: must be positive"),

@@ -78,7 +78,7 @@ class Evaluation:
     @property
     def cond(self) -> Condition:
         """Their conditions, on the model's device."""
-        return condition.to(condition.take(self.data.cond, slice(self.count)), self.trained.device)
+        return condition.to(self.data.conditions(slice(self.count)), self.trained.device)
 
 
 def densities(evaluation: Evaluation, metrics: Collection[str], num_evaluations: int, dequantization: str) -> list[Row]:

@@ -12,7 +12,7 @@ from scoresde.app.init_from import Origin
 from scoresde.app.run_folder import RunFolder
 from scoresde.data.arrays import ArrayData
 from scoresde.data.info import DataInfo
-from scoresde.models.base import NetworkModel
+from scoresde.models.base import TrainedModel
 from scoresde.training import Trainer
 
 
@@ -41,7 +41,7 @@ class Kind(ABC):
     """What runs do differently for different kinds of models. All processes of a run call it; the leader writes."""
 
     @abstractmethod
-    def build_model(self, config: ConfigDict, data: ArrayData) -> NetworkModel:
+    def build_model(self, config: ConfigDict, data: ArrayData) -> TrainedModel:
         """The model with fresh weights."""
 
     @abstractmethod

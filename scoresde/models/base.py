@@ -21,39 +21,28 @@ from scoresde.score_model import check_state, evaluating
 from scoresde.sde import SDE, Level
 
 
-class NetworkModel(nn.Module, ABC):
-    """A network under an SDE, with its view of x_t and of the noise: what is trained and saved.
+class TrainedModel(nn.Module, ABC):
+    """A network with what a run must know of it: what is trained and saved.
 
     Attributes:
         role: what it is; also its name in the checkpoints of a run.
-        network: called with c_in x_t `(B, *shape)` and c_noise `(B,)`.
-        sde: the SDE under which it is trained.
+        own_state: names of its tensors that belong to none of its parts.
+        network: the network.
         shape: shape of one sample, in the model's units.
         codec: the map from raw data to the model's units and back.
     """
 
     role: ClassVar[str]
+    own_state: ClassVar[frozenset[str]] = frozenset()
 
-    def __init__(self, network: nn.Module, sde: SDE, shape: Sequence[int], codec: Codec) -> None:
+    def __init__(self, network: nn.Module, shape: Sequence[int], codec: Codec) -> None:
         super().__init__()
         is_shape = isinstance(shape, Sequence) and all(isinstance(size, Integral) and size > 0 for size in shape)
         require(is_shape, f"shape={shape!r}: need the shape of one sample, such as (2,)")
-        require(isinstance(sde, SDE), f"sde={sde!r}: need an SDE, such as VPSDE()")
         require(isinstance(codec, Codec), f"codec={codec!r}: need a Codec, such as Scaling(center=127.5, scale=127.5)")
         self.network = network
-        self.sde = sde
         self.shape = tuple(int(size) for size in shape)
         self.codec = codec
-
-    @property
-    @abstractmethod
-    def sigma_data(self) -> float:
-        """Standard deviation of the data over all entries, in the model's units."""
-
-    @property
-    @abstractmethod
-    def input(self) -> Input:
-        """The network's view of x_t and of the noise."""
 
     @abstractmethod
     def with_network(self, network: nn.Module) -> Self:
@@ -84,14 +73,6 @@ class NetworkModel(nn.Module, ABC):
         tensor = self._any_tensor()
         return default if tensor is None else tensor.dtype
 
-    def inputs(self, x_t: Tensor, level: Level) -> tuple[Tensor, Tensor]:
-        """What the network is given at a level: c_in x_t, and c_noise `(B,)`."""
-        check_state(x_t, self.shape)
-        compute = self.compute_dtype(x_t.dtype)
-        c_in = self.input.c_in(level.match_rank(x_t), self.sigma_data)
-        c_noise = self.input.c_noise(level).expand(x_t.shape[0]).to(state_dtype(compute))
-        return (c_in * x_t).to(compute), c_noise
-
     def contract(self) -> Network | None:
         """The network as a `Network`; None for another module, whose conditions are unknown."""
         inner = plain_network(self.network)
@@ -100,6 +81,38 @@ class NetworkModel(nn.Module, ABC):
     def eval_mode(self) -> contextlib.AbstractContextManager[None]:
         """While entered, the network is in evaluation mode."""
         return evaluating(self)
+
+
+class NetworkModel(TrainedModel):
+    """A network under an SDE, with its view of x_t and of the noise.
+
+    Attributes:
+        network: called with c_in x_t `(B, *shape)` and c_noise `(B,)`.
+        sde: the SDE under which it is trained.
+    """
+
+    def __init__(self, network: nn.Module, sde: SDE, shape: Sequence[int], codec: Codec) -> None:
+        super().__init__(network, shape, codec)
+        require(isinstance(sde, SDE), f"sde={sde!r}: need an SDE, such as VPSDE()")
+        self.sde = sde
+
+    @property
+    @abstractmethod
+    def sigma_data(self) -> float:
+        """Standard deviation of the data over all entries, in the model's units."""
+
+    @property
+    @abstractmethod
+    def input(self) -> Input:
+        """The network's view of x_t and of the noise."""
+
+    def inputs(self, x_t: Tensor, level: Level) -> tuple[Tensor, Tensor]:
+        """What the network is given at a level: c_in x_t, and c_noise `(B,)`."""
+        check_state(x_t, self.shape)
+        compute = self.compute_dtype(x_t.dtype)
+        c_in = self.input.c_in(level.match_rank(x_t), self.sigma_data)
+        c_noise = self.input.c_noise(level).expand(x_t.shape[0]).to(state_dtype(compute))
+        return (c_in * x_t).to(compute), c_noise
 
 
 def plain_network(network: nn.Module) -> nn.Module:

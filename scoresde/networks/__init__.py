@@ -1,10 +1,25 @@
 """Networks: plain PyTorch, called as `network(x, c_noise, cond)`; they know nothing about SDEs."""
 
+from scoresde.networks.autoencoder import AutoencoderNetwork, Latents, LinearAutoencoder
 from scoresde.networks.base import Network
 from scoresde.networks.classifiers import ClassifierNetwork, MLPClassifier, UNetClassifier
+from scoresde.networks.conv_autoencoder import ConvAutoencoder
 from scoresde.networks.dit import DiT
 from scoresde.networks.magnitude_preserving import MPUNet
 from scoresde.networks.mlp import MLP
 from scoresde.networks.unet import UNet
 
-__all__ = ["MLP", "ClassifierNetwork", "DiT", "MLPClassifier", "MPUNet", "Network", "UNet", "UNetClassifier"]
+__all__ = [
+    "MLP",
+    "AutoencoderNetwork",
+    "ClassifierNetwork",
+    "ConvAutoencoder",
+    "DiT",
+    "Latents",
+    "LinearAutoencoder",
+    "MLPClassifier",
+    "MPUNet",
+    "Network",
+    "UNet",
+    "UNetClassifier",
+]

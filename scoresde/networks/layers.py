@@ -150,14 +150,14 @@ def zeroed(layer: nn.Module) -> nn.Module:
 
 @final
 class ResBlock(nn.Module):
-    """Two convolutions beside a skip connection, modulated by the embedding, and attention behind them if asked for.
+    """Two convolutions beside a skip connection, modulated by an embedding, and attention behind them if asked for.
 
     With F = conv(silu(norm(h))) and the embedding e, it is skip(h) + conv(silu(norm(F) (1 + scale(e)) + shift(e))), and
     without `scale_shift` norm(F + shift(e)). With `resampling`, the size of h is halved or doubled within the block.
 
     Args:
         c_in, c_out: channels.
-        width: size of the embedding.
+        width: size of the embedding; 0 for none, and no modulation.
         style: of the layers.
         resampling: "down", "up", or none.
         attention: whether attention over all places follows.
@@ -172,7 +172,8 @@ class ResBlock(nn.Module):
         self.norm_in = style.norm(c_in)
         self.norm_out = style.norm(c_out)
         self.conv_in = style.conv(c_in, c_out)
-        self.modulation = style.drawn(nn.Linear(width, 2 * c_out if style.scale_shift else c_out))
+        modulates = 2 * c_out if style.scale_shift else c_out
+        self.modulation = style.drawn(nn.Linear(width, modulates)) if width else None
         self.conv_out = style.zero_conv(c_out, c_out)
         projects = c_in != c_out or (bool(resampling) and style.resample == "biggan")
         self.skip = style.conv(c_in, c_out, 1) if projects else nn.Identity()
@@ -180,23 +181,31 @@ class ResBlock(nn.Module):
         self.attention = Attention(c_out, style) if attention else None
 
     def forward(
-        self, h: Tensor, embedding: Tensor, tokens: Tokens | None = None, size: torch.Size | None = None
+        self,
+        h: Tensor,
+        embedding: Tensor | None = None,
+        tokens: Tokens | None = None,
+        size: torch.Size | None = None,
     ) -> Tensor:
         inner = F.silu(self.norm_in(h))
         if self.resampler is not None:
             inner = self._resampled(inner, size)
             h = self._resampled(h, size)
-        inner = self.conv_in(inner)
+        inner = self._modulated(self.conv_in(inner), embedding)
+        inner = F.dropout(F.silu(inner), self.style.dropout, self.training)
+        h = self.style.add(self.skip(h), self.conv_out(inner))
+        return h if self.attention is None else self.attention(h, tokens)
+
+    def _modulated(self, inner: Tensor, embedding: Tensor | None) -> Tensor:
+        """The features between the convolutions, normalised."""
+        if self.modulation is None:
+            return self.norm_out(inner)
         modulation = self.modulation(embedding)
         modulation = modulation.view(*modulation.shape, *[1] * self.style.dims)
         if self.style.scale_shift:
             scale, shift = modulation.chunk(2, 1)
-            inner = self.norm_out(inner) * (1 + scale) + shift
-        else:
-            inner = self.norm_out(inner + modulation)
-        inner = F.dropout(F.silu(inner), self.style.dropout, self.training)
-        h = self.style.add(self.skip(h), self.conv_out(inner))
-        return h if self.attention is None else self.attention(h, tokens)
+            return self.norm_out(inner) * (1 + scale) + shift
+        return self.norm_out(inner + modulation)
 
     def _resampled(self, h: Tensor, size: torch.Size | None) -> Tensor:
         assert self.resampler is not None

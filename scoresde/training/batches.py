@@ -13,10 +13,11 @@ from scoresde import condition
 from scoresde.condition import Condition
 from scoresde.data.arrays import ArrayData
 from scoresde.errors import require
-from scoresde.models.base import NetworkModel
+from scoresde.models.base import TrainedModel
 from scoresde.noise import key_of
 from scoresde.objective import Batch
 
+CHECKED = 64  # samples whose encoded captions are checked
 AHEAD = 2  # batches that are read before they are asked for
 
 
@@ -32,7 +33,7 @@ class Batches(ABC):
     quantized: bool
 
     @abstractmethod
-    def check(self, model: NetworkModel) -> None:
+    def check(self, model: TrainedModel) -> None:
         """Raises `UsageError` for data that the model cannot take."""
 
     @abstractmethod
@@ -40,7 +41,7 @@ class Batches(ABC):
         """The samples of one process: those at the places `share` of the batch of a step."""
 
 
-def check_shape(raw_shape: tuple[int, ...], model: NetworkModel) -> None:
+def check_shape(raw_shape: tuple[int, ...], model: TrainedModel) -> None:
     """Raises `UsageError` unless the model's codec encodes data of a shape to the model's shape."""
     encoded = model.codec.encoded_shape(raw_shape)
     require(
@@ -75,15 +76,16 @@ class ArrayBatches(Batches):
         self._epoch = -1
         self._order = torch.empty(0, dtype=torch.long)
 
-    def check(self, model: NetworkModel) -> None:
+    def check(self, model: TrainedModel) -> None:
         check_shape(self.raw_shape, model)
-        model.check_cond(self.data.cond)
+        some = slice(None) if self.data.table is None else slice(CHECKED)
+        model.check_cond(self.data.conditions(some))
 
     def batch(self, step: int, share: slice, device: torch.device) -> Batch:
         if isinstance(self.data.values, Tensor) and self.data.values.device != device:
             self.data = self.data.to(device)
         index = self._places(step, self.data.values.device)[share]
-        cond = condition.take(self.data.cond, index)
+        cond = self.data.conditions(index)
         return Batch(self.data.values[index].to(device), condition.to(cond, device))
 
     def _places(self, step: int, device: torch.device) -> Tensor:
@@ -121,7 +123,7 @@ class Prefetched(Batches):
         self._thread = ThreadPoolExecutor(1, "batches")
         self._waiting: dict[tuple[int, int, int], Future[Batch]] = {}
 
-    def check(self, model: NetworkModel) -> None:
+    def check(self, model: TrainedModel) -> None:
         self._batches.check(model)
 
     def batch(self, step: int, share: slice, device: torch.device) -> Batch:

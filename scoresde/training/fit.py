@@ -13,7 +13,7 @@ from scoresde.classification import ClassificationObjective
 from scoresde.codec import Scaling
 from scoresde.data.arrays import ArrayData
 from scoresde.errors import UsageError, require
-from scoresde.models.base import NetworkModel
+from scoresde.models.base import TrainedModel
 from scoresde.models.classifier import NoisyClassifier
 from scoresde.objective import DenoisingObjective, Model, Objective
 from scoresde.training.options import TrainingOptions
@@ -89,7 +89,7 @@ def fit(
         return copy.deepcopy(model).eval().requires_grad_(False)
 
 
-def _usual_objective(model: NetworkModel) -> Objective:
+def _usual_objective(model: TrainedModel) -> Objective:
     return ClassificationObjective() if isinstance(model, NoisyClassifier) else DenoisingObjective()
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from scoresde.errors import require
-from scoresde.models.base import NetworkModel
+from scoresde.models.base import TrainedModel
 from scoresde.objective import Model
 
 
@@ -67,12 +67,12 @@ class Parallel(ABC):
     def wrap(self, model: Model) -> Model:
         """The model with which to compute losses: gradients of its network are averaged over the processes."""
 
-    def groups(self, model: NetworkModel) -> list[list[nn.Parameter]]:
+    def groups(self, model: TrainedModel) -> list[list[nn.Parameter]]:
         """The parameters in groups, each of which torch can compute with at once."""
         return [list(model.parameters())]
 
     @abstractmethod
-    def exchange(self, wrapped: NetworkModel, last: bool) -> contextlib.AbstractContextManager[None]:
+    def exchange(self, wrapped: TrainedModel, last: bool) -> contextlib.AbstractContextManager[None]:
         """A context for a forward and a backward pass; gradients are exchanged in the last one of a step only."""
 
     @abstractmethod
@@ -91,7 +91,7 @@ class Alone(Parallel):
     def wrap(self, model: Model) -> Model:
         return model
 
-    def exchange(self, wrapped: NetworkModel, last: bool) -> contextlib.AbstractContextManager[None]:
+    def exchange(self, wrapped: TrainedModel, last: bool) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
 
     def whole(self, tensor: Tensor) -> Tensor:
@@ -109,7 +109,7 @@ class Replicated(Parallel):
         network = DistributedDataParallel(model.network)
         return model.with_network(network)
 
-    def exchange(self, wrapped: NetworkModel, last: bool) -> contextlib.AbstractContextManager[None]:
+    def exchange(self, wrapped: TrainedModel, last: bool) -> contextlib.AbstractContextManager[None]:
         network = wrapped.network
         assert isinstance(network, DistributedDataParallel)
         return contextlib.nullcontext() if last else network.no_sync()
@@ -130,7 +130,7 @@ class Sharded(Parallel):
         world: the processes.
     """
 
-    def __init__(self, model: NetworkModel, world: World) -> None:
+    def __init__(self, model: TrainedModel, world: World) -> None:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import FSDPModule, fully_shard
 
@@ -148,7 +148,7 @@ class Sharded(Parallel):
     def wrap(self, model: Model) -> Model:
         return model
 
-    def groups(self, model: NetworkModel) -> list[list[nn.Parameter]]:
+    def groups(self, model: TrainedModel) -> list[list[nn.Parameter]]:
         from torch.distributed.tensor import DTensor
 
         groups: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
@@ -156,7 +156,7 @@ class Sharded(Parallel):
             groups[isinstance(p, DTensor)].append(p)  # those of a learned SDE or codec are not sharded
         return [group for group in groups if group]
 
-    def exchange(self, wrapped: NetworkModel, last: bool) -> contextlib.AbstractContextManager[None]:
+    def exchange(self, wrapped: TrainedModel, last: bool) -> contextlib.AbstractContextManager[None]:
         self._network.set_requires_gradient_sync(last)
         return contextlib.nullcontext()
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from scoresde import checkpoint
 from scoresde.checkpoint import Checkpoint
 from scoresde.errors import UsageError, require
-from scoresde.models.base import NetworkModel
+from scoresde.models.base import TrainedModel
 from scoresde.training.power import Profile, combination, gamma_of
 from scoresde.training.trainer import Trainer
 
@@ -56,7 +56,7 @@ def save_snapshot(path: Path | str, trainer: Trainer[Any], description: Mapping[
     """
     lengths = trainer.options.ema_lengths
     require(len(lengths) > 0, "training.ema_lengths=(): there are no averages to keep; give two, such as (0.05, 0.1)")
-    model: NetworkModel = trainer.model
+    model: TrainedModel = trainer.model
     tensors = trainer.power_state()
     if not trainer.world.leader:
         return

@@ -20,7 +20,7 @@ from scoresde._shape import match_rank
 from scoresde.codec import WIDE
 from scoresde.data.arrays import ArrayData
 from scoresde.errors import UsageError, require
-from scoresde.models.base import NetworkModel, plain_network
+from scoresde.models.base import NetworkModel, TrainedModel, plain_network
 from scoresde.models.network import NetworkScoreModel
 from scoresde.noise import BatchNoise
 from scoresde.objective import Batch, Model, Objective
@@ -93,7 +93,8 @@ class Trainer(Generic[Model]):
             f"objective {type(objective).__name__}: does not train the network's second output; take HybridObjective, "
             "or a network with learned_variance=False",
         )
-        warn_of_scale(model.sde, model.sigma_data)
+        if isinstance(model, NetworkModel):
+            warn_of_scale(model.sde, model.sigma_data)
         if not any(p.requires_grad for p in model.parameters()):  # such as a model that `fit` returned
             model.requires_grad_(True)
         model.train()
@@ -259,7 +260,7 @@ class Trainer(Generic[Model]):
                 raw = data.values[part].to(self.device)
                 if self.options.dequantize:
                     raw = _dequantized(raw, noise)
-                cond = condition.to(condition.take(data.cond, part), self.device)
+                cond = condition.to(data.conditions(part), self.device)
                 total += self.objective(self.model, raw, cond, noise).sum().item()
         return total / len(data)
 
@@ -337,7 +338,7 @@ class Trainer(Generic[Model]):
         self.step_number = step_number
 
 
-def _parallel(model: NetworkModel, options: TrainingOptions, world: World) -> Parallel:
+def _parallel(model: TrainedModel, options: TrainingOptions, world: World) -> Parallel:
     """The way in which the processes share the model."""
     if options.shard and world.size > 1:
         return Sharded(model, world)
