@@ -110,7 +110,7 @@ def describe_codec(codec: Codec) -> dict[str, Any]:
         "codec: its autoencoder lies in no file, and a latent model names one; save it, and make the codec by "
         "load_autoencoder(PATH)",
     )
-    factor = codec.autoencoder.network.factor
+    factor = codec.autoencoder.plain().factor
     return {"name": LATENT, "path": codec.path, "digest": codec.digest, "factor": factor}
 
 

@@ -138,7 +138,7 @@ def check_latents(model: NetworkScoreModel, checkpoint: Checkpoint, file: Path) 
     codec = model.codec
     assert isinstance(codec, AutoencoderCodec)
     own = checkpoint.description["models"][SCORE]["codec"]
-    network = codec.autoencoder.network
+    network = codec.autoencoder.plain()
     here = network.latent_channels, network.factor
     need = model.shape[0], own.get("factor", network.factor)
     require(

@@ -55,7 +55,27 @@ POSITION = {
 }
 PEN = ("drawn with a {} pen", "in {} strokes")
 MEASURE = ("of {} size", "{} in size")
-NEUTRAL = frozenset(", : a an the digit number image of in drawn written handwritten with pen strokes size".split())
+NEUTRAL = frozenset(
+    [
+        ",",
+        ":",
+        "a",
+        "an",
+        "the",
+        "digit",
+        "number",
+        "image",
+        "of",
+        "in",
+        "drawn",
+        "written",
+        "handwritten",
+        "with",
+        "pen",
+        "strokes",
+        "size",
+    ]
+)
 
 
 @final

@@ -6,8 +6,8 @@ With the encoder's law q(z | raw), the decoder's p(raw | z) and any density p(z)
 
 the reconstruction and the rate (Kingma and Welling 2014). The density of a latent diffusion model is that of its flow,
 or a bound (Vahdat et al. 2021 train both together). P(raw | z) of whole numbers is the probability that the Laplace or
-Gaussian law around the decoder's output, of the scale that was learned with it, has in the unit interval around raw; the
-ends of the range take the tails. Of other data it is a density, in raw units.
+Gaussian law around the decoder's output, of the scale that was learned with it, has in the unit interval around raw;
+the ends of the range take the tails. Of other data it is a density, in raw units.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _log_likelihood(codec: AutoencoderCodec, raw: Tensor, z: Tensor, ends: tuple
     x_hat = codec.decode_scaled(z).double()
     scale = codec.autoencoder.log_scale.double().exp()
     x = scaling.encode(raw, torch.float64)
-    error = codec.autoencoder.error
+    error = codec.error
     if ends is None:
         density = _log_density((x - x_hat) / scale, error) - scale.log()
         return density.flatten(1).sum(1) - scaling.log_volume(tuple(raw.shape[1:]))
