@@ -389,4 +389,6 @@ def load_classifier(
 def load_autoencoder(path: Path | str, device: torch.device | str = "cpu", name: str = AUTOENCODER) -> AutoencoderCodec:
     """Loads an autoencoder from a file of `save_model`, or from a run's checkpoint, as the codec of latent models."""
     found = load(path)
-    return AutoencoderCodec(found.autoencoder("ema", name).to(device), str(path), found.digest)
+    objective = found.description.get("config", {}).get("objective", {})
+    error = str(objective.get("error", "l1")) if isinstance(objective, Mapping) else "l1"
+    return AutoencoderCodec(found.autoencoder("ema", name).to(device), str(path), found.digest, error)

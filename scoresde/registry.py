@@ -16,7 +16,17 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from scoresde import classification, contrastive, hybrid, learned_sde, named_sdes, networks, objective, parametrization
+from scoresde import (
+    autoencoding,
+    classification,
+    contrastive,
+    hybrid,
+    learned_sde,
+    named_sdes,
+    networks,
+    objective,
+    parametrization,
+)
 from scoresde.codec import Codec, Scaling
 from scoresde.errors import UsageError, require, unknown_name
 from scoresde.sde import SDE
@@ -59,6 +69,7 @@ _CLASSES: dict[str, type] = {
         hybrid.HybridObjective,
         classification.ClassificationObjective,
         contrastive.ContrastiveObjective,
+        autoencoding.AutoencodingObjective,
         networks.MLP,
         networks.UNet,
         networks.MPUNet,
@@ -70,6 +81,7 @@ _CLASSES: dict[str, type] = {
         networks.TextTransformer,
         networks.ImageEncoder,
         networks.ContrastiveNetwork,
+        networks.PatchDiscriminator,
         Scaling,
     )
 }

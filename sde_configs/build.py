@@ -87,9 +87,17 @@ TEXT = "TextTransformer"
 FROM_DATA = dict.fromkeys(SPATIAL, ("channels_in", "dims")) | dict.fromkeys(VECTORS, ("dim",)) | {TEXT: ("words",)}
 
 
+CONDITIONS = {  # the parts of a condition that have a size, with its axis and the argument that it is
+    "vector": (1, "vector_channels"),
+    "image": (1, "image_channels"),
+    "tokens": (2, "context_channels"),
+}
+
+
 def from_data(network: str) -> set[str]:
     """The arguments of a built-in network that the data give, by its name."""
-    return {"num_classes", *FROM_DATA.get(network, ())}
+    conditions = {argument for _, argument in CONDITIONS.values()}
+    return {"num_classes", "keeps_image", *conditions, *FROM_DATA.get(network, ())}
 
 
 def sampler_options(cls: type[Sampler]) -> dict[str, Any]:
@@ -185,7 +193,8 @@ def _build_network(config: ConfigDict, train: ArrayData, kind: type[nn.Module]) 
     network: dict[str, Any] = config.network.to_dict()
     shape = train.codec.encoded_shape(train.shape)
     network |= dict(zip(FROM_DATA.get(network["name"], ()), _sizes(network["name"], shape, kind), strict=False))
-    built: nn.Module = _drawn(network | {"num_classes": train.num_classes}, kind, config.seed)
+    network |= _condition_sizes(network["name"], train)
+    built: nn.Module = _drawn(network, kind, config.seed)
     if isinstance(built, DiT):
         built.grid(shape[1:])  # a mistake is answered before a run folder is made
     return built
@@ -197,6 +206,29 @@ def _drawn(description: dict[str, Any], kind: type[nn.Module], seed: int) -> Any
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return construct(description, kind, "config.network")
+
+
+def _condition_sizes(name: str, train: ArrayData) -> dict[str, int]:
+    """What the conditions of the data give to a network: the number of classes, and the sizes of the other parts.
+
+    Raises:
+        UsageError: for a part that the network does not take.
+    """
+    cond = train.conditions(slice(1))
+    if isinstance(cond, Tensor) and train.labels is None:
+        cond = {"vector": cond}
+    found = {"num_classes": train.num_classes}
+    cls = classes(nn.Module).get(name)
+    for kind, (axis, argument) in CONDITIONS.items():
+        part = cond.get(kind) if isinstance(cond, Mapping) else None
+        if not isinstance(part, Tensor) or part.ndim <= axis:
+            continue
+        require(
+            cls is None or argument in signature(cls).parameters,
+            f"network.name={name!r}: takes no {kind!r}, and the condition of the data is {condition.describe(cond)}",
+        )
+        found[argument] = part.shape[axis]
+    return found
 
 
 def _sizes(name: str, shape: tuple[int, ...], kind: type[nn.Module]) -> tuple[int, ...]:

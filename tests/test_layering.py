@@ -37,7 +37,7 @@ LAYERS = [  # a name stands for the module and all below it; modules of one laye
     {"scoresde.bounds", "scoresde.models"},
     {"scoresde.guidance"},
     {"scoresde.inverse"},
-    {"scoresde.objective", "scoresde.classification", "scoresde.contrastive"},
+    {"scoresde.objective", "scoresde.classification", "scoresde.contrastive", "scoresde.autoencoding"},
     {"scoresde.hybrid"},
     {"scoresde.registry"},
     {"scoresde.descriptions"},

@@ -23,6 +23,7 @@ from scoresde import (
     Scaling,
     TimeInput,
     UsageError,
+    autoencoding,
     classification,
     contrastive,
     hybrid,
@@ -72,6 +73,7 @@ EXAMPLES = [
     objective.DenoisingObjective(objective.LogNormalNoiseLevels(std=0.5), objective.MinSNRWeighting(2.0)),
     objective.VariationalObjective(),
     hybrid.HybridObjective(objective.DiscreteTimes(30), objective.VelocityWeighting(), num_steps=15, vlb_weight=0.01),
+    autoencoding.AutoencodingObjective(1.0, "l2", 0.1, 0.5, 7),
     classification.ClassificationObjective(objective.LogNormalNoiseLevels(std=0.7)),
     contrastive.ContrastiveObjective(),
     networks.MLP(2, width=8, depth=2, num_classes=3, learned_variance=True),
@@ -90,6 +92,7 @@ EXAMPLES = [
         networks.ImageEncoder(1, channels=2, depth=1),
         size=5,
     ),
+    networks.PatchDiscriminator(2, channels=4, num_levels=2, dims=1),
     Scaling((0.5, 1.0), 2.0),
 ]
 
@@ -123,7 +126,7 @@ def test_the_classes_of_a_kind():
     classifiers = {"MLPClassifier", "UNetClassifier"}
     autoencoders = {"LinearAutoencoder", "ConvAutoencoder"}
     readers = {"TextTransformer", "ImageEncoder", "ContrastiveNetwork"}
-    assert {"MLP", "UNet", "MPUNet", "DiT"} | classifiers | autoencoders | readers == set(
+    assert {"MLP", "UNet", "MPUNet", "DiT"} | classifiers | autoencoders | readers | {"PatchDiscriminator"} == set(
         filter(own, registry.classes(nn.Module))
     )  # LearnedVPSDE is a module too
     assert autoencoders == set(filter(own, registry.classes(networks.AutoencoderNetwork)))

@@ -33,10 +33,10 @@ from scoresde.metrics.features import (
     Levels,
     Values,
 )
-from scoresde.metrics.features.efficientnet import FEATURES as EFFICIENTNET_FEATURES
-from scoresde.metrics.features.efficientnet import installed
 from scoresde.metrics.resampling import Estimate
 from scoresde.models.latent_codec import without_latents
+from scoresde.networks.efficientnet import FEATURES as EFFICIENTNET_FEATURES
+from scoresde.networks.efficientnet import installed
 from scoresde.training.parallel import World
 
 COPYING = "copying"

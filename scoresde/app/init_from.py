@@ -36,7 +36,7 @@ from scoresde.parametrization import Parametrization
 from scoresde.registry import construct, describe
 from scoresde.sde import SDE
 from sde_configs import default
-from sde_configs.build import FROM_DATA
+from sde_configs.build import from_data
 
 RECORD = "init_from"  # its name in the header of a checkpoint
 LEVELS = 32  # noise levels at which two SDEs are compared
@@ -161,7 +161,7 @@ class Origin:
             config = of_run(self.config, f"{source}: its configuration")
         else:  # a file of `save_model`
             config = default.get_config()
-            filled_in = {"num_classes", *FROM_DATA.get(described["network"].name, ())}
+            filled_in = from_data(described["network"].name)
             config.network = ConfigDict({k: v for k, v in described["network"].items() if k not in filled_in})
             config.sde = described["sde"]
         if sde is not None:

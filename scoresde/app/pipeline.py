@@ -138,11 +138,11 @@ def check_latents(model: NetworkScoreModel, checkpoint: Checkpoint, file: Path) 
     codec = model.codec
     assert isinstance(codec, AutoencoderCodec)
     own = checkpoint.description["models"][SCORE]["codec"]
-    network = codec.autoencoder.network
+    network = codec.autoencoder.plain()
     here = network.latent_channels, network.factor
     need = model.shape[0], own.get("factor", network.factor)
     require(
         here == need,
-        f"autoencoder={str(file)!r}: has latents of {here[0]} channels, by a factor of {here[1]} smaller than the data, "
-        f"and the model learned those of {need[0]} channels and {need[1]}; give {own.get('path')!r}, or one like it",
+        f"autoencoder={str(file)!r}: gives {here[0]} channels of a size {here[1]} times smaller, and the model learned "
+        f"{need[0]} channels of a size {need[1]} times smaller; give {own.get('path')!r}, or one like it",
     )

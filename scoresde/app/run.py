@@ -65,5 +65,5 @@ class Kind(ABC):
         """Draws a quick look at what the averaged model has learned, `run.folder.demo(step)`."""
 
     @abstractmethod
-    def next_step(self, folder: RunFolder) -> str:
-        """What to do with the trained model, in one line."""
+    def finish(self, run: Run) -> str:
+        """Writes what belongs beside the checkpoints of a trained model; returns what to do with it, in one line."""

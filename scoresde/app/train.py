@@ -18,9 +18,11 @@ from scoresde.app.flags import TrainFlags
 from scoresde.app.init_from import Origin
 from scoresde.app.parts import Prepared, with_parts
 from scoresde.app.pictures import save_picture
+from scoresde.app.pipeline import write_pipeline
 from scoresde.app.run import Kind, Run
 from scoresde.app.run_folder import RunFolder
 from scoresde.app.training_run import train_in
+from scoresde.checkpoint import read_header
 from scoresde.condition import Condition
 from scoresde.data.arrays import ArrayData
 from scoresde.errors import require
@@ -90,5 +92,8 @@ class ScoreKind(Kind):
         if run.leader:
             save_picture(run.folder.demo(trainer.step_number), raw, info, labels)
 
-    def next_step(self, folder: RunFolder) -> str:
-        return f"sample: python main.py --mode sample --sampler pc --workdir {shlex.quote(str(folder.path))}"
+    def finish(self, run: Run) -> str:
+        """Writes the pipeline of a model with parts that are trained apart."""
+        file = run.folder.checkpoint_path(run.trainer.step_number)
+        write_pipeline(run.folder.path / "pipeline.json", file, read_header(file))
+        return f"sample: python main.py --mode sample --sampler pc --workdir {shlex.quote(str(run.folder.path))}"

@@ -29,7 +29,6 @@ from scoresde.app.run_folder import RunFolder
 from scoresde.app.train import run_name
 from scoresde.app.training_run import train_in
 from scoresde.data.arrays import ArrayData
-from scoresde.data.latents import latent_moments
 from scoresde.models.autoencoder import Autoencoder
 from scoresde.training import leave_world
 from sde_configs import build
@@ -73,11 +72,11 @@ class AutoencoderKind(Kind):
     def complete(self, run: Run) -> None:
         """Measures mean and deviation of the latents over the training set, with the averaged weights."""
         model = run.trainer.model
-        with run.trainer.average.applied(model), torch.no_grad():
-            mean, std = latent_moments(model, run.data)
-        with torch.no_grad():
-            model.latent_mean.copy_(mean)
-            model.latent_std.copy_(torch.where(std > 0, std, 1.0))
+        with run.trainer.average.applied(model):
+            model.measure_latents(run.data.blocks())
+            measured = model.latent_mean.clone(), model.latent_std.clone()
+        for buffer, value in zip((model.latent_mean, model.latent_std), measured, strict=True):
+            buffer.copy_(value)
         run.trainer.average.copy_buffers()
 
     def draw(self, run: Run) -> None:
@@ -86,8 +85,8 @@ class AutoencoderKind(Kind):
         raw = data.values[:SHOWN]
         model = run.trainer.model
         with run.trainer.average.applied(model), torch.no_grad():
-            z = model.network.encode(model.codec.encode(raw.to(model.device), model.dtype)).mean
-            back = model.codec.decode(model.network.decode(z)).cpu()
+            z = model.plain().encode(model.codec.encode(raw.to(model.device), model.dtype)).mean
+            back = model.codec.decode(model.plain().decode(z)).cpu()
         if not run.leader:
             return
         path = run.folder.demo(run.trainer.step_number)
@@ -99,8 +98,8 @@ class AutoencoderKind(Kind):
         rows += [part.expand_as(rows[0]) for part in _shown_latents(z.cpu(), raw.shape[2:])]
         write_bytes(path, plots.png_bytes(plots.image_grid(torch.cat(rows), len(raw))))
 
-    def next_step(self, folder: RunFolder) -> str:
-        place = shlex.quote(str(folder.path))
+    def finish(self, run: Run) -> str:
+        place = shlex.quote(str(run.folder.path))
         return f"learn its latents: python main.py --mode train --config.data.autoencoder={place} --workdir NEW"
 
 
@@ -127,8 +126,8 @@ def reconstruction_scores(model: Autoencoder, data: ArrayData, span: float) -> d
     size = choose_batch_size(None, model.shape, model.device)
     for part in batches(len(data), size):
         raw = data.values[part].to(model.device)
-        latents = model.network.encode(model.codec.encode(raw, model.dtype))
-        back = model.codec.decode(model.network.decode(latents.mean))
+        latents = model.plain().encode(model.codec.encode(raw, model.dtype))
+        back = model.codec.decode(model.plain().decode(latents.mean))
         error = (back - raw).square().flatten(1).mean(1).double()
         ratios.append(10 * (math.log10(span**2) - error.clamp(min=1e-12).log10()))
         rates.append(latents.divergence().double() / math.prod(data.shape))

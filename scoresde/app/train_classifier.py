@@ -84,9 +84,9 @@ class ClassifierKind(Kind):
             picture = plots.image_of(figure, dpi=120)
             write_bytes(run.folder.demo(run.trainer.step_number), plots.png_bytes(picture))
 
-    def next_step(self, folder: RunFolder) -> str:
-        run = shlex.quote(str(folder.path))
-        return f"guide with it: python main.py --mode sample --workdir MODEL --guidance 4 --guide_with {run}"
+    def finish(self, run: Run) -> str:
+        place = shlex.quote(str(run.folder.path))
+        return f"guide with it: python main.py --mode sample --workdir MODEL --guidance 4 --guide_with {place}"
 
 
 def _scores(run: Run, data: ArrayData) -> LevelScores:

@@ -63,6 +63,7 @@ def train_in(
         draw_lost_demo(run)
         if trainer.step_number >= trainer.options.num_steps:
             if run.leader:
+                kind.finish(run)
                 print(
                     f"{folder.path} is trained: {trainer.step_number} steps; --config.training.num_steps=MORE goes on"
                 )
@@ -76,7 +77,7 @@ def train_in(
         received = loop(run)
     if run.leader and received is None:
         print(f"trained; the checkpoint is {folder.checkpoint_path(trainer.step_number)}")
-        print(kind.next_step(folder))
+        print(kind.finish(run))
     elif run.leader:
         print(f"stopped at step {trainer.step_number}, saved in {folder.path}; the same command goes on from there")
     return 0 if received is None else 128 + received

@@ -47,9 +47,7 @@ def own_data(trained: Trained) -> tuple[ArrayData, ArrayData | None]:
     require(same, changed)
     digest = trained.data.held_out_digest
     require(digest == "" or (held_out is not None and has_fingerprint(held_out, digest)), changed)
-    known = [train] if held_out is None else [train, held_out]
-    parts = [_as_trained(trained, part) for part in known]
-    return parts[0], None if held_out is None else parts[1]
+    return _as_trained(trained, train), None if held_out is None else _as_trained(trained, held_out)
 
 
 def _as_trained(trained: Trained, data: ArrayData) -> ArrayData:

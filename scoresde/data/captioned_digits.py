@@ -22,6 +22,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from scoresde.codec import Scaling
+from scoresde.data.arrays import ArrayData
+from scoresde.data.captioning import describe, digit_captions, numbered
 from scoresde.data.centre_lines import Lines, centre_lines
 from scoresde.data.strokes import EDGES, UPRIGHT, measure_strokes
 
@@ -32,6 +35,14 @@ PROPORTIONS = (0.85, 1.15)  # widths of the digits over their own
 THINNEST = 1.0  # width of a pen, in pixels: a thinner one leaves no full ink
 MARGIN = 0.5  # pixels that stay white at each edge, if there is room
 REACH = 3  # pixels around a point that the pen can touch
+
+
+def digits_text() -> ArrayData:
+    """10,782 drawn digits, 24 x 24, with captions in the wordings for training."""
+    images, labels = draw_digits()
+    strokes = measure_strokes(images / 255, labels)
+    texts, numbers = numbered(digit_captions(describe(strokes, labels, EDGES)))
+    return ArrayData(images, {"text": numbers}, Scaling(127.5, 127.5), texts=texts)
 
 
 class Drawn(NamedTuple):

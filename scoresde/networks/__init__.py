@@ -4,6 +4,7 @@ from scoresde.networks.autoencoder import AutoencoderNetwork, Latents, LinearAut
 from scoresde.networks.base import Network
 from scoresde.networks.classifiers import ClassifierNetwork, MLPClassifier, UNetClassifier
 from scoresde.networks.conv_autoencoder import ConvAutoencoder
+from scoresde.networks.discriminator import PatchDiscriminator
 from scoresde.networks.dit import DiT
 from scoresde.networks.magnitude_preserving import MPUNet
 from scoresde.networks.mlp import MLP
@@ -23,6 +24,7 @@ __all__ = [
     "MLPClassifier",
     "MPUNet",
     "Network",
+    "PatchDiscriminator",
     "TextTransformer",
     "UNet",
     "UNetClassifier",

@@ -212,7 +212,10 @@ class Trainer(Generic[Model]):
         raw, cond = batch
         if self.options.flip:
             flipped = noise.uniform("flips") < 0.5
-            raw = torch.where(match_rank(flipped, raw), raw.flip(-1), raw)
+            raw = _mirrored(raw, flipped)
+            image = cond.get("image") if isinstance(cond, Mapping) else None
+            if isinstance(cond, Mapping) and isinstance(image, Tensor):
+                cond = {**cond, "image": _mirrored(image, flipped)}
         if self.options.dequantize:
             raw = _dequantized(raw, noise)
         raw = self._spread(raw, noise)
@@ -348,6 +351,11 @@ def _parallel(model: TrainedModel, options: TrainingOptions, world: World) -> Pa
     if options.shard and world.size > 1:
         return Sharded(model, world)
     return Replicated() if world.size > 1 else Alone()
+
+
+def _mirrored(images: Tensor, flipped: Tensor) -> Tensor:
+    """Images with the `flipped` ones `(B,)` mirrored."""
+    return torch.where(match_rank(flipped, images), images.flip(-1), images)
 
 
 def _dequantized(raw: Tensor, noise: BatchNoise) -> Tensor:
