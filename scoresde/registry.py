@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from scoresde import classification, hybrid, learned_sde, named_sdes, networks, objective, parametrization
+from scoresde import classification, hybrid, learned_sde, named_sdes, networks, objective, parametrization, upsampling
 from scoresde.codec import Codec, Scaling
 from scoresde.errors import UsageError, require, unknown_name
 from scoresde.sde import SDE
@@ -57,6 +57,7 @@ _CLASSES: dict[str, type] = {
         objective.DenoisingObjective,
         objective.VariationalObjective,
         hybrid.HybridObjective,
+        upsampling.UpsamplingObjective,
         classification.ClassificationObjective,
         networks.MLP,
         networks.UNet,
