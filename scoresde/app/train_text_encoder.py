@@ -107,8 +107,8 @@ class TextEncoderKind(Kind):
             picture = plots.image_of(figure, dpi=120)
             write_bytes(run.folder.demo(run.trainer.step_number), plots.png_bytes(picture))
 
-    def next_step(self, folder: RunFolder) -> str:
-        place = shlex.quote(str(folder.path))
+    def finish(self, run: Run) -> str:
+        place = shlex.quote(str(run.folder.path))
         return f"train with it: python main.py --mode train --config.data.text_encoder={place} --workdir NEW"
 
 
