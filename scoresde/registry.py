@@ -26,6 +26,7 @@ from scoresde import (
     networks,
     objective,
     parametrization,
+    upsampling,
 )
 from scoresde.codec import Codec, Scaling
 from scoresde.errors import UsageError, require, unknown_name
@@ -67,6 +68,7 @@ _CLASSES: dict[str, type] = {
         objective.DenoisingObjective,
         objective.VariationalObjective,
         hybrid.HybridObjective,
+        upsampling.UpsamplingObjective,
         classification.ClassificationObjective,
         contrastive.ContrastiveObjective,
         autoencoding.AutoencodingObjective,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass, replace
 from inspect import signature
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -55,6 +56,7 @@ from scoresde.score_model import ScoreModel
 from scoresde.sde import SDE
 from scoresde.text import Vocabulary
 from scoresde.training import TrainingOptions
+from scoresde.upsampling import UpsamplingObjective
 
 AUTO = "auto"  # tables fitted to the model that is sampled from: see `samplers.fitted`
 PILOT = "pilot"  # a variance that a pilot run measures
@@ -127,7 +129,7 @@ def _given_scaling(config: ConfigDict) -> Scaling | None:
 
 def build_model(config: ConfigDict, train: ArrayData) -> NetworkScoreModel:
     """The model for some data, its weights drawn from the seed; the global random state is left as it was."""
-    network = _build_network(config, train, Network)
+    network = _build_network(config, train, Network, _upsampled(config, train))
     rule = _build_parametrization(config, train)
     sde = construct(config.sde.to_dict(), SDE, "config.sde")
     return NetworkScoreModel(network, sde, rule, train.codec.encoded_shape(train.shape), train.codec)
@@ -188,12 +190,31 @@ def build_vocabulary(train: ArrayData) -> Vocabulary:
     return Vocabulary.of(train.texts[number] for number in numbers.unique().tolist())
 
 
-def _build_network(config: ConfigDict, train: ArrayData, kind: type[nn.Module]) -> nn.Module:
+def _upsampled(config: ConfigDict, train: ArrayData) -> dict[str, Any]:
+    """The arguments of a network that takes the low resolution of samples, which an upsampler's objective makes."""
+    objective = build_objective(config)
+    if not isinstance(objective, UpsamplingObjective):
+        return {}
+    shape = train.codec.encoded_shape(train.shape)
+    objective.low_shape(shape)  # a mistake is answered before a run folder is made
+    name = config.network.name
+    require(
+        name not in VECTORS,
+        f"network.name={name!r}: takes no images, and config.objective makes an upsampler; use UNet, MPUNet or DiT",
+    )
+    parts = train.cond if isinstance(train.cond, Mapping) else {}
+    require("image" not in parts, "data: have images as conditions; an upsampler makes its own, so leave them out")
+    return {"image_channels": shape[0], "keeps_image": True}
+
+
+def _build_network(
+    config: ConfigDict, train: ArrayData, kind: type[nn.Module], more: Mapping[str, Any] = MappingProxyType({})
+) -> nn.Module:
     """The network for some data."""
     network: dict[str, Any] = config.network.to_dict()
     shape = train.codec.encoded_shape(train.shape)
     network |= dict(zip(FROM_DATA.get(network["name"], ()), _sizes(network["name"], shape, kind), strict=False))
-    network |= _condition_sizes(network["name"], train)
+    network |= _condition_sizes(network["name"], train) | dict(more)
     built: nn.Module = _drawn(network, kind, config.seed)
     if isinstance(built, DiT):
         built.grid(shape[1:])  # a mistake is answered before a run folder is made
@@ -260,19 +281,27 @@ def _build_parametrization(config: ConfigDict, train: ArrayData) -> Parametrizat
 def build_objective(config: ConfigDict) -> Objective:
     """The objective; discrete times and learned variances take the chain's number of levels.
 
-    Times and weighting, which the default names, are left out for an objective that takes none.
+    Times and weighting, which the default names, are left out for an objective that takes none. An upsampler's are
+    those of the objective inside it.
     """
-    described: dict[str, Any] = config.objective.to_dict()
+    described = _with_levels(config.objective.to_dict(), config)
+    objective: Objective = construct(described, Objective, "config.objective")
+    return objective
+
+
+def _with_levels(described: dict[str, Any], config: ConfigDict) -> dict[str, Any]:
+    """The description of an objective with the numbers of levels, and without what it does not take."""
     cls = classes(Objective).get(described["name"])
     taken = ("times", "weighting") if cls is None else signature(cls).parameters
     described = {key: value for key, value in described.items() if key in taken or key not in ("times", "weighting")}
+    if isinstance(described.get("objective"), dict):
+        return described | {"objective": _with_levels({"name": None, **described["objective"]}, config)}
     times = described.get("times")
     if isinstance(times, dict) and times.get("name") == "DiscreteTimes" and "num_levels" in config.sde:
         times.setdefault("num_levels", config.sde.num_levels)
         if cls is HybridObjective:
             described.setdefault("num_steps", config.sde.num_levels)
-    objective: Objective = construct(described, Objective, "config.objective")
-    return objective
+    return described
 
 
 def build_options(config: ConfigDict) -> TrainingOptions:

@@ -128,6 +128,7 @@ def _sampling(config: ConfigDict) -> None:
     config.sampling.batch_size = 0  # samples at a time, training apart; 0: as many as training leaves memory for
     config.sampling.threshold = "none"  # static or dynamic: keep the denoiser within the data's range
     config.sampling.quantile = 0.995  # of a sample's entries, which dynamic thresholding rescales into the range
+    config.sampling.low_noise = 0.1  # of a cascade: s, noise on what an upsampler is given, in its units
     config.sampling.guidance = ConfigDict()
     config.sampling.guidance.rescale = 0.0  # with --guidance: how far each sample's deviation is brought back (0.7)
     config.sampling.guidance.eta = 1.0  # with --guidance: what is kept of its part along the estimate (APG: 0)

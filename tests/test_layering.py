@@ -23,6 +23,7 @@ LAYERS = [  # a name stands for the module and all below it; modules of one laye
         "scoresde.condition",
         "scoresde.noise",
         "scoresde.operators",
+        "scoresde.resize",
         "scoresde.sde",
     },
     {
@@ -38,7 +39,7 @@ LAYERS = [  # a name stands for the module and all below it; modules of one laye
     {"scoresde.guidance"},
     {"scoresde.inverse"},
     {"scoresde.objective", "scoresde.classification", "scoresde.contrastive", "scoresde.autoencoding"},
-    {"scoresde.hybrid"},
+    {"scoresde.hybrid", "scoresde.upsampling"},
     {"scoresde.registry"},
     {"scoresde.descriptions"},
     {"scoresde.checkpoint"},

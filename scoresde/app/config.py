@@ -32,23 +32,33 @@ def recipes() -> list[str]:
 
 
 def sdes() -> list[str]:
-    """Names for `--sde`: the recipes that leave data and network as the default has them."""
+    """Names for `--sde`: the recipes that leave data and network as the default has them, upsamplers apart."""
     common = default.get_config()
-    return [name for name in recipes() if all(_read(name)[part] == common[part] for part in ("data", "network"))]
+    read = {name: _read(name) for name in recipes()}
+    return [
+        name
+        for name, config in read.items()
+        if all(config[part] == common[part] for part in ("data", "network")) and "objective" not in config.objective
+    ]
 
 
 def load_config(sde: str | None, name: str | None) -> ConfigDict:
     """The recipe `name` (a built-in name, a Python file with get_config, or a JSON file), under the SDE `sde`.
 
-    With both, everything is `name`'s except what belongs to the SDE: config.sde, .parametrization and .objective.
+    With both, everything is `name`'s except what belongs to the SDE: config.sde, .parametrization and .objective, of an
+    upsampler's the objective inside it.
     """
     if sde is not None and sde not in sdes():
         raise unknown_name("sde", sde, sdes())
     config = _read(name or sde or "vp")
     if name and sde:
         of_sde = _read(sde)
-        for section in ("sde", "parametrization", "objective"):
+        for section in ("sde", "parametrization"):
             config[section] = of_sde[section]
+        if "objective" in config.objective:
+            config.objective.objective = of_sde.objective
+        else:
+            config.objective = of_sde.objective
     return config
 
 

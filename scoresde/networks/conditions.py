@@ -13,7 +13,7 @@ from scoresde.condition import Condition, describe
 from scoresde.errors import UsageError, require
 
 WITH = {"vector_mask": "vector", "image_noise": "image", "mask": "tokens"}  # parts that say more of another one
-BARE = ("label", "vector")  # kinds that may be given as a tensor by a network that takes no other
+BARE = ("label", "vector")  # kinds that may be given as a tensor to a network that asks for no other
 LEAST_NOISE = 1e-3  # of an image: noise levels below it count as it
 
 
@@ -42,7 +42,8 @@ class Conditions(nn.Module):
         context_channels: size of a token; 0 for none.
         vector_channels: size of a vector; 0 for none.
         image_channels: channels of an image; 0 for none.
-        keeps_image: never hide the image, as upsamplers do; guidance then is by the other parts alone.
+        keeps_image: never hide the image, as upsamplers do; guidance then is by the other parts alone. The image is
+            not asked of data, as `scoresde.upsampling` makes it of the samples; what evaluates the network needs it.
     """
 
     def __init__(
@@ -72,9 +73,8 @@ class Conditions(nn.Module):
         self.has_null = label_dropout > 0
         sizes = {"label": num_classes, "vector": vector_channels, "image": image_channels, "tokens": context_channels}
         self.kinds = tuple(kind for kind, size in sizes.items() if size)
-        hidden = set(self.kinds) - ({"image"} if keeps_image else set())
         require(
-            not self.has_null or bool(hidden),
+            not self.has_null or len(self._asked) > 0,
             f"label_dropout={label_dropout}: this network has no classes whose labels could be hidden; leave it at 0",
         )
 
@@ -155,11 +155,14 @@ class Conditions(nn.Module):
 
     def part(self, cond: Condition, name: str) -> Tensor | None:
         """A part of a condition; None if it is not there, or is no tensor."""
-        if isinstance(cond, Mapping):
-            found = cond.get(name)
-        else:
-            found = cond if self.kinds == (name,) and name in BARE else None
+        parts = self._parts(cond)
+        found = None if parts is None else parts.get(name)
         return found if isinstance(found, Tensor) else None
+
+    @property
+    def _asked(self) -> tuple[str, ...]:
+        """The kinds that data must have."""
+        return tuple(kind for kind in self.kinds if not (kind == "image" and self.keeps_image))
 
     def _need(self) -> str:
         """What a condition must be, for error messages."""
@@ -192,7 +195,7 @@ class Conditions(nn.Module):
         parts = self._parts(cond)
         if parts is None or parts.keys() - self._known(parts):
             return describe(cond)
-        for kind in self.kinds:
+        for kind in self._asked:
             if kind not in parts and not self._hides(kind):
                 return describe(cond) + (f", without {kind!r}" if parts else "")
         for name, part in parts.items():
@@ -209,8 +212,9 @@ class Conditions(nn.Module):
         """The parts of a condition by name; None for a condition that has none."""
         if cond is None:
             return {}
-        if isinstance(cond, Tensor) and len(self.kinds) == 1 and self.kinds[0] in BARE:
-            return {self.kinds[0]: cond}
+        asked = self._asked
+        if isinstance(cond, Tensor) and len(asked) == 1 and asked[0] in BARE:
+            return {asked[0]: cond}
         return cond if isinstance(cond, Mapping) else None
 
     def _known(self, parts: Mapping[str, Condition]) -> set[str]:
@@ -241,7 +245,7 @@ class Conditions(nn.Module):
             "network.label_dropout=0.1",
         )
         if cond is None:
-            only_labels = self.kinds == ("label",)
+            only_labels = self._asked == ("label",)
             return torch.full_like(hidden, self.num_classes, dtype=torch.long) if only_labels else None
         parts = self._parts(cond)
         if parts is None:

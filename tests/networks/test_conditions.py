@@ -184,10 +184,9 @@ def test_an_image_that_is_kept_is_never_hidden():
     assert (hidden["label"] == 3).all()
     assert torch.equal(hidden["image"], cond["image"])
     assert torch.equal(hidden["image_noise"], cond["image_noise"])
-    with pytest.raises(UsageError, match=r"cond: no condition; need a dict of 'image'"):
-        network.check_cond(None)
-    with pytest.raises(UsageError, match="without 'image'"):
-        network.check_cond({"label": cond["label"]})
+    network.check_cond(cond["label"])  # of data, whose images an objective makes
+    with pytest.raises(UsageError, match=r"need a dict of 'image' \(B, 2, \*sizes\)"):
+        network(torch.zeros(NUM, 1, 4, 4), torch.zeros(NUM), cond["label"])
     with pytest.raises(UsageError, match=r"label_dropout=0\.1"):
         UNet(1, 8, image_channels=2, label_dropout=0.1, keeps_image=True)
 
