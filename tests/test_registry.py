@@ -31,6 +31,7 @@ from scoresde import (
     objective,
     parametrization,
     registry,
+    upsampling,
 )
 from scoresde.networks import presets
 from scoresde.objective import TrainingTimes, Weighting
@@ -72,6 +73,7 @@ EXAMPLES = [
     objective.VariationalObjective(),
     hybrid.HybridObjective(objective.DiscreteTimes(30), objective.VelocityWeighting(), num_steps=15, vlb_weight=0.01),
     classification.ClassificationObjective(objective.LogNormalNoiseLevels(std=0.7)),
+    upsampling.UpsamplingObjective(objective.VariationalObjective(), 3, "area", antialias=False, largest_noise=0.2),
     networks.MLP(2, width=8, depth=2, num_classes=3, learned_variance=True),
     networks.UNet(2, channels=4, multipliers=(1, 3), num_blocks=2, num_classes=3, label_dropout=0.2),
     networks.UNet(2, **presets.NCSNPP | {"channels": 8, "num_blocks": 1, "attention_levels": (0, 2)}),

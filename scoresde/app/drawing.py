@@ -14,11 +14,13 @@ from scoresde import condition
 from scoresde._batches import batches
 from scoresde.app.device import choose_threads
 from scoresde.app.fitted_tables import best_tables
+from scoresde.app.flags import SampleFlags
 from scoresde.app.piloted import piloted_sampler
 from scoresde.app.progress import Progress
 from scoresde.app.shards import Shards
 from scoresde.app.trained import Trained
 from scoresde.condition import Condition
+from scoresde.errors import require
 from scoresde.noise import Noise
 from scoresde.training.parallel import World
 from sde_configs import build
@@ -46,6 +48,14 @@ class Plan:
             "num_samples": self.num_samples,
             "batch_size": self.batch_size,
         }
+
+
+def check_flags(flags: SampleFlags, trained: Trained) -> None:
+    """Raises `UsageError` for numbers or a sampler that cannot be: a mistake is named before anything else."""
+    for name, value in {"num_samples": flags.num_samples, "num_steps": flags.num_steps}.items():
+        require(value is None or value >= 1, f"{name}={value}: need at least 1")
+    if flags.sampler != build.AUTO:
+        build.build_sampler(trained.config, flags.sampler, flags.num_steps)
 
 
 def choose_sampler(trained: Trained, name: str, num_steps: int | None, leader: bool) -> tuple[Sampler, Tensor]:

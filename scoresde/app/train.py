@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from samplers import Heun, sample
 from scoresde import checkpoint
-from scoresde.app.config import load_config, override
+from scoresde.app.config import is_upsampler, load_config, override
 from scoresde.app.conversion import read_data
 from scoresde.app.device import choose_device, choose_threads, fast_bfloat16
 from scoresde.app.flags import TrainFlags
@@ -29,6 +29,7 @@ from scoresde.app.progress import Progress
 from scoresde.app.run import Kind, Run
 from scoresde.app.run_folder import RunFolder
 from scoresde.app.tracking import Tracker
+from scoresde.app.train_upsampler import UpsamplerKind
 from scoresde.codec import Codec, same_scaling
 from scoresde.data.arrays import ArrayData
 from scoresde.data.info import DataInfo, has_fingerprint
@@ -54,7 +55,8 @@ def train(flags: TrainFlags, overrides: Sequence[str]) -> int:
     override(config, overrides)
     if flags.seed is not None:
         config.seed = flags.seed
-    status = train_in(folder, config, choose_device(flags.device), origin)
+    kind = UpsamplerKind() if is_upsampler(config) else ScoreKind()
+    status = train_in(folder, config, choose_device(flags.device), origin, kind)
     leave_world()
     return status
 
