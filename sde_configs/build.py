@@ -43,14 +43,18 @@ from scoresde.data.stores import Watch
 from scoresde.errors import UsageError, require, unknown_name
 from scoresde.hybrid import HybridObjective
 from scoresde.models import ThresholdedModel
+from scoresde.models.autoencoder import Autoencoder
 from scoresde.models.classifier import NoisyClassifier
 from scoresde.models.network import NetworkScoreModel
-from scoresde.networks import ClassifierNetwork, DiT, Network
+from scoresde.models.text_encoder import ContrastiveTextModel
+from scoresde.networks import ClassifierNetwork, ContrastiveNetwork, DiT, ImageEncoder, Network, TextTransformer
+from scoresde.networks.autoencoder import AutoencoderNetwork
 from scoresde.objective import Objective
 from scoresde.parametrization import Parametrization
 from scoresde.registry import classes, construct
 from scoresde.score_model import ScoreModel
 from scoresde.sde import SDE
+from scoresde.text import Vocabulary
 from scoresde.training import TrainingOptions
 from scoresde.upsampling import UpsamplingObjective
 
@@ -81,7 +85,8 @@ SAMPLERS: dict[str, type[Sampler]] = {
 
 SPATIAL = ("UNet", "MPUNet", "DiT", "UNetClassifier")  # networks of (channels, ...) with one to three sizes
 VECTORS = ("MLP", "MLPClassifier")
-FROM_DATA = dict.fromkeys(SPATIAL, ("channels_in", "dims")) | dict.fromkeys(VECTORS, ("dim",))
+TEXT = "TextTransformer"
+FROM_DATA = dict.fromkeys(SPATIAL, ("channels_in", "dims")) | dict.fromkeys(VECTORS, ("dim",)) | {TEXT: ("words",)}
 
 
 CONDITIONS = {  # the parts of a condition that have a size, with its axis and the argument that it is
@@ -147,6 +152,44 @@ def build_classifier(config: ConfigDict, train: ArrayData) -> NoisyClassifier:
     return NoisyClassifier(network, sde, shape, train.num_classes, rule.sigma_data, rule.input, train.codec)
 
 
+def build_autoencoder(config: ConfigDict, train: ArrayData) -> Autoencoder:
+    """The autoencoder for some data."""
+    network: dict[str, Any] = config.network.to_dict()
+    shape = train.codec.encoded_shape(train.shape)
+    cls = classes(AutoencoderNetwork).get(network["name"])
+    taken = {} if cls is None else signature(cls).parameters
+    given = {"channels_in": shape[0], "dims": len(shape) - 1}
+    network |= {name: value for name, value in given.items() if name in taken}
+    built: AutoencoderNetwork = _drawn(network, AutoencoderNetwork, config.seed)
+    built.latent_shape(shape)  # a mistake is answered before a run folder is made
+    return Autoencoder(built, shape, train.codec)
+
+
+def build_text_encoder(config: ConfigDict, train: ArrayData) -> ContrastiveTextModel:
+    """The text encoder for the captions of some data, beside an image encoder for their samples."""
+    shape = train.codec.encoded_shape(train.shape)
+    require(
+        2 <= len(shape) <= 4,
+        f"data of shape {shape}: a text encoder is trained with series, images or volumes, (channels, sizes)",
+    )
+    words = build_vocabulary(train).words
+    text: TextTransformer = _drawn(config.network.to_dict() | {"words": words}, TextTransformer, config.seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        network = ContrastiveNetwork(text, ImageEncoder(shape[0], dims=len(shape) - 1))
+    return ContrastiveTextModel(network, shape, train.codec)
+
+
+def build_vocabulary(train: ArrayData) -> Vocabulary:
+    """The words of the captions of the samples that are trained on."""
+    numbers = train.cond["text"] if isinstance(train.cond, Mapping) and train.texts else None
+    if not isinstance(numbers, Tensor):
+        raise UsageError(
+            "data: no captions; a text encoder learns captions, such as those of --config.data.name=digits_text"
+        )
+    return Vocabulary.of(train.texts[number] for number in numbers.unique().tolist())
+
+
 def _upsampled(config: ConfigDict, train: ArrayData) -> dict[str, Any]:
     """The arguments of a network that takes the low resolution of samples, which an upsampler's objective makes."""
     objective = build_objective(config)
@@ -167,18 +210,23 @@ def _upsampled(config: ConfigDict, train: ArrayData) -> dict[str, Any]:
 def _build_network(
     config: ConfigDict, train: ArrayData, kind: type[nn.Module], more: Mapping[str, Any] = MappingProxyType({})
 ) -> nn.Module:
-    """The network for some data, its weights drawn from the seed; the global random state is left as it was."""
+    """The network for some data."""
     network: dict[str, Any] = config.network.to_dict()
     shape = train.codec.encoded_shape(train.shape)
     network |= dict(zip(FROM_DATA.get(network["name"], ()), _sizes(network["name"], shape, kind), strict=False))
     network |= _condition_sizes(network["name"], train) | dict(more)
-    require(0 <= config.seed < 2**64, f"seed={config.seed}: need 0 <= seed < 2**64")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        built: nn.Module = construct(network, kind, "config.network")
+    built: nn.Module = _drawn(network, kind, config.seed)
     if isinstance(built, DiT):
         built.grid(shape[1:])  # a mistake is answered before a run folder is made
     return built
+
+
+def _drawn(description: dict[str, Any], kind: type[nn.Module], seed: int) -> Any:
+    """The network of a description, its weights drawn from the seed; the global random state is left as it was."""
+    require(0 <= seed < 2**64, f"seed={seed}: need 0 <= seed < 2**64")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return construct(description, kind, "config.network")
 
 
 def _condition_sizes(name: str, train: ArrayData) -> dict[str, int]:
@@ -187,7 +235,7 @@ def _condition_sizes(name: str, train: ArrayData) -> dict[str, int]:
     Raises:
         UsageError: for a part that the network does not take.
     """
-    cond = train.cond
+    cond = train.conditions(slice(1))
     if isinstance(cond, Tensor) and train.labels is None:
         cond = {"vector": cond}
     found = {"num_classes": train.num_classes}
@@ -295,6 +343,10 @@ def threshold(config: ConfigDict, model: ScoreModel, codec: Codec, low: float, h
     )
     if kind == "none":
         return model
+    require(
+        isinstance(codec, Scaling),
+        f"config.sampling.threshold={kind!r}: the range of data is known, not that of latents; set it to 'none'",
+    )
     ends = torch.stack([torch.full(model.shape, low), torch.full(model.shape, high)])
     smallest, largest = codec.encode(ends, model.dtype)
     return ThresholdedModel(model, smallest, largest, quantile if kind == "dynamic" else None)

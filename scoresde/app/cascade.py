@@ -17,9 +17,10 @@ from samplers.sampling import joined
 from scoresde import condition
 from scoresde._batches import batches
 from scoresde.app.config import is_upsampler
-from scoresde.app.drawing import Plan, check_flags, choose_sampler, draw
+from scoresde.app.drawing import Plan, check_flags, choose_sampler, draw, read_prompts
 from scoresde.app.files import output_path
 from scoresde.app.flags import SampleFlags
+from scoresde.app.parts import examples_of
 from scoresde.app.pictures import labels_array, save_numbers, save_stages, seeds_array
 from scoresde.app.shards import SampleShards
 from scoresde.app.trained import Trained
@@ -70,9 +71,8 @@ def sample_cascade(flags: SampleFlags, overrides: Sequence[str]) -> int:
     output = output_path(
         flags.output, last.folder / f"cascade-{flags.sampler}{last.guiding.label}-seed{seed}.png", ".npz"
     )
-    labels = _labels(links, flags)
-    for link in links:
-        link.trained.model.check_cond(labels if link.trained.data.num_classes else None)
+    conds = _conditions(links, flags)
+    labels = next((cond for cond in conds if isinstance(cond, Tensor)), None)
     world, device = join_world(last.device)
     drawn: list[Samples] = []
     raw: list[Tensor] = []
@@ -81,8 +81,7 @@ def sample_cascade(flags: SampleFlags, overrides: Sequence[str]) -> int:
         settings: dict[str, Any] = {}
         for k, link in enumerate(links):
             link = link.on(device, stage_seed(seed, k))
-            cond = labels if link.trained.data.num_classes else None
-            link, plan, settings = _plan(link, flags, raw[-1] if raw else None, cond, settings, world)
+            link, plan, settings = _plan(link, flags, raw[-1] if raw else None, conds[k], settings, world)
             shards = SampleShards(output, settings)
             if world.leader:
                 held.enter_context(shards.locked())
@@ -110,7 +109,7 @@ def _load(flags: SampleFlags, overrides: Sequence[str]) -> list[Link]:
     """
     given = f"cascade={flags.cascade!r}"
     names = [name.strip() for name in (flags.cascade or "").split(",")]
-    for other in ("workdir", "checkpoint", "sde"):
+    for other in ("workdir", "checkpoint", "sde", "pipeline", "autoencoder"):
         require(getattr(flags, other) is None, f"{given}: names all models; leave --{other} out")
     require(
         len(names) >= 2 and all(names), f"{given}: need runs or checkpoints between commas, as in runs/small,runs/large"
@@ -136,23 +135,37 @@ def _load(flags: SampleFlags, overrides: Sequence[str]) -> list[Link]:
     return links
 
 
-def _labels(links: Sequence[Link], flags: SampleFlags) -> Tensor | None:
-    """The classes of the samples, which all stages that have classes are given."""
+def _conditions(links: Sequence[Link], flags: SampleFlags) -> list[Condition]:
+    """What each stage is given beside images: the same captions, or the same classes, if it takes them."""
+    given = f"cascade={flags.cascade!r}"
     labelled = [link for link in links if link.trained.data.num_classes]
     for link in labelled[1:]:
         counts = labelled[0].trained.data.num_classes, link.trained.data.num_classes
         require(
             counts[0] == counts[1],
-            f"cascade={flags.cascade!r}: {labelled[0].name} has {counts[0]} classes, and {link.name} has {counts[1]}",
+            f"{given}: {labelled[0].name} has {counts[0]} classes, and {link.name} has {counts[1]}",
         )
-    first = labelled[0] if labelled else links[0]
-    cond = first.trained.conditions(flags.num_samples, flags.labels)
-    assert cond is None or isinstance(cond, Tensor)
-    return cond
+    captioned = [link.trained for link in links if link.trained.captioned]
+    texts = read_prompts(flags)
+    require(not texts or bool(captioned), f"{given}: no stage was trained with captions; leave --prompt out")
+    if captioned and not texts:
+        texts = examples_of(captioned[0].checkpoint)
+    labels = labelled[0].trained.conditions(flags.num_samples, flags.labels) if labelled else None
+    require(
+        bool(labelled) or flags.labels is None,
+        f"labels={flags.labels!r}: no stage was trained with classes; leave --labels out",
+    )
+    conds: list[Condition] = []
+    for link in links:
+        trained = link.trained
+        own = trained.of_texts(texts, flags.num_samples) if trained.captioned else None
+        conds.append(labels if link in labelled else own)
+        trained.model.check_cond(condition.to(condition.take(conds[-1], slice(1)), trained.device))
+    return conds
 
 
 def _plan(
-    link: Link, flags: SampleFlags, raw: Tensor | None, labels: Condition, before: dict[str, Any], world: World
+    link: Link, flags: SampleFlags, raw: Tensor | None, given: Condition, before: dict[str, Any], world: World
 ) -> tuple[Link, Plan, dict[str, Any]]:
     """How a stage is drawn, and all that its samples depend on.
 
@@ -160,13 +173,13 @@ def _plan(
         link: the stage.
         flags: of the command.
         raw: samples of the stage before.
-        labels: classes of the samples, if the stage has classes.
+        given: what the stage is given beside images.
         before: all that the samples of the stage before depend on.
         world: the processes.
     """
     trained = link.trained
     size = min(trained.batch_size(), -(-flags.num_samples // world.size))
-    cond = labels
+    cond = given
     own: dict[str, Any] = {"seed": trained.seed}
     if link.upsampling is not None and raw is not None:
         parts = [
@@ -176,7 +189,7 @@ def _plan(
                 raw[part],
                 link.noise,
                 trained.seed,
-                condition.take(labels, part),
+                condition.take(given, part),
                 part.start,
             )
             for part in batches(flags.num_samples, size)
@@ -188,7 +201,7 @@ def _plan(
         own |= {"before": before, "upsampling": describe(link.upsampling), "noise": link.noise}
     sampler, grid = choose_sampler(trained, flags.sampler, flags.num_steps, world.leader)
     plan = Plan(sampler, grid, cond, flags.num_samples, size)
-    settings = trained.sampling_key() | replace(plan, cond=labels).as_json() | own
+    settings = trained.sampling_key() | replace(plan, cond=given).as_json() | own
     return replace(link, trained=trained), plan, settings
 
 

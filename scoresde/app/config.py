@@ -17,8 +17,10 @@ from ml_collections import ConfigDict, config_flags
 import sde_configs
 from scoresde._json import parse_json
 from scoresde.app.files import PLACE, flat
+from scoresde.contrastive import ContrastiveObjective
 from scoresde.errors import UsageError, flag_error, require, unknown_name
-from scoresde.networks import ClassifierNetwork
+from scoresde.networks import ClassifierNetwork, ConvAutoencoder, TextTransformer
+from scoresde.networks.autoencoder import AutoencoderNetwork
 from scoresde.registry import classes
 from scoresde.upsampling import UpsamplingObjective
 from sde_configs import default
@@ -83,6 +85,41 @@ def as_classifier(config: ConfigDict) -> ConfigDict:
     config.data.class_conditional = True
     config.training.lr = 3e-4
     config.training.weight_decay = 0.05
+    return config
+
+
+def as_autoencoder(config: ConfigDict) -> ConfigDict:
+    """The configuration of an autoencoder of the data of a configuration, for latent models.
+
+    A configuration that names an autoencoder's network is an autoencoder's already.
+    """
+    del config.sde, config.parametrization
+    config.data.autoencoder = config.data.text_encoder = ""
+    if config.network.name in classes(AutoencoderNetwork):
+        return config
+    taken = {name: p.default for name, p in inspect.signature(ConvAutoencoder).parameters.items()}
+    names = ("channels", "multipliers", "num_blocks", "latent_channels", "kind")
+    config.network = ConfigDict({"name": ConvAutoencoder.__name__, **{name: taken[name] for name in names}})
+    config.objective = ConfigDict({"name": "AutoencodingObjective"})
+    config.training.lr = 1e-3
+    return config
+
+
+def as_text_encoder(config: ConfigDict) -> ConfigDict:
+    """The configuration of an encoder of the captions of the data of a configuration.
+
+    A configuration that names a text encoder's network is a text encoder's already.
+    """
+    del config.sde, config.parametrization
+    config.data.autoencoder = config.data.text_encoder = ""
+    if config.network.name == TextTransformer.__name__:
+        return config
+    taken = {name: p.default for name, p in inspect.signature(TextTransformer).parameters.items()}
+    names = ("width", "depth", "num_heads", "max_length", "dropout")
+    config.network = ConfigDict({"name": TextTransformer.__name__, **{name: taken[name] for name in names}})
+    config.objective = ConfigDict({"name": ContrastiveObjective.__name__})
+    config.training.batch_size = 128  # each sample is sought among these
+    config.training.lr = 1e-3
     return config
 
 
@@ -235,6 +272,7 @@ def _take_fields_of_classes(config: ConfigDict, arguments: Sequence[str]) -> Non
     known = classes(object)
     pattern = re.compile(r"--config\.(network|sde|parametrization)\.(\w+)(?:=(.*))?")
     given = [found.groups() for argument in arguments if (found := pattern.fullmatch(argument))]
+    given = [(section, field, value) for section, field, value in given if section in config]
     for section, field, value in given:
         if field == "name" and value in known:
             taken = inspect.signature(known[value]).parameters

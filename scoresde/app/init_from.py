@@ -29,6 +29,7 @@ from scoresde.codec import Codec, Scaling
 from scoresde.data.arrays import ArrayData
 from scoresde.data.info import DataInfo
 from scoresde.data.scaling import suits
+from scoresde.descriptions import SCORE, check_described, describe_model
 from scoresde.errors import UsageError, require
 from scoresde.models.network import NetworkScoreModel
 from scoresde.parametrization import Parametrization
@@ -68,7 +69,7 @@ class Origin:
 
     def __post_init__(self) -> None:
         source = f"init_from={self.path!r}"
-        checkpoint.check_described(self.model, f"{source}: models.{checkpoint.SCORE}")
+        check_described(self.model, f"{source}: models.{SCORE}")
         require(isinstance(self.config, dict), f"{source}: its configuration is damaged")
         for part in ("network", "sde", "parametrization", "codec"):
             name = self.model[part].get("name")
@@ -105,13 +106,13 @@ class Origin:
         source = f"init_from={path!r}"
         models = header["models"]
         require(
-            checkpoint.SCORE in models,
-            f"{source}: holds the models {', '.join(models)}; a run begins from one named {checkpoint.SCORE!r}",
+            SCORE in models,
+            f"{source}: holds the models {', '.join(models)}; a run begins from one named {SCORE!r}",
         )
         data = header.get("data")
         names = () if data is None else DataInfo.from_json(data, source).class_names
         config = header.get("config", {})
-        origin = cls(path, file, header["step"], header["digest"], models[checkpoint.SCORE], config, names)
+        origin = cls(path, file, header["step"], header["digest"], models[SCORE], config, names)
         network = origin.model["network"]
         require(
             network.get("registered", True),
@@ -173,7 +174,7 @@ class Origin:
 
     def scaling(self, data: ArrayData) -> Codec:
         """The checkpoint's scaling if the data are moderate in it, otherwise their own."""
-        codec = construct(self.model["codec"], Codec, f"models.{checkpoint.SCORE}.codec")
+        codec = construct(self.model["codec"], Codec, f"models.{SCORE}.codec")
         if not isinstance(codec, Scaling):
             raise UsageError(
                 f"init_from={self.path!r}: its codec is a {type(codec).__name__}, and a run has a Scaling; train on in "
@@ -199,7 +200,7 @@ class Origin:
                 something else; for a checkpoint that is damaged.
         """
         source = f"init_from={self.path!r}"
-        described = checkpoint.describe_model(model)
+        described = describe_model(model)
         for part in ("network", "parametrization"):
             _check_same(part, self.model[part], described[part], source)
         path = Path(self.path)

@@ -10,7 +10,7 @@ from torch import Tensor
 from samplers.sampling import joined
 from scoresde._batches import batches
 from scoresde.app.cascade import sample_cascade
-from scoresde.app.drawing import Plan, check_flags, choose_sampler, draw
+from scoresde.app.drawing import Plan, check_flags, choose_sampler, draw, read_prompts
 from scoresde.app.files import output_path
 from scoresde.app.flags import SampleFlags
 from scoresde.app.pictures import labels_array, save_numbers, save_picture, seeds_array
@@ -33,7 +33,8 @@ def sample(flags: SampleFlags, overrides: Sequence[str]) -> int:
         flags.output, trained.folder / f"{flags.sampler}{trained.guiding.label}-seed{trained.seed}.png", ".npz"
     )
     numbers = output.with_suffix(".npz")
-    cond = trained.conditions(flags.num_samples, flags.labels)
+    texts = read_prompts(flags)
+    cond = trained.of_texts(texts, flags.num_samples) if texts else trained.conditions(flags.num_samples, flags.labels)
 
     world, device = join_world(trained.device)
     trained = trained.on(device)

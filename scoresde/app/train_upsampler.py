@@ -11,6 +11,7 @@ from torch import Tensor
 
 from samplers import Heun, sample
 from samplers.cascades import low_condition
+from scoresde.app.parts import Prepared, with_parts
 from scoresde.app.pictures import save_stages
 from scoresde.app.run import Kind, Run
 from scoresde.app.run_folder import RunFolder
@@ -26,6 +27,12 @@ DEMO_NOISE = 0.1  # s, or the largest that was trained with
 @final
 class UpsamplerKind(Kind):
     """A run that trains an upsampler."""
+
+    def prepare(
+        self, folder: RunFolder, config: ConfigDict, data: ArrayData, held_out: ArrayData | None, device: torch.device
+    ) -> Prepared:
+        """The data with encoded captions, and in latents, as the configuration says."""
+        return with_parts(folder.path, config, data, held_out, device)
 
     def build_model(self, config: ConfigDict, data: ArrayData) -> NetworkScoreModel:
         return build.build_model(config, data)
@@ -53,5 +60,8 @@ class UpsamplerKind(Kind):
             stages = [(part, run.info) for part in (low.cpu(), drawn, raw)]
             save_stages(run.folder.demo(trainer.step_number), stages, labels)
 
-    def next_step(self, folder: RunFolder) -> str:
-        return f"sample: python main.py --mode sample --sampler pc --cascade BASE,{shlex.quote(str(folder.path))}"
+    def complete(self, run: Run) -> None:
+        """Nothing is measured."""
+
+    def finish(self, run: Run) -> str:
+        return f"sample: python main.py --mode sample --sampler pc --cascade BASE,{shlex.quote(str(run.folder.path))}"

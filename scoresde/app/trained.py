@@ -19,13 +19,17 @@ from scoresde.app.config import is_upsampler, load_config, of_checkpoint, overri
 from scoresde.app.device import choose_device
 from scoresde.app.flags import TrainedFlags
 from scoresde.app.guiding import Guiding
-from scoresde.app.run_folder import HOW_TO_TRAIN, RunFolder, newest_run
+from scoresde.app.parts import TEXT_ENCODER, examples_of, recorded_text_encoder
+from scoresde.app.pipeline import GivenParts, check_latents, read_pipeline
+from scoresde.app.run_folder import HOW_TO_TRAIN, RunFolder, checkpoint_at, newest_run
 from scoresde.checkpoint import Checkpoint
 from scoresde.condition import Condition
 from scoresde.data.info import DataInfo
+from scoresde.descriptions import SCORE
 from scoresde.errors import UsageError, require
 from scoresde.models.network import NetworkScoreModel
 from scoresde.score_model import ScoreModel
+from scoresde.text import TextEncoder
 from sde_configs import build
 
 
@@ -44,6 +48,7 @@ class Trained:
         seed: of samples and other draws.
         guiding: how the model is guided.
         low: of an upsampler: the image, and its noise, of some samples, for pilot runs.
+        parts: the autoencoder and the text encoder that take the place of the model's own, by their flags.
     """
 
     checkpoint: Checkpoint
@@ -54,6 +59,7 @@ class Trained:
     run: RunFolder | None
     seed: int
     guiding: Guiding
+    parts: GivenParts
     low: Condition = None
 
     @classmethod
@@ -69,7 +75,12 @@ class Trained:
         workdir = flags.workdir
         file = flags.checkpoint
         wanted = load_config(sde, None).sde.name if sde else None
+        parts = GivenParts(flags.autoencoder, flags.text_encoder)
         require(not (file and workdir), f"checkpoint={file!r}, workdir={workdir!r}: give one of the two")
+        if flags.pipeline is not None:
+            pipeline = read_pipeline(flags.pipeline)
+            parts = parts.filled_from(pipeline)
+            file = file or (None if workdir else pipeline.generator)
         run: RunFolder | None
         if file is not None:
             loaded = checkpoint_file.load(file)
@@ -90,8 +101,8 @@ class Trained:
         )
         models = loaded.description["models"]
         require(
-            checkpoint_file.SCORE in models,
-            f"{source}: holds a {' and a '.join(models)} and no score model; give a run of --mode train",
+            SCORE in models,
+            f"{source}: holds {' and '.join(models)}, and no score model; give a run of --mode train",
         )
         config = of_checkpoint(loaded.description["config"])
         require(
@@ -109,12 +120,17 @@ class Trained:
         seed = config.seed if flags.seed is None else flags.seed
         require(0 <= seed < 2**64, f"seed={seed}: need 0 <= seed < 2**64")
         guiding = Guiding.of(flags, config)
-        return cls(loaded, config, choose_device(flags.device), data, folder, run, seed, guiding)
+        return cls(loaded, config, choose_device(flags.device), data, folder, run, seed, guiding, parts)
 
     @cached_property
     def network_model(self) -> NetworkScoreModel:
         """The trained model itself, with averaged weights, on the device."""
-        return self.checkpoint.model().to(self.device)
+        given = self.parts.autoencoder
+        file = None if given is None else checkpoint_at(given, "autoencoder")
+        model = self.checkpoint.model(autoencoder=file).to(self.device)
+        if file is not None:
+            check_latents(model, self.checkpoint, file)
+        return model
 
     @cached_property
     def model(self) -> ScoreModel:
@@ -127,7 +143,7 @@ class Trained:
         """The same, guided in another way."""
         model = self.network_model
         return build.threshold(
-            self.config, guiding.apply(model, self.data.num_classes), model.codec, self.data.low, self.data.high
+            self.config, guiding.apply(model, self._example), model.codec, self.data.low, self.data.high
         )
 
     def batch_size(self, graphs: int = 0) -> int:
@@ -157,12 +173,53 @@ class Trained:
         """Each class once, for pilot runs, which repeat them; None without classes."""
         return self.conditions(max(1, self._labelled.num_classes))
 
+    @property
+    def captioned(self) -> bool:
+        """Whether the model was trained with captions."""
+        return TEXT_ENCODER in self.checkpoint.description
+
+    @cached_property
+    def text_encoder(self) -> TextEncoder:
+        """The encoder of its captions."""
+        return recorded_text_encoder(self.checkpoint, self.parts.text_encoder, self.device)
+
+    @property
+    def _example(self) -> Condition:
+        """A condition that the model takes; None for one without."""
+        if self.captioned:
+            return self.text_encoder.encode([""])
+        return torch.zeros(1, dtype=torch.long) if self.data.num_classes else None
+
+    def of_texts(self, texts: Sequence[str], num_samples: int) -> Condition:
+        """Conditions of samples with some captions in turn.
+
+        Raises:
+            UsageError: for a model without captions.
+        """
+        require(
+            self.captioned,
+            f"prompt={'|'.join(texts)!r}: this model was trained without captions; leave --prompt out",
+        )
+        for note in self.text_encoder.notes(texts):
+            print(note, flush=True)
+        every: Condition = self.text_encoder.encode(texts)
+        try:
+            self.network_model.check_cond(condition.to(every, self.device))
+        except UsageError as error:
+            raise UsageError(f"text_encoder={self.parts.text_encoder!r}: does not suit the model ({error})") from error
+        return condition.take(every, torch.arange(num_samples) % len(texts))
+
     def conditions(self, num_samples: int, labels: str | None = None) -> Condition:
         """Conditions of samples: "3", "3,1,4" or "cat,dog" repeated to their number; by default all classes in turn.
+
+        Those of a model of captions are captions of its data in turn.
 
         Raises:
             UsageError: for labels that the model does not know.
         """
+        if self.captioned:
+            require(labels is None, f"labels={labels!r}: this model was trained with captions; give a --prompt instead")
+            return self._with_low(self.of_texts(examples_of(self.checkpoint), num_samples), num_samples)
         known = self._labelled
         classes = known.num_classes
         if labels is None:
@@ -183,13 +240,12 @@ class Trained:
             raise UsageError(f"labels={labels!r}: {str(error).removeprefix('cond: ')}") from error
         return given.repeat(-(-num_samples // len(given)))[:num_samples]
 
-    def _with_low(self, labels: Tensor | None, num_samples: int) -> Condition:
-        """Labels, and for an upsampler what it is given, repeated to their number."""
-        if not isinstance(self.low, Mapping):
-            return labels
+    def _with_low(self, cond: Condition, num_samples: int) -> Condition:
+        """A condition, and for an upsampler what it is given, repeated to the number of samples."""
         low = condition.spread(self.low, num_samples)
-        assert isinstance(low, Mapping)
-        return {**low} if labels is None else {**low, "label": labels}
+        if not isinstance(low, Mapping):
+            return cond
+        return {**low, **(cond if isinstance(cond, Mapping) else {} if cond is None else {"label": cond})}
 
     def decode(self, x: Tensor) -> Tensor:
         """The raw data of samples, on the host."""
