@@ -33,6 +33,7 @@ from scoresde import (
     objective,
     parametrization,
     registry,
+    upsampling,
 )
 from scoresde.networks import presets
 from scoresde.objective import TrainingTimes, Weighting
@@ -75,6 +76,7 @@ EXAMPLES = [
     hybrid.HybridObjective(objective.DiscreteTimes(30), objective.VelocityWeighting(), num_steps=15, vlb_weight=0.01),
     autoencoding.AutoencodingObjective(1.0, "l2", 0.1, 0.5, 7),
     classification.ClassificationObjective(objective.LogNormalNoiseLevels(std=0.7)),
+    upsampling.UpsamplingObjective(objective.VariationalObjective(), 3, "area", antialias=False, largest_noise=0.2),
     contrastive.ContrastiveObjective(),
     networks.MLP(2, width=8, depth=2, num_classes=3, learned_variance=True),
     networks.UNet(2, channels=4, multipliers=(1, 3), num_blocks=2, num_classes=3, label_dropout=0.2),
