@@ -67,6 +67,7 @@ _CLASSES: dict[str, type] = {
         networks.UNetClassifier,
         networks.LinearAutoencoder,
         networks.ConvAutoencoder,
+        networks.TinyAutoencoder,
         networks.PatchDiscriminator,
         Scaling,
     )

@@ -83,6 +83,7 @@ EXAMPLES = [
     networks.UNetClassifier(2, 5, channels=4, multipliers=(1, 3), num_blocks=2),
     networks.LinearAutoencoder(3, 2),
     networks.ConvAutoencoder(2, channels=4, multipliers=(1, 3), latent_channels=2, kind="fsq", levels=(3, 5), dims=1),
+    networks.TinyAutoencoder(1, 8, 2, (1, 2), (1, 1), pooled=True, bound=2.0),
     networks.PatchDiscriminator(2, channels=4, num_levels=2, dims=1),
     Scaling((0.5, 1.0), 2.0),
 ]
@@ -115,7 +116,7 @@ def test_every_class_comes_back_through_json(example):
 
 def test_the_classes_of_a_kind():
     classifiers = {"MLPClassifier", "UNetClassifier"}
-    autoencoders = {"LinearAutoencoder", "ConvAutoencoder"}
+    autoencoders = {"LinearAutoencoder", "ConvAutoencoder", "TinyAutoencoder"}
     assert {"MLP", "UNet", "MPUNet", "DiT"} | classifiers | autoencoders | {"PatchDiscriminator"} == set(
         filter(own, registry.classes(nn.Module))
     )  # LearnedVPSDE is a module too

@@ -8,6 +8,7 @@ from scoresde.networks.discriminator import PatchDiscriminator
 from scoresde.networks.dit import DiT
 from scoresde.networks.magnitude_preserving import MPUNet
 from scoresde.networks.mlp import MLP
+from scoresde.networks.tiny_autoencoder import TinyAutoencoder
 from scoresde.networks.unet import UNet
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "MPUNet",
     "Network",
     "PatchDiscriminator",
+    "TinyAutoencoder",
     "UNet",
     "UNetClassifier",
 ]
