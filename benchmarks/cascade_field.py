@@ -8,7 +8,8 @@ first stage draws R x, a Gaussian; the upsampler draws x given y = R x + s eps, 
 Both denoisers are exact, and the sampler is deterministic. So the samples of `samplers.cascade` are a linear function
 of the normal numbers that they are made from. It is recovered by least squares, and with it the mean and the
 covariance of what is drawn, without Monte Carlo. What is left is the sampler's error, which falls with the number of
-steps, and that of the prior, which knows nothing of the mean: sqrt(largest eigenvalue of P) over the largest noise level.
+steps, and that of the prior, which knows nothing of the mean: sqrt(largest eigenvalue of P) over the largest noise
+level.
 """
 
 from __future__ import annotations

@@ -125,20 +125,28 @@ def stage_seed(seed: int, stage: int) -> int:
 
 
 def low_condition(
-    model: ScoreModel, upsampling: UpsamplingObjective, raw: Tensor, noise: float, seed: int, cond: Condition
+    model: ScoreModel,
+    upsampling: UpsamplingObjective,
+    raw: Tensor,
+    noise: float,
+    seed: int,
+    cond: Condition,
+    first_index: int = 0,
 ) -> Condition:
-    """The condition of an upsampler.
+    """The condition of an upsampler, on its device.
 
     Args:
         model: the upsampler.
         upsampling: what it was trained by.
-        raw: samples of the stage before, decoded; numbers 0, 1, .. of the seed.
+        raw: samples of the stage before, decoded.
         noise: s.
         seed: of the stage.
         cond: all other conditions.
+        first_index: index of the first sample.
     """
     low = codec_of(model).encode(raw.to(model.device), model.dtype)
-    eps = Noise(seed, torch.arange(len(low), device=low.device)).stream("image eps").normal(0, low.shape[1:], low.dtype)
+    index = first_index + torch.arange(len(low), device=low.device)
+    eps = Noise(seed, index).stream("image eps").normal(0, low.shape[1:], low.dtype)
     cond = condition.to(cond, low.device)
     return upsampling.condition(low, torch.full((len(low),), noise, dtype=low.dtype, device=low.device), eps, cond)
 

@@ -33,6 +33,7 @@ from scoresde import (
     objective,
     parametrization,
     registry,
+    upsampling,
 )
 from scoresde.networks import presets
 from scoresde.objective import TrainingTimes, Weighting
@@ -75,6 +76,7 @@ EXAMPLES = [
     hybrid.HybridObjective(objective.DiscreteTimes(30), objective.VelocityWeighting(), num_steps=15, vlb_weight=0.01),
     autoencoding.AutoencodingObjective(1.0, "l2", 0.1, 0.5, 7),
     classification.ClassificationObjective(objective.LogNormalNoiseLevels(std=0.7)),
+    upsampling.UpsamplingObjective(objective.VariationalObjective(), 3, "area", antialias=False, largest_noise=0.2),
     contrastive.ContrastiveObjective(),
     networks.MLP(2, width=8, depth=2, num_classes=3, learned_variance=True),
     networks.UNet(2, channels=4, multipliers=(1, 3), num_blocks=2, num_classes=3, label_dropout=0.2),
@@ -92,6 +94,7 @@ EXAMPLES = [
         networks.ImageEncoder(1, channels=2, depth=1),
         size=5,
     ),
+    networks.TinyAutoencoder(1, 8, 2, (1, 2), (1, 1), pooled=True, bound=2.0),
     networks.PatchDiscriminator(2, channels=4, num_levels=2, dims=1),
     Scaling((0.5, 1.0), 2.0),
 ]
@@ -124,7 +127,7 @@ def test_every_class_comes_back_through_json(example):
 
 def test_the_classes_of_a_kind():
     classifiers = {"MLPClassifier", "UNetClassifier"}
-    autoencoders = {"LinearAutoencoder", "ConvAutoencoder"}
+    autoencoders = {"LinearAutoencoder", "ConvAutoencoder", "TinyAutoencoder"}
     readers = {"TextTransformer", "ImageEncoder", "ContrastiveNetwork"}
     assert {"MLP", "UNet", "MPUNet", "DiT"} | classifiers | autoencoders | readers | {"PatchDiscriminator"} == set(
         filter(own, registry.classes(nn.Module))

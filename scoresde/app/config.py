@@ -22,6 +22,7 @@ from scoresde.errors import UsageError, flag_error, require, unknown_name
 from scoresde.networks import ClassifierNetwork, ConvAutoencoder, TextTransformer
 from scoresde.networks.autoencoder import AutoencoderNetwork
 from scoresde.registry import classes
+from scoresde.upsampling import UpsamplingObjective
 from sde_configs import default
 from sde_configs.build import SAMPLERS, from_data
 
@@ -60,6 +61,11 @@ def load_config(sde: str | None, name: str | None) -> ConfigDict:
         else:
             config.objective = of_sde.objective
     return config
+
+
+def is_upsampler(config: ConfigDict) -> bool:
+    """Whether a configuration is that of an upsampler (`scoresde.upsampling`)."""
+    return config.get("objective", {}).get("name") == UpsamplingObjective.__name__
 
 
 def as_classifier(config: ConfigDict) -> ConfigDict:

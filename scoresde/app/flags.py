@@ -135,6 +135,7 @@ class TrainedFlags(ComputingFlags):
 class SampleFlags(TrainedFlags):
     """Of --mode sample."""
 
+    cascade: str | None = flag(None, "instead of one run: runs or checkpoints, small to large, as in BASE,UPSAMPLER")
     sampler: str = flag("pc", "{samplers}: see docs/samplers.md")
     num_samples: int = flag(100, "how many")
     num_steps: int | None = flag(None, "of the sampler (its default)")

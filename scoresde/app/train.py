@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from samplers import Heun, sample
 from scoresde import condition
-from scoresde.app.config import load_config, override
+from scoresde.app.config import is_upsampler, load_config, override
 from scoresde.app.device import choose_device
 from scoresde.app.flags import TrainFlags
 from scoresde.app.init_from import Origin
@@ -21,6 +21,7 @@ from scoresde.app.pictures import save_picture
 from scoresde.app.pipeline import write_pipeline
 from scoresde.app.run import Kind, Run
 from scoresde.app.run_folder import RunFolder
+from scoresde.app.train_upsampler import UpsamplerKind
 from scoresde.app.training_run import train_in
 from scoresde.checkpoint import read_header
 from scoresde.condition import Condition
@@ -44,7 +45,8 @@ def train(flags: TrainFlags, overrides: Sequence[str]) -> int:
     override(config, overrides)
     if flags.seed is not None:
         config.seed = flags.seed
-    status = train_in(folder, config, choose_device(flags.device), ScoreKind(), origin)
+    kind = UpsamplerKind() if is_upsampler(config) else ScoreKind()
+    status = train_in(folder, config, choose_device(flags.device), kind, origin)
     leave_world()
     return status
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from scoresde import checkpoint as checkpoint_file
 from scoresde import condition
-from scoresde.app.config import load_config, of_checkpoint, override_sampling
+from scoresde.app.config import is_upsampler, load_config, of_checkpoint, override_sampling
 from scoresde.app.device import choose_device
 from scoresde.app.flags import TrainedFlags
 from scoresde.app.guiding import Guiding
@@ -47,6 +47,7 @@ class Trained:
         run: the folder of the run, if the checkpoint lies in one.
         seed: of samples and other draws.
         guiding: how the model is guided.
+        low: of an upsampler: the image, and its noise, of some samples, for pilot runs.
         parts: the autoencoder and the text encoder that take the place of the model's own, by their flags.
     """
 
@@ -59,10 +60,13 @@ class Trained:
     seed: int
     guiding: Guiding
     parts: GivenParts
+    low: Condition = None
 
     @classmethod
-    def of(cls, flags: TrainedFlags, overrides: Sequence[str]) -> Trained:
+    def of(cls, flags: TrainedFlags, overrides: Sequence[str], in_cascade: bool = False) -> Trained:
         """The checkpoint that flags ask for: a file, that of a folder, of an SDE's run, or of the newest run.
+
+        An upsampler, which needs samples to begin from, is taken in a cascade only.
 
         Raises:
             UsageError: if there is none, it cannot be read, or the flags contradict each other or it.
@@ -104,6 +108,11 @@ class Trained:
         require(
             wanted in (None, config.sde.name),
             f"sde={sde!r}: this model was trained under {config.sde.name}; leave --sde out, or choose another run",
+        )
+        require(
+            in_cascade or not is_upsampler(config),
+            f"{source}: is an upsampler, which enlarges the samples of another model; it is sampled from by --mode "
+            f"sample --cascade BASE,{loaded.path if run is None else run.path}",
         )
         override_sampling(config, overrides)
         data = DataInfo.from_json(loaded.description["data"], source)
@@ -210,11 +219,12 @@ class Trained:
         """
         if self.captioned:
             require(labels is None, f"labels={labels!r}: this model was trained with captions; give a --prompt instead")
-            return self.of_texts(examples_of(self.checkpoint), num_samples)
+            return self._with_low(self.of_texts(examples_of(self.checkpoint), num_samples), num_samples)
         known = self._labelled
         classes = known.num_classes
         if labels is None:
-            return torch.arange(num_samples) % classes if classes else None
+            every = torch.arange(num_samples) % classes if classes else None
+            return self._with_low(every, num_samples)
         require(classes > 0, f"labels={labels!r}: this model was trained without classes; leave --labels out")
         try:
             given = torch.tensor([known.class_number(part.strip()) for part in labels.split(",")])
@@ -229,6 +239,13 @@ class Trained:
         except UsageError as error:
             raise UsageError(f"labels={labels!r}: {str(error).removeprefix('cond: ')}") from error
         return given.repeat(-(-num_samples // len(given)))[:num_samples]
+
+    def _with_low(self, cond: Condition, num_samples: int) -> Condition:
+        """A condition, and for an upsampler what it is given, repeated to the number of samples."""
+        low = condition.spread(self.low, num_samples)
+        if not isinstance(low, Mapping):
+            return cond
+        return {**low, **(cond if isinstance(cond, Mapping) else {} if cond is None else {"label": cond})}
 
     def decode(self, x: Tensor) -> Tensor:
         """The raw data of samples, on the host."""

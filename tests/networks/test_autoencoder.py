@@ -9,11 +9,12 @@ import torch
 from torch import nn
 
 from scoresde import UsageError, registry
-from scoresde.networks import AutoencoderNetwork, ConvAutoencoder, Latents, LinearAutoencoder
+from scoresde.networks import AutoencoderNetwork, ConvAutoencoder, Latents, LinearAutoencoder, TinyAutoencoder
 from scoresde.networks.quantizers import FiniteQuantizer, VectorQuantizer, perplexity
 from tests.networks.test_networks import perturbed
 
 DEEP = {"channels": 8, "multipliers": (1, 2, 3), "middle_attention": True, "latent_convs": True, "norm_groups": 4}
+TINY = {"channels": 8, "encoder_blocks": (1, 2), "decoder_blocks": (1, 1), "pooled": True}
 NETWORKS = {
     "linear": (LinearAutoencoder, {"channels_in": 5, "latent_channels": 2}, (5,)),
     "kl": (ConvAutoencoder, {"channels_in": 2} | DEEP, (2, 8, 12)),
@@ -24,6 +25,11 @@ NETWORKS = {
         ConvAutoencoder,
         {"channels_in": 2, "kind": "area", "latent_channels": 2, "multipliers": (1, 1)},
         (2, 4, 6),
+    ),
+    "tiny": (
+        TinyAutoencoder,
+        {"channels": 8, "encoder_blocks": (1, 2), "decoder_blocks": (1, 1), "pooled": True},
+        (3, 4, 6),
     ),
 }
 every_network = pytest.mark.parametrize(("kind", "arguments", "shape"), NETWORKS.values(), ids=NETWORKS.keys())
@@ -221,6 +227,15 @@ def test_perplexity_is_the_number_of_equally_likely_codes(codes, expected):
 def test_sizes_that_do_not_go_together_are_refused(arguments, message):
     with pytest.raises(UsageError, match=message):
         ConvAutoencoder(3, **arguments)
+
+
+def test_sizes_of_the_others_that_do_not_go_together_are_refused():
+    with pytest.raises(UsageError, match=r"encoder_blocks=\(1, 3\) and decoder_blocks=\(1,\) .*equally many"):
+        TinyAutoencoder(encoder_blocks=(1, 3), decoder_blocks=(1,))
+    with pytest.raises(UsageError, match=r"latent_channels=0 of TinyAutoencoder"):
+        TinyAutoencoder(latent_channels=0)
+    with pytest.raises(UsageError, match=r"bound=0.0 of TinyAutoencoder: must be positive"):
+        TinyAutoencoder(bound=0.0)
     with pytest.raises(UsageError, match=r"latent_channels=6: need 1 to channels_in=5"):
         LinearAutoencoder(5, 6)
 
