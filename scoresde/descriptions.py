@@ -19,14 +19,18 @@ from scoresde.models.base import NetworkModel, TrainedModel, plain_network
 from scoresde.models.classifier import NoisyClassifier
 from scoresde.models.latent_codec import AutoencoderCodec, Encoded
 from scoresde.models.network import NetworkScoreModel
+from scoresde.models.text_encoder import ContrastiveTextModel
 from scoresde.parametrization import Input, Parametrization
 from scoresde.registry import construct, describe, is_registered
 from scoresde.sde import SDE
 
-KINDS: dict[str, type[TrainedModel]] = {cls.role: cls for cls in (NetworkScoreModel, NoisyClassifier, Autoencoder)}
+KINDS: dict[str, type[TrainedModel]] = {
+    cls.role: cls for cls in (NetworkScoreModel, NoisyClassifier, Autoencoder, ContrastiveTextModel)
+}
 SCORE = NetworkScoreModel.role
 CLASSIFIER = NoisyClassifier.role
 AUTOENCODER = Autoencoder.role
+TEXT_ENCODER = ContrastiveTextModel.role
 LATENT = AutoencoderCodec.__name__
 
 
@@ -106,7 +110,8 @@ def describe_codec(codec: Codec) -> dict[str, Any]:
         "codec: its autoencoder lies in no file, and a latent model names one; save it, and make the codec by "
         "load_autoencoder(PATH)",
     )
-    return {"name": LATENT, "path": codec.path, "digest": codec.digest}
+    factor = codec.autoencoder.plain().factor
+    return {"name": LATENT, "path": codec.path, "digest": codec.digest, "factor": factor}
 
 
 def build_model(description: Any, path: str, source: str, network: nn.Module | None, codec: Codec) -> TrainedModel:
@@ -134,6 +139,8 @@ def build_model(description: Any, path: str, source: str, network: nn.Module | N
         described = description.get("discriminator")
         discriminator = None if described is None else construct(described, nn.Module, f"{path}.discriminator")
         return Autoencoder(network, shape, codec, discriminator)
+    if role == TEXT_ENCODER:
+        return ContrastiveTextModel(network, shape, codec)
     sde = construct(description["sde"], SDE, f"{path}.sde")
     if role == CLASSIFIER:
         rule = construct(description["input"], Input, f"{path}.input")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import final
@@ -34,6 +34,8 @@ class ArrayData:
         codec: the map from raw values to the model's units and back.
         class_names: names of the classes, if they are known.
         index: for a part of a data set, the places of its samples in the whole, `(N,)`.
+        texts: the different captions of the data set. `cond["text"]`, `(N,)`, holds the number of each sample's.
+        table: the encoded captions, one entry a text, which `conditions` puts in the place of the numbers.
 
     Raises:
         UsageError: for no samples, values that are not finite, or conditions that do not fit.
@@ -44,6 +46,8 @@ class ArrayData:
     codec: Codec = Scaling()  # noqa: RUF009  frozen
     class_names: tuple[str, ...] = ()
     index: Tensor | None = None
+    texts: tuple[str, ...] = ()
+    table: Condition = None
 
     def __post_init__(self) -> None:
         check_shape(tuple(self.values.shape))
@@ -56,11 +60,13 @@ class ArrayData:
             require(smallest >= 0, f"labels: the smallest is {smallest}; count from 0")
             limit = len(self.class_names) or MAX_CLASSES
             require(largest < limit, f"labels: the largest is {largest}; need class numbers below {limit}")
+        if self.texts:
+            check_texts(self.cond, len(self.texts))
 
     @property
     def labels(self) -> Tensor | None:
-        """The conditions if they are class labels, one whole number a sample; None otherwise."""
-        cond = self.cond
+        """The conditions, or their part "label", if they are class labels, one whole number a sample; else None."""
+        cond = self.cond.get("label") if isinstance(self.cond, Mapping) else self.cond
         is_labels = isinstance(cond, Tensor) and cond.ndim == 1 and not cond.is_floating_point()
         return cond if is_labels and isinstance(cond, Tensor) else None
 
@@ -79,7 +85,18 @@ class ArrayData:
 
     def batch(self, index: Tensor | slice, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Condition]:
         """Samples in the model's units, and their conditions."""
-        return self.codec.encode(self.values[index], dtype), condition.take(self.cond, index)
+        return self.codec.encode(self.values[index], dtype), self.conditions(index)
+
+    def conditions(self, index: Tensor | slice) -> Condition:
+        """The conditions of samples, as a model takes them: with encoded captions in place of their numbers."""
+        cond = condition.take(self.cond, index)
+        if not isinstance(self.table, Mapping) or not isinstance(cond, Mapping):
+            return cond
+        numbers = cond["text"]
+        assert isinstance(numbers, Tensor)
+        encoded = condition.take(self.table, numbers)
+        assert isinstance(encoded, Mapping)
+        return {name: part for name, part in cond.items() if name != "text"} | dict(encoded)
 
     def all(self) -> tuple[Tensor, Condition]:
         """Everything, as `batch` gives it.
@@ -142,7 +159,9 @@ class ArrayData:
     def to(self, device: torch.device | str) -> ArrayData:
         """The same data on a device; samples in a file stay there."""
         values = self.values.to(device) if isinstance(self.values, Tensor) else self.values
-        return replace(self, values=values, cond=condition.to(self.cond, device))
+        return replace(
+            self, values=values, cond=condition.to(self.cond, device), table=condition.to(self.table, device)
+        )
 
     def split(self, held_out: float) -> tuple[ArrayData, ArrayData | None]:
         """Training and held-out samples. The latter are the last `held_out` share of a fixed shuffle; None if empty.
@@ -173,7 +192,7 @@ class ArrayData:
 
 def read_together(parts: Sequence[ArrayData]) -> list[Survey]:
     """The surveys of parts of a data set, for which their file is read once, front to back."""
-    surveyors = [Surveyor(tuple(p.values.shape), p.values.dtype, p.codec, p.cond, p.index) for p in parts]
+    surveyors = [Surveyor(tuple(p.values.shape), p.values.dtype, p.codec, p.cond, p.index, p.texts) for p in parts]
 
     def blocks(number: int) -> Iterator[tuple[int, int, Tensor | slice]]:
         return ((first, number, place) for place, first in parts[number]._places())
@@ -197,6 +216,21 @@ def check_shape(shape: tuple[int, ...]) -> None:
         len(shape) >= 2 and math.prod(shape) > 0,
         f"data of shape {shape}: need (samples, ...), with at least one sample and one number in each; a row of "
         "numbers is x[:, None]",
+    )
+
+
+def check_texts(cond: Condition, num_texts: int) -> None:
+    """Raises `UsageError` unless a condition holds the numbers of captions, of which there are `num_texts`."""
+    numbers = cond.get("text") if isinstance(cond, Mapping) else None
+    require(
+        isinstance(numbers, Tensor) and numbers.ndim == 1 and numbers.dtype == torch.long,
+        f"texts: {num_texts} captions with {condition.describe(cond)}; need cond={{'text': (N,) long}}, their numbers",
+    )
+    assert isinstance(numbers, Tensor)
+    low, high = (int(end) for end in numbers.aminmax())
+    require(
+        low >= 0 and high < num_texts,
+        f"cond['text']: numbers from {low} to {high}; need those of {num_texts} captions, 0 to {num_texts - 1}",
     )
 
 

@@ -17,6 +17,7 @@ import torch
 
 from scoresde.codec import Scaling
 from scoresde.data.arrays import ArrayData
+from scoresde.data.captioned_digits import digits_text
 from scoresde.data.disk import converted, files_of
 from scoresde.data.folders import read_folder, read_images
 from scoresde.data.idx import idx_images, is_idx, labels_beside, read_idx
@@ -38,7 +39,7 @@ def digits() -> ArrayData:
     return ArrayData(values, torch.from_numpy(bunch.target), Scaling(center=8.0, scale=8.0))
 
 
-SOURCES = {"digits": digits, **TOYS}
+SOURCES = {"digits": digits, "digits_text": digits_text, **TOYS}
 HUGGING_FACE = "hf:"
 FILES = "an image, .npy, .npz, .parquet, IDX (MNIST's, .gz or not), or a folder of images or of .parquet files"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
 from typing import final
@@ -25,7 +26,7 @@ class Survey:
         low, high: the smallest and the largest raw value.
         rms: root mean square over all entries, in the model's units; None for codecs other than `Scaling`, which may
             be networks.
-        digest: a checksum of values, their order and conditions.
+        digest: a checksum of values, their order, conditions and captions.
     """
 
     low: float
@@ -46,16 +47,23 @@ class Surveyor:
         codec: the map to the model's units.
         cond: conditions of the samples.
         index: their places in a larger data set, if they are a part of one.
+        texts: their captions, to which a condition may refer by number.
     """
 
     def __init__(
-        self, shape: tuple[int, ...], dtype: torch.dtype, codec: Codec, cond: Condition, index: Tensor | None
+        self,
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        codec: Codec,
+        cond: Condition,
+        index: Tensor | None,
+        texts: tuple[str, ...] = (),
     ) -> None:
         self._shape = shape
         self._codec = codec
         self._checksum = Checksum()
         order = {} if index is None else {"index": index}
-        self._checksum.take(order | dict(condition.parts(cond)))
+        self._checksum.take(order | dict(condition.parts(cond)) | _said(texts))
         self._checksum.begin("values", shape, dtype)
         self._counted = dtype == torch.uint8 and shape[1] <= MAX_COUNTED and isinstance(codec, Scaling)
         self._counts = torch.zeros(shape[1], LEVELS, dtype=torch.long)
@@ -89,3 +97,11 @@ class Surveyor:
         every = levels[:, None].expand(-1, self._shape[1]).reshape(LEVELS, -1, *[1] * (len(self._shape) - 2))
         x = self._codec.encode(every, torch.float64).reshape(LEVELS, -1)
         self._squares = (x.square() * self._counts.T).sum().item()
+
+
+def _said(texts: tuple[str, ...]) -> dict[str, Tensor]:
+    """Captions as bytes, of which a checksum can be taken; nothing if there are none."""
+    if not texts:
+        return {}
+    content = json.dumps(texts, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    return {"texts": torch.frombuffer(bytearray(content), dtype=torch.uint8)}

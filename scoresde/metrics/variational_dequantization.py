@@ -76,7 +76,7 @@ def train_dequantization(
         isinstance(model.codec, Scaling),
         f"codec={type(model.codec).__name__}: bits of whole numbers need a Scaling of the data",
     )
-    model.check_cond(data.cond)
+    model.check_cond(data.conditions(slice(None)))
     device = model.device
     size = choose_batch_size(batch_size, model.shape, device, graphs=1)
     objective = VariationalObjective()
@@ -93,7 +93,7 @@ def train_dequantization(
             optimizer.zero_grad()
             for part in batches(BATCH, size):
                 raw = data.values[index[part]].to(device)
-                cond = condition.to(condition.take(data.cond, index[part]), device)
+                cond = condition.to(data.conditions(index[part]), device)
                 u, log_q = how.draw(model.codec.encode(raw), generator)
                 places = torch.arange(part.start, part.stop, device=device)
                 bound = objective(model, raw + u, cond, BatchNoise(seed, step, BATCH, places))

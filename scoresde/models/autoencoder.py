@@ -15,6 +15,7 @@ from scoresde.models.base import TrainedModel, plain_network
 from scoresde.networks.autoencoder import AutoencoderNetwork
 
 RATE = 10.0  # an optimiser that moves every parameter by its learning rate would take long to shrink the scale
+CONSTANT = 1e-8  # of its mean: a deviation that is rounding
 
 
 @final
@@ -85,32 +86,31 @@ class Autoencoder(TrainedModel):
 
     @torch.no_grad()
     def measure_latents(self, raw: Iterable[Tensor]) -> None:
-        """Sets `latent_mean` and `latent_std` to those of the latents' means, channel by channel.
+        """Sets `latent_mean` and `latent_std` to those of the latents, channel by channel.
+
+        Latents are draws: to the variance of their means comes the mean of their variances. A constant channel gets
+        deviation 1.
 
         Args:
             raw: the raw data in batches; sums are in float64.
 
         Raises:
-            UsageError: for no data, or a channel that is constant.
+            UsageError: for no data.
         """
         count = 0
         first = torch.zeros(len(self.latent_mean), dtype=torch.float64, device=self.device)
         second = torch.zeros_like(first)
         with self.eval_mode():
             for batch in raw:
-                mean = self.plain().encode(self.codec.encode(batch.to(self.device), self.dtype)).mean
-                rows = mean.double().movedim(1, -1).flatten(0, -2)
+                latents = self.plain().encode(self.codec.encode(batch.to(self.device), self.dtype))
+                rows = latents.mean.double().movedim(1, -1).flatten(0, -2)
+                if latents.log_variance is not None:
+                    second += latents.log_variance.double().exp().movedim(1, -1).flatten(0, -2).sum(0)
                 count, before = count + len(rows), count
                 step = rows.mean(0) - first
                 first += step * (len(rows) / count)
                 second += (rows - rows.mean(0)).square().sum(0) + step.square() * (before * len(rows) / count)
         require(count > 0, "data: are empty; the scale of latents is measured on at least one batch")
         std = (second / count).sqrt()
-        constant = (std <= 1e-8 * first.abs()).nonzero().flatten().tolist()
-        require(
-            not constant,
-            f"data: latent channels {constant} are constant over them; train longer, with a smaller kl_weight or fewer "
-            "of them",
-        )
         self.latent_mean.copy_(first)
-        self.latent_std.copy_(std)
+        self.latent_std.copy_(torch.where(std > CONSTANT * first.abs(), std, 1.0))

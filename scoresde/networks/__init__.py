@@ -8,6 +8,7 @@ from scoresde.networks.discriminator import PatchDiscriminator
 from scoresde.networks.dit import DiT
 from scoresde.networks.magnitude_preserving import MPUNet
 from scoresde.networks.mlp import MLP
+from scoresde.networks.text import ContrastiveNetwork, ImageEncoder, TextTransformer
 from scoresde.networks.tiny_autoencoder import TinyAutoencoder
 from scoresde.networks.unet import UNet
 
@@ -15,14 +16,17 @@ __all__ = [
     "MLP",
     "AutoencoderNetwork",
     "ClassifierNetwork",
+    "ContrastiveNetwork",
     "ConvAutoencoder",
     "DiT",
+    "ImageEncoder",
     "Latents",
     "LinearAutoencoder",
     "MLPClassifier",
     "MPUNet",
     "Network",
     "PatchDiscriminator",
+    "TextTransformer",
     "TinyAutoencoder",
     "UNet",
     "UNetClassifier",

@@ -17,6 +17,7 @@ from scoresde.models.base import TrainedModel
 from scoresde.noise import key_of
 from scoresde.objective import Batch
 
+CHECKED = 64  # samples whose encoded captions are checked
 AHEAD = 2  # batches that are read before they are asked for
 
 
@@ -77,13 +78,14 @@ class ArrayBatches(Batches):
 
     def check(self, model: TrainedModel) -> None:
         check_shape(self.raw_shape, model)
-        model.check_cond(self.data.cond)
+        some = slice(None) if self.data.table is None else slice(CHECKED)
+        model.check_cond(self.data.conditions(some))
 
     def batch(self, step: int, share: slice, device: torch.device) -> Batch:
         if isinstance(self.data.values, Tensor) and self.data.values.device != device:
             self.data = self.data.to(device)
         index = self._places(step, self.data.values.device)[share]
-        cond = condition.take(self.data.cond, index)
+        cond = self.data.conditions(index)
         return Batch(self.data.values[index].to(device), condition.to(cond, device))
 
     def _places(self, step: int, device: torch.device) -> Tensor:

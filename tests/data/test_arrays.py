@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from scoresde import Scaling, UsageError, condition
+from scoresde import Scaling, UsageError, checkpoint, condition
 from scoresde.data import ArrayData, arrays
 
 
@@ -161,3 +161,35 @@ def test_a_part_knows_its_places_in_the_whole():
     for piece in (train, held_out, part, part.to("cpu")):
         assert torch.equal(data.values[piece.index], piece.values)
     assert data.index is None
+
+
+def captioned(*numbers, texts=("a one", "a two"), key="text"):
+    return ArrayData(torch.zeros(len(numbers), 2), {key: torch.tensor(numbers)}, texts=texts)
+
+
+def test_captions_are_those_of_their_samples():
+    data = captioned(1, 0, 1)
+    assert data.labels is None
+    chosen = data.select(torch.tensor([1, 2]))
+    assert [chosen.texts[number] for number in chosen.cond["text"]] == ["a one", "a two"]
+    train, held_out = captioned(1, 0, 1, 0).split(0.25)
+    assert (len(train), len(held_out)) == (3, 1)
+    assert train.texts == held_out.texts == data.texts
+
+
+def test_captions_that_do_not_fit_are_refused():
+    with pytest.raises(UsageError, match=r"cond\['text'\]: numbers from 0 to 2; need those of 2 captions, 0 to 1"):
+        captioned(0, 2)
+    with pytest.raises(UsageError, match=r"cond\['text'\]: numbers from -1 to 0"):
+        captioned(0, -1)
+    with pytest.raises(UsageError, match=r"texts: 2 captions with cond\['word'\] \(int64, \(1,\)\); need cond={'text'"):
+        captioned(0, key="word")
+    with pytest.raises(UsageError, match="texts: 1 captions with no condition"):
+        ArrayData(torch.zeros(1, 2), texts=("a one",))
+
+
+def test_captions_are_part_of_the_checksum():
+    said = {captioned(0, 1, texts=texts).survey.digest for texts in ((), ("a", "b"), ("a", "c"), ("a,b", ""))}
+    assert len(said) == 4
+    plain = captioned(0, 1, texts=())
+    assert plain.survey.digest == checkpoint.digest({"cond['text']": plain.cond["text"], "values": plain.values})
