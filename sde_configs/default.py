@@ -34,6 +34,7 @@ def _data(config: ConfigDict) -> None:
     config.data.labels_path = ""  # labels of a .npy file, or of an IDX file if they do not lie beside it
     config.data.split = "train"  # which one, of data that has several
     config.data.held_out = 0.25  # share of the samples that is not trained on
+    config.data.captions = ""  # texts to train on: own (beside images, in tables), classes, digits (made from labels)
     config.data.class_conditional = True  # give labels to the network, if the data has them
     config.data.center = ()  # one number, or one a column or channel: raw values of 0 in the model; (): from the data
     config.data.scale = ()  # raw values of a unit of the model, with data.center
