@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import torch
@@ -13,13 +13,12 @@ from scoresde.app.flags import SolveFlags
 from scoresde.app.methods import DEFAULT_SAMPLER, METHODS, Solver
 from scoresde.app.pilot_cache import PilotCache
 from scoresde.app.progress import Progress
-from scoresde.app.tasks import task_key
+from scoresde.app.tasks import Task, task_key
 from scoresde.app.trained import Trained
 from scoresde.data.arrays import ArrayData
 from scoresde.errors import UsageError, require
 from scoresde.metrics.calibration import energy_score, histogram, interval_coverage, ranks, region_coverage
 from scoresde.noise import key_of
-from scoresde.operators import MeasurementNoise, Operator
 
 SAMPLES = 19  # of each case: 18 of the 20 ranks are exactly 90 %
 PILOT_CASES = 16
@@ -36,7 +35,7 @@ class Calibration:
         cases: how many.
         intervals, regions: coverage of nominal 90 %, and its standard error.
         along, distances: shares of the ranks, of intervals and of regions.
-        energy: the mean energy score, in units of the model.
+        energy: the mean energy score, in units of the data.
     """
 
     cases: int
@@ -65,28 +64,24 @@ def bars(shares: tuple[float, ...], columns: int = 10) -> str:
     return "".join(BARS[k] for k in levels.tolist())
 
 
-def simulate(
-    data: ArrayData, operator: Operator, noise: MeasurementNoise, count: int, seed: int
-) -> tuple[Tensor, condition.Condition, Tensor]:
-    """Samples, their conditions and their measurements: the first of the data."""
-    x, cond = data.batch(slice(0, count))
+def simulate(task: Task, data: ArrayData, count: int, seed: int) -> tuple[Tensor, condition.Condition, Tensor]:
+    """Data, their conditions and their measurements: the first ones."""
+    x, cond = replace(data, codec=task.codec).batch(slice(0, count))
     with torch.no_grad():
-        clean = operator(x)
+        clean = task.operator(x)
     # a generator for each, so that a measurement does not depend on how many follow it
-    noisy = [
-        noise.add(part, torch.Generator().manual_seed(key_of(seed, "measurement", k))) for k, part in enumerate(clean)
-    ]
+    draws = (torch.Generator().manual_seed(key_of(seed, "measurement", k)) for k in range(len(clean)))
+    noisy = [task.noise.add(part, generator) for part, generator in zip(clean, draws, strict=True)]
     return x, cond, torch.stack(noisy)
 
 
-def calibrate(
-    trained: Trained, flags: SolveFlags, solver: Solver, held_out: ArrayData, noise: MeasurementNoise
-) -> Calibration:
+def calibrate(task: Task, flags: SolveFlags, solver: Solver, held_out: ArrayData) -> Calibration:
     """The calibration of a solver, by as many held-out samples as asked for; kept beside the checkpoint."""
+    trained = task.trained
     cases = min(flags.cases, len(held_out))
 
     def search() -> Any:
-        truth, samples = _simulated(trained, solver, held_out, noise, cases, "calibrate")
+        truth, samples = _simulated(task, solver, held_out, cases, "calibrate")
         found = ranks(truth, samples)
         along, distances = histogram(found)
         return {
@@ -106,13 +101,7 @@ def calibrate(
     return _of_json(kept)
 
 
-def choose_method(
-    trained: Trained,
-    flags: SolveFlags,
-    held_out: ArrayData | None,
-    operator: Operator,
-    noise: MeasurementNoise,
-) -> str:
+def choose_method(task: Task, flags: SolveFlags, held_out: ArrayData | None) -> str:
     """The method with the smallest energy score in a pilot run, of those that can take the task; kept.
 
     Raises:
@@ -124,7 +113,7 @@ def choose_method(
     refused = ""
     for name in METHODS:
         try:
-            solvers[name] = Solver.of(trained, flags, name, operator, noise)
+            solvers[name] = Solver.of(task, flags, name)
         except UsageError as error:
             refused = str(error)
     require(len(solvers) > 0, f"method='auto': none can take this task ({refused})")
@@ -133,7 +122,7 @@ def choose_method(
         cases = min(PILOT_CASES, len(held_out))
         scores = {}
         for name, solver in solvers.items():
-            truth, samples = _simulated(trained, solver, held_out, noise, cases, f"try {name}")
+            truth, samples = _simulated(task, solver, held_out, cases, f"try {name}")
             scores[name] = energy_score(truth, samples).mean().item()
         return {"scores": scores}
 
@@ -141,6 +130,7 @@ def choose_method(
         scores = found.get("scores") if isinstance(found, dict) else None
         return isinstance(scores, dict) and scores.keys() == solvers.keys()
 
+    trained = task.trained
     settings = _settings(trained, flags) | {"methods": sorted(solvers), "num_steps": flags.num_steps}
     scores = PilotCache(trained.checkpoint).find("method", settings, search, valid)["scores"]
     best = min(scores, key=lambda name: scores[name])
@@ -149,15 +139,13 @@ def choose_method(
     return str(best)
 
 
-def _simulated(
-    trained: Trained, solver: Solver, held_out: ArrayData, noise: MeasurementNoise, cases: int, label: str
-) -> tuple[Tensor, Tensor]:
-    """Truths and samples of the posteriors of their measurements, on the host."""
-    operator = solver.model.operator.to("cpu")
-    x, cond, y = simulate(held_out, operator, noise, cases, trained.seed)
+def _simulated(task: Task, solver: Solver, held_out: ArrayData, cases: int, label: str) -> tuple[Tensor, Tensor]:
+    """Truths and samples of the posteriors of their measurements, as data, on the host."""
+    seed = task.trained.seed
+    x, cond, y = simulate(task, held_out, cases, seed)
     with Progress(label, solver.total(cases, SAMPLES), unit="evaluations") as progress:
-        drawn = solver.draw(y, cond, SAMPLES, trained.seed, callback=lambda *_: progress.advance())
-    return x, drawn.x.cpu()
+        drawn = solver.draw(y, cond, SAMPLES, seed, callback=lambda *_: progress.advance())
+    return x, task.data_of(drawn.x)
 
 
 def _settings(trained: Trained, flags: SolveFlags) -> dict[str, Any]:

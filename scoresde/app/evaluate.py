@@ -137,7 +137,7 @@ def _curve(flags: EvaluateFlags, overrides: Sequence[str], trained: Trained, out
     """Distances over steps or checkpoints."""
     names = flags.metric.split(",")
     if flags.metric == "all":
-        names = ["kid"] if len(trained.network_model.shape) == 3 else list(distances.OF_VECTORS)
+        names = ["kid"] if len(trained.raw_shape) == 3 else list(distances.OF_VECTORS)
     for name in names:
         if name not in distances.METRICS:
             raise unknown_name("metric of a curve", name, ["all", *distances.METRICS])

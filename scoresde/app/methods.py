@@ -25,12 +25,12 @@ from samplers.table import Callback
 from scoresde import condition
 from scoresde.app.flags import SolveFlags
 from scoresde.app.piloted import piloted_variance
-from scoresde.app.trained import Trained
+from scoresde.app.tasks import Task
 from scoresde.condition import Condition
 from scoresde.errors import require, unknown_name
 from scoresde.inverse import DPS, MMPS, DiffPIR, MeasuredModel, PiGDM, PosteriorModel
 from scoresde.noise import key_of
-from scoresde.operators import MeasurementNoise, Operator
+from scoresde.operators import LinearOperator, MeasurementNoise, Operator
 from scoresde.reverse import MeasuredVariance
 from scoresde.score_model import ScoreModel
 from sde_configs import build
@@ -49,6 +49,7 @@ class Method(NamedTuple):
         sampler: its own, if it does not take every one.
         particles: whether samples are weighed against each other.
         gradient: whether it differentiates the model.
+        linear: whether what is measured must be linear in the model's samples.
     """
 
     model: Posterior
@@ -56,6 +57,7 @@ class Method(NamedTuple):
     sampler: Callable[[ConfigDict], Sampler] | None = None
     particles: bool = False
     gradient: bool = False
+    linear: bool = True
 
 
 def _measured(model: ScoreModel, operator: Operator, noise: MeasurementNoise, numbers: ConfigDict) -> PosteriorModel:
@@ -68,15 +70,21 @@ def _pigdm(model: ScoreModel, operator: Operator, noise: MeasurementNoise, numbe
 
 METHODS = {
     "mmps": Method(
-        lambda model, operator, noise, numbers: MMPS(model, operator, noise, numbers.iterations), 30, gradient=True
+        lambda model, operator, noise, numbers: MMPS(model, operator, noise, numbers.iterations),
+        30,
+        gradient=True,
+        linear=False,
     ),
     "pigdm": Method(_pigdm, 50, gradient=True),
     "dps": Method(
-        lambda model, operator, noise, numbers: DPS(model, operator, noise, numbers.zeta), 100, gradient=True
+        lambda model, operator, noise, numbers: DPS(model, operator, noise, numbers.zeta),
+        100,
+        gradient=True,
+        linear=False,
     ),
     "diffpir": Method(lambda model, operator, noise, numbers: DiffPIR(model, operator, noise, numbers.strength), 50),
     "ddrm": Method(_measured, 50, lambda numbers: DDRM()),
-    "gibbs": Method(_measured, 50, lambda numbers: SplitGibbs()),
+    "gibbs": Method(_measured, 50, lambda numbers: SplitGibbs(), linear=False),
     "replacement": Method(_measured, 100, lambda numbers: Replacement(Ancestral())),
     "repaint": Method(_measured, 25, lambda numbers: Replacement(RePaint(numbers.repeats, numbers.jump))),
     "particles": Method(_pigdm, 50, particles=True, gradient=True),
@@ -107,8 +115,8 @@ class Solver:
     variance: MeasuredVariance | None
 
     @classmethod
-    def of(cls, trained: Trained, flags: SolveFlags, name: str, operator: Operator, noise: MeasurementNoise) -> Solver:
-        """The solver of a method's name.
+    def of(cls, task: Task, flags: SolveFlags, name: str) -> Solver:
+        """The solver of a method's name for a task.
 
         Raises:
             UsageError: for an unknown name, or a method that cannot take the operator or the noise.
@@ -116,10 +124,16 @@ class Solver:
         if name not in METHODS:
             raise unknown_name("method", name, [*METHODS, build.AUTO])
         method = METHODS[name]
+        trained, operator = task.trained, task.of_samples
+        require(
+            not method.linear or isinstance(operator, LinearOperator),
+            f"method={name!r}: needs a linear measurement, and {operator} is not linear; take --method "
+            f"{', '.join(known for known, other in METHODS.items() if not other.linear)}",
+        )
         numbers = trained.config.sampling.method
         steps = method.num_steps if flags.num_steps is None else flags.num_steps
         require(steps >= 1, f"num_steps={steps}: need at least 1")
-        model = method.model(trained.model, operator, noise, numbers)
+        model = method.model(trained.model, operator, task.noise, numbers)
         require(
             flags.sampler is None or (method.sampler is None and not method.particles),
             f"sampler={flags.sampler!r}: --method {name} has its own; leave --sampler out",

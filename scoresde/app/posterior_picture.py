@@ -11,8 +11,7 @@ from torch import Tensor
 
 from scoresde import plots
 from scoresde._files import write_bytes
-from scoresde.app.tasks import Problems
-from scoresde.app.trained import Trained
+from scoresde.app.tasks import Problems, Task
 from scoresde.operators import LinearOperator, Mask, Operator
 from scoresde.plots.images import GREY
 
@@ -26,55 +25,54 @@ SHOWN = 6  # measurements
 DRAWS = 5  # of each
 
 
-def save_posteriors(path: Path, trained: Trained, operator: Operator, problems: Problems, x: Tensor) -> None:
+def save_posteriors(path: Path, task: Task, problems: Problems, x: Tensor) -> None:
     """Images: a row for each measurement, with some samples, their mean and deviation. Otherwise points, or curves.
 
     Args:
         path: the file.
-        trained: whose range and codec are shown.
-        operator: what was measured.
+        task: what was measured.
         problems: what was found from.
-        x: `(N, draws, *shape)`, in units of the model.
+        x: `(N, draws, *shape)`, in units of the data.
     """
-    operator = operator.to("cpu")
     if x.ndim == 5 and x.shape[2] in (1, 3):
-        figure = _images(trained, operator, problems, x)
+        figure = _images(task, problems, x)
     elif math.prod(x.shape[2:]) <= 3:
-        figure = _points(trained, problems, x)
+        figure = _points(task, problems, x)
     else:
-        figure = _curves(trained, operator, problems, x)
+        figure = _curves(task, problems, x)
     write_bytes(path, plots.png_bytes(plots.image_of(figure, dpi=120)))
 
 
-def _points(trained: Trained, problems: Problems, x: Tensor) -> Figure:
+def _points(task: Task, problems: Problems, x: Tensor) -> Figure:
     which = torch.arange(min(SHOWN, len(x))).repeat_interleave(x.shape[1])
-    points = trained.decode(x[:SHOWN].flatten(0, 1)).flatten(1)
+    points = task.decode(x[:SHOWN].flatten(0, 1)).flatten(1)
     figure = plots.scatter(points, which)
     if problems.truth is not None and points.shape[1] > 1:
-        truth = trained.decode(problems.truth[:SHOWN]).flatten(1)
+        truth = task.decode(problems.truth[:SHOWN]).flatten(1)
         figure.axes[0].plot(truth[:, 0], truth[:, 1], "x", color="black", label="what was measured")
         figure.axes[0].legend()
     return figure
 
 
-def _curves(trained: Trained, operator: Operator, problems: Problems, x: Tensor) -> Figure:
+def _curves(task: Task, problems: Problems, x: Tensor) -> Figure:
     shown = x[:SHOWN]
-    samples = trained.decode(shown.flatten(0, 1)).flatten(1).unflatten(0, shown.shape[:2])
-    truth = None if problems.truth is None else trained.decode(problems.truth[:SHOWN]).flatten(1)
+    samples = task.decode(shown.flatten(0, 1)).flatten(1).unflatten(0, shown.shape[:2])
+    truth = None if problems.truth is None else task.decode(problems.truth[:SHOWN]).flatten(1)
     measured = None
+    operator = task.operator
     if isinstance(operator, Mask):
-        put = trained.decode(operator.adjoint(problems.y[:SHOWN])).float()
+        put = task.decode(operator.adjoint(problems.y[:SHOWN])).float()
         measured = torch.where(operator.seen, put, torch.nan).flatten(1)
     return plots.posterior_curves(samples, truth, measured)
 
 
-def _images(trained: Trained, operator: Operator, problems: Problems, x: Tensor) -> Figure:
-    info = trained.data
+def _images(task: Task, problems: Problems, x: Tensor) -> Figure:
+    info = task.trained.data
     rows = min(SHOWN, len(x))
     draws = min(DRAWS, x.shape[1])
 
     def shown(part: Tensor) -> Tensor:
-        return info.to_unit(trained.decode(part).float()).clamp(0, 1)
+        return info.to_unit(task.decode(part).float()).clamp(0, 1)
 
     raw = shown(x[:rows].flatten(0, 1)).unflatten(0, (rows, x.shape[1]))
     columns = []
@@ -82,7 +80,7 @@ def _images(trained: Trained, operator: Operator, problems: Problems, x: Tensor)
     if problems.truth is not None:
         columns.append(shown(problems.truth[:rows]))
         names.append("truth")
-    columns.append(_as_picture(operator, problems.y[:rows], trained, shown))
+    columns.append(_as_picture(task.operator, problems.y[:rows], shown))
     names.append("measured")
     columns.append(raw.mean(1))
     names.append("mean")
@@ -96,9 +94,9 @@ def _images(trained: Trained, operator: Operator, problems: Problems, x: Tensor)
     return plots.image_strips([strip], width=0.8 + 0.9 * len(names))
 
 
-def _as_picture(operator: Operator, y: Tensor, trained: Trained, shown: Callable[[Tensor], Tensor]) -> Tensor:
+def _as_picture(operator: Operator, y: Tensor, shown: Callable[[Tensor], Tensor]) -> Tensor:
     """Measurements as images of the samples' size."""
-    shape = trained.network_model.shape
+    shape = operator.shape
     if isinstance(operator, Mask):
         seen = operator.seen
         found = shown(operator.adjoint(y))

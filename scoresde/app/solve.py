@@ -23,7 +23,7 @@ from scoresde.app.pictures import save_numbers
 from scoresde.app.posterior_picture import save_posteriors
 from scoresde.app.progress import Progress
 from scoresde.app.shards import SampleShards
-from scoresde.app.tasks import Problems, build_task, read_measured, task_key
+from scoresde.app.tasks import Problems, Task, build_task, read_measured, task_key
 from scoresde.app.trained import Trained
 from scoresde.app.user_data import asked_data, own_data
 from scoresde.checkpoint import digest
@@ -31,7 +31,7 @@ from scoresde.data.arrays import ArrayData
 from scoresde.data.toys import known_mixture
 from scoresde.errors import UsageError, require
 from scoresde.metrics import sliced_wasserstein
-from scoresde.operators import LinearOperator, MeasurementNoise, Operator
+from scoresde.operators import LinearOperator
 from scoresde.targets import GaussianMixture
 from sde_configs import build
 
@@ -48,26 +48,26 @@ def solve(flags: SolveFlags, overrides: Sequence[str]) -> int:
         ("cases", flags.cases, 0),
     ):
         require(value >= least, f"{name}={value}: need at least {least}")
-    operator, noise = build_task(trained, flags)
+    task = build_task(trained, flags)
     output = output_path(flags.output, trained.folder / f"{flags.task}-{flags.method}.png", ".npz")
-    problems = _problems(trained, flags, operator, noise)
+    problems = _problems(task, flags)
     held_out, why = _held_out(trained)
     choose_threads(trained.batch_size(graphs=1) * math.prod(trained.model.shape))
     name = flags.method
     if name == build.AUTO:
-        name = choose_method(trained, flags, held_out, operator, noise)
-    solver = Solver.of(trained, flags, name, operator, noise)
-    print(f"{flags.task}: {operator}, {noise}, {problems.source}", flush=True)
+        name = choose_method(task, flags, held_out)
+    solver = Solver.of(task, flags, name)
+    print(f"{flags.task}: {task.of_samples}, {task.noise}, {problems.source}", flush=True)
     shards = SampleShards(output, _settings(trained, flags, solver, problems))
     with shards.locked():
         drawn = _drawn(flags, trained.seed, solver, problems, shards)
-        _finish(trained, flags, solver, problems, drawn, (held_out, why), output)
+        _finish(task, flags, solver, problems, drawn, (held_out, why), output)
         shards.remove()  # what is drawn is written, so nothing is lost
     return 0
 
 
 def _finish(
-    trained: Trained,
+    task: Task,
     flags: SolveFlags,
     solver: Solver,
     problems: Problems,
@@ -76,31 +76,31 @@ def _finish(
     output: Path,
 ) -> None:
     """Says what was found, and writes it."""
-    operator = solver.model.operator.to("cpu")
-    noise = solver.model.measurement_noise
-    data, why = held_out
+    cases, why = held_out
+    x = task.data_of(drawn.x)
     print(f"{drawn.x.shape[1]} samples of each posterior by {solver.name}, {drawn.nfe} network evaluations each")
-    _report(trained, flags, operator, noise, problems, drawn.x)
+    _report(task, flags, problems, x)
     calibration = None
-    if data is not None and flags.cases > 0:
-        calibration = calibrate(trained, flags, solver, data, noise)
+    if cases is not None and flags.cases > 0:
+        calibration = calibrate(task, flags, solver, cases)
     print(f"calibration: {why}" if calibration is None else "\n".join(calibration.lines()))
-    save_posteriors(output, trained, operator, problems, drawn.x)
+    save_posteriors(output, task, problems, x)
     numbers = output.with_suffix(".npz")
-    raw = _decoded(trained, drawn.x)
-    known = {} if problems.truth is None else {"truth": trained.decode(problems.truth)}
+    raw = task.decode(x)
+    known = {} if problems.truth is None else {"truth": task.decode(problems.truth)}
     save_numbers(numbers, measurement=problems.y, samples=raw, mean=raw.mean(1), deviation=raw.float().std(1), **known)
     print(f"picture: {output}\nnumbers: {numbers}")
 
 
-def _problems(trained: Trained, flags: SolveFlags, operator: Operator, noise: MeasurementNoise) -> Problems:
+def _problems(task: Task, flags: SolveFlags) -> Problems:
     """The measurements: those of a file, or simulated ones of clean samples."""
+    trained = task.trained
     require(
         flags.input is None or flags.measured is None,
         f"input={flags.input!r}, measured={flags.measured!r}: give clean samples or measurements, not both",
     )
     if flags.measured is not None:
-        y = read_measured(trained, flags, operator)[: flags.num_samples]
+        y = read_measured(task, flags)[: flags.num_samples]
         require(
             trained.every_condition is None or flags.labels is not None,
             "labels: this model was trained with classes; give those of the measurements, as in --labels 3",
@@ -108,7 +108,7 @@ def _problems(trained: Trained, flags: SolveFlags, operator: Operator, noise: Me
         return Problems(y, trained.conditions(len(y), flags.labels), None, f"{len(y)} of {flags.measured}")
     data, source = asked_data(trained, flags.input, flags.labels)
     count = min(flags.num_samples, len(data))
-    x, cond, y = simulate(data, operator, noise, count, trained.seed)
+    x, cond, y = simulate(task, data, count, trained.seed)
     return Problems(y, cond, x, f"simulated for {count} samples ({source})")
 
 
@@ -152,32 +152,25 @@ def _drawn(flags: SolveFlags, seed: int, solver: Solver, problems: Problems, sha
     return Samples(torch.cat([part.x for part in drawn]), max(part.nfe for part in drawn))
 
 
-def _decoded(trained: Trained, x: Tensor) -> Tensor:
-    """Raw data of samples `(N, draws, *shape)`."""
-    return trained.decode(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-
-
-def _report(
-    trained: Trained, flags: SolveFlags, operator: Operator, noise: MeasurementNoise, problems: Problems, x: Tensor
-) -> None:
-    """Prints how samples `(N, draws, *shape)` fit the measurement, the truth and the exact posterior."""
-    variance = torch.as_tensor(noise.variance(problems.y)).expand(problems.y.shape)
+def _report(task: Task, flags: SolveFlags, problems: Problems, x: Tensor) -> None:
+    """Prints how data `(N, draws, *shape)` fit the measurement, the truth and the exact posterior."""
+    variance = torch.as_tensor(task.noise.variance(problems.y)).expand(problems.y.shape)
     with torch.no_grad():
-        left = problems.y[:, None] - operator(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        left = problems.y[:, None] - task.operator(x.flatten(0, 1)).unflatten(0, x.shape[:2])
     residual = left.square().mean().sqrt().item()
     expected = variance.mean().sqrt().item()
     print(f"residual: {residual:.3g} (root mean square); the noise has {expected:.3g}")
     if problems.truth is not None:
-        print(_accuracy(trained, x.mean(1), problems.truth))
-    exact = _exact(trained, flags, operator, noise, problems)
+        print(_accuracy(task, x.mean(1), problems.truth))
+    exact = _exact(task, flags, problems)
     if exact:
-        print(_distance(exact, x, trained.seed))
+        print(_distance(exact, x, task.trained.seed))
 
 
-def _accuracy(trained: Trained, mean: Tensor, truth: Tensor) -> str:
+def _accuracy(task: Task, mean: Tensor, truth: Tensor) -> str:
     """PSNR and SSIM of the means of images, RMS errors of other data."""
-    raw_mean = trained.decode(mean).float()
-    raw = trained.decode(truth).float()
+    raw_mean = task.decode(mean).float()
+    raw = task.decode(truth).float()
     error = (raw_mean - raw).square().mean().sqrt().item()
     text = f"mean: RMS error {error:.3g}"
     if truth.ndim != 4:
@@ -186,21 +179,20 @@ def _accuracy(trained: Trained, mean: Tensor, truth: Tensor) -> str:
         return f"{text}; for PSNR and SSIM: pip install 'scoresde[inverse]'"
     from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
-    ends = (float(trained.data.low), float(trained.data.high))
+    ends = (float(task.trained.data.low), float(task.trained.data.high))
     psnr = peak_signal_noise_ratio(raw_mean, raw, data_range=ends, dim=(1, 2, 3), reduction="elementwise_mean")
     ssim = structural_similarity_index_measure(raw_mean.clamp(*ends), raw, data_range=ends)
     return f"{text}, PSNR {psnr:.2f} dB, SSIM {ssim:.3f}"
 
 
-def _exact(
-    trained: Trained, flags: SolveFlags, operator: Operator, noise: MeasurementNoise, problems: Problems
-) -> list[GaussianMixture]:
+def _exact(task: Task, flags: SolveFlags, problems: Problems) -> list[GaussianMixture]:
     """The exact posterior of each measurement, if the data are of a known distribution; else none."""
+    trained, operator = task.trained, task.operator
     known = None if trained.config.data.path else known_mixture(trained.config.data.name)
     if known is None or not isinstance(operator, LinearOperator) or flags.input is not None:
         return []
     mixture, classes = known
-    codec = trained.network_model.codec
+    codec = task.codec
     center, scale = (getattr(codec, part, None) for part in ("center", "scale"))
     if not isinstance(center, float | int) or not isinstance(scale, float | int):
         return []
@@ -210,7 +202,7 @@ def _exact(
         if trained.data.num_classes and isinstance(problems.cond, Tensor):
             prior = prior.components(classes == problems.cond[k].item())
         try:
-            posteriors.append(prior.posterior(operator, y, noise))
+            posteriors.append(prior.posterior(operator, y, task.noise))
         except UsageError:
             return []
     return posteriors

@@ -15,13 +15,16 @@ from torch import Tensor
 from scoresde.app.flags import SolveFlags
 from scoresde.app.trained import Trained
 from scoresde.app.user_data import read_samples
+from scoresde.codec import Codec
 from scoresde.condition import Condition
 from scoresde.data.options import reading
 from scoresde.errors import UsageError, require, unknown_name
+from scoresde.models.latent_codec import AutoencoderCodec, in_parts, without_latents
 from scoresde.operators import (
     JPEG,
     BlockAverage,
     Blur,
+    Decoded,
     FourierMagnitude,
     FourierSubsampling,
     GaussianNoise,
@@ -39,13 +42,57 @@ from scoresde.operators import (
 
 @final
 @dataclass(frozen=True)
+class Task:
+    """What is measured, with what noise, of the data of a trained model.
+
+    Data are in the units of `codec`. Those of a model of latents are what they are decoded to.
+
+    Attributes:
+        operator: of data, on the host.
+        noise: of the measurement.
+        trained: the model.
+    """
+
+    operator: Operator
+    noise: MeasurementNoise
+    trained: Trained
+
+    @property
+    def codec(self) -> Codec:
+        """Of the data: the model's, or that of its autoencoder."""
+        return without_latents(self.trained.network_model.codec)
+
+    @property
+    def of_samples(self) -> Operator:
+        """What is measured, as a function of the model's samples."""
+        model = self.trained.network_model
+        if not isinstance(model.codec, AutoencoderCodec):
+            return self.operator
+        return Decoded(self.operator, model.codec.decode_scaled, model.shape)
+
+    def data_of(self, x: Tensor) -> Tensor:
+        """The data of the model's samples `(N, draws, *shape)`, on the host."""
+        codec = self.trained.network_model.codec
+        if not isinstance(codec, AutoencoderCodec):
+            return x.cpu()
+        flat = x.flatten(0, 1).to(self.trained.device)
+        return in_parts(codec.decode_scaled, flat, self.operator.shape).unflatten(0, x.shape[:2])
+
+    def decode(self, data: Tensor) -> Tensor:
+        """Raw data of data `(N, *shape)`, or of several of each, `(N, draws, *shape)`."""
+        more = data.ndim - len(self.operator.shape)
+        return self.codec.decode(data.flatten(0, more - 1)).unflatten(0, data.shape[:more])
+
+
+@final
+@dataclass(frozen=True)
 class Problems:
     """What is to be found.
 
     Attributes:
         y: measurements `(N, *measured_shape)`, on the host.
         cond: of the model, one entry a measurement.
-        truth: `(N, *shape)` what was measured, if it is known.
+        truth: `(N, *shape)` the data that were measured, if they are known.
         source: what is said of it.
     """
 
@@ -113,7 +160,8 @@ def _mri(shape: Shape, numbers: ConfigDict, given: Tensor | None, trained: Train
 
 def _jpeg(shape: Shape, numbers: ConfigDict, given: Tensor | None, trained: Trained) -> Operator:
     ends = torch.stack([torch.full(shape, end) for end in (trained.data.low, trained.data.high)])
-    low, high = (part.mean().item() for part in trained.network_model.codec.encode(ends))
+    codec = without_latents(trained.network_model.codec)
+    low, high = (part.mean().item() for part in codec.encode(ends))
     return JPEG(shape, numbers.quality, low, high)
 
 
@@ -138,8 +186,8 @@ TASKS: dict[str, Build] = {
 }
 
 
-def build_task(trained: Trained, flags: SolveFlags) -> tuple[Operator, MeasurementNoise]:
-    """The operator and the noise that the flags and `config.sampling.task` ask for.
+def build_task(trained: Trained, flags: SolveFlags) -> Task:
+    """The task that the flags and `config.sampling.task` ask for.
 
     Raises:
         UsageError: for an unknown task, or one that does not suit the data.
@@ -148,7 +196,7 @@ def build_task(trained: Trained, flags: SolveFlags) -> tuple[Operator, Measureme
         raise UsageError(f"task: give --task {', --task '.join(TASKS)}")
     if flags.task not in TASKS:
         raise unknown_name("task", flags.task, TASKS)
-    shape = trained.network_model.shape
+    shape = trained.raw_shape
     require(
         flags.task in ANY or len(shape) >= 2,
         f"task={flags.task!r}: needs images or series with channels; the data are vectors of shape {shape}, which take "
@@ -170,10 +218,10 @@ def build_task(trained: Trained, flags: SolveFlags) -> tuple[Operator, Measureme
         raise UsageError(f"{argument}: {error}") from error
     require(numbers.gain >= 0, f"config.sampling.task.gain={numbers.gain}: need a positive number, or 0 for none")
     if numbers.gain:
-        low = trained.network_model.codec.encode(torch.full((1, *trained.network_model.shape), trained.data.low))
-        return operator, PoissonNoise(numbers.gain, max(0.0, -low.min().item()))
+        low = without_latents(trained.network_model.codec).encode(torch.full((1, *shape), trained.data.low))
+        return Task(operator, PoissonNoise(numbers.gain, max(0.0, -low.min().item())), trained)
     try:
-        return operator, GaussianNoise(numbers.noise)
+        return Task(operator, GaussianNoise(numbers.noise), trained)
     except UsageError as error:
         raise UsageError(f"config.sampling.task.noise: {error}") from error
 
@@ -208,13 +256,14 @@ def _read_numbers(path: str, argument: str) -> Tensor:
     return found
 
 
-def read_measured(trained: Trained, flags: SolveFlags, operator: Operator) -> Tensor:
-    """The measurements `(N, *measured_shape)` of a file, in units of the model.
+def read_measured(task: Task, flags: SolveFlags) -> Tensor:
+    """The measurements `(N, *measured_shape)` of a file, in units of the data.
 
     Raises:
         UsageError: for measurements of another shape or range.
     """
     assert flags.measured is not None
+    operator, trained = task.operator, task.trained
     source = f"measured={flags.measured!r}"
     if flags.task not in LOOKS:
         found = _read_numbers(flags.measured, "measured").float()
@@ -227,7 +276,7 @@ def read_measured(trained: Trained, flags: SolveFlags, operator: Operator) -> Te
     if flags.task == "colorize":
         given |= {"channels": 1}
     data = read_samples(trained, flags.measured, source, given)
-    expected = trained.network_model.shape if isinstance(operator, Mask) else operator.measured_shape
+    expected = operator.shape if isinstance(operator, Mask) else operator.measured_shape
     require(
         data.shape == expected,
         f"{source}: holds samples of shape {data.shape}; {flags.task} measures {expected}",
@@ -241,5 +290,5 @@ def read_measured(trained: Trained, flags: SolveFlags, operator: Operator) -> Te
         f"{source}: holds values from {low:g} to {high:g}; the model was trained on {info.low:g} to {info.high:g}; "
         f"multiply them by {factor:.3g}, or bring them to that range in another way",
     )
-    seen = replace(data, codec=trained.network_model.codec).all()[0]
+    seen = replace(data, codec=task.codec).all()[0]
     return operator(seen) if isinstance(operator, Mask) else seen

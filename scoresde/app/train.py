@@ -27,6 +27,7 @@ from scoresde.checkpoint import read_header
 from scoresde.condition import Condition
 from scoresde.data.arrays import ArrayData
 from scoresde.errors import require
+from scoresde.models.latent_codec import in_parts, raw_shape
 from scoresde.models.network import NetworkScoreModel
 from scoresde.training import leave_world
 from sde_configs import build
@@ -90,7 +91,8 @@ class ScoreKind(Kind):
         with trainer.average.applied(trainer.model):
             size = build.build_batch_size(run.config, trainer.model.shape, trainer.device)
             x, _ = sample(trainer.model, Heun(), DEMO_SAMPLES, cond=cond, batch_size=size)
-            raw = torch.cat([trainer.model.codec.decode(part).cpu() for part in x.split(size)])
+            codec = trainer.model.codec
+            raw = in_parts(codec.decode, x, raw_shape(codec, trainer.model.shape))
         if run.leader:
             save_picture(run.folder.demo(trainer.step_number), raw, info, labels)
 

@@ -27,6 +27,7 @@ from scoresde.condition import Condition
 from scoresde.data.info import DataInfo
 from scoresde.descriptions import SCORE
 from scoresde.errors import UsageError, require
+from scoresde.models.latent_codec import in_parts, raw_shape
 from scoresde.models.network import NetworkScoreModel
 from scoresde.score_model import ScoreModel
 from scoresde.text import TextEncoder
@@ -131,6 +132,11 @@ class Trained:
         if file is not None:
             check_latents(model, self.checkpoint, file)
         return model
+
+    @cached_property
+    def raw_shape(self) -> tuple[int, ...]:
+        """The shape of a sample as it is decoded."""
+        return raw_shape(self.network_model.codec, self.network_model.shape)
 
     @cached_property
     def model(self) -> ScoreModel:
@@ -249,7 +255,7 @@ class Trained:
 
     def decode(self, x: Tensor) -> Tensor:
         """The raw data of samples, on the host."""
-        return self.network_model.codec.decode(x.to(self.device)).cpu()
+        return in_parts(self.network_model.codec.decode, x.to(self.device), self.raw_shape)
 
     def on(self, device: torch.device) -> Trained:
         """The same on another device."""

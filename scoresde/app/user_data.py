@@ -95,9 +95,10 @@ def _of_file(trained: Trained, path: str, labelled: bool) -> ArrayData:
     info = trained.data
     model = trained.network_model
     source = f"input={path!r}"
-    images = len(model.shape) == 3 and model.shape[0] in (1, 3)
+    taken = trained.raw_shape
+    images = len(taken) == 3 and taken[0] in (1, 3)
     pictures = images and holds_pictures(Path(path).expanduser())
-    given = {"channels": model.shape[0], "image_size": model.shape[1:]} if pictures else {}
+    given = {"channels": taken[0], "image_size": taken[1:]} if pictures else {}
     data = read_samples(trained, path, source, given)
     if pictures and info.quantized:
         data = replace(data, values=data.values[:].round().int())
@@ -105,7 +106,7 @@ def _of_file(trained: Trained, path: str, labelled: bool) -> ArrayData:
         shape = model.codec.encoded_shape(data.shape)
     except UsageError as error:
         raise UsageError(f"{source}: {error}") from error
-    require(shape == model.shape, f"{source}: holds samples of shape {data.shape}; this model takes {model.shape}")
+    require(shape == model.shape, f"{source}: holds samples of shape {data.shape}; this model takes {taken}")
     low, high = data.ends()
     margin = 0 if info.quantized else info.high - info.low
     require(

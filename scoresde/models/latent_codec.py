@@ -7,11 +7,13 @@ checkpoint names it by the path and the checksum of its file.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import final
 
 import torch
 from torch import Tensor
 
+from scoresde._batches import choose_batch_size
 from scoresde.codec import Codec
 from scoresde.errors import require
 from scoresde.models.autoencoder import Autoencoder
@@ -84,6 +86,29 @@ def without_latents(codec: Codec) -> Codec:
     if isinstance(codec, Encoded):
         return without_latents(codec.codec)
     return codec.autoencoder.codec if isinstance(codec, AutoencoderCodec) else codec
+
+
+def raw_shape(codec: Codec, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of the raw data of samples of a shape."""
+    if isinstance(codec, Encoded):
+        return raw_shape(codec.codec, shape)
+    if not isinstance(codec, AutoencoderCodec):
+        return shape
+    with torch.no_grad():
+        return tuple(codec.decode(torch.zeros(1, *shape, device=codec.autoencoder.device)).shape[1:])
+
+
+@torch.no_grad()
+def in_parts(decode: Callable[[Tensor], Tensor], x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Decoded samples, on the host; some at a time, because latents are small, and what they become is not.
+
+    Args:
+        decode: of a codec.
+        x: `(N, *latent_shape)`.
+        shape: what a sample is decoded to.
+    """
+    size = choose_batch_size(None, shape, x.device)
+    return torch.cat([decode(part).cpu() for part in x.split(size)])
 
 
 def by_channel(values: Tensor, like: Tensor) -> Tensor:

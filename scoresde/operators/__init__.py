@@ -12,6 +12,7 @@ from scoresde.operators.base import (
     random_projection,
 )
 from scoresde.operators.blur import Blur, gaussian_kernel, motion_kernel
+from scoresde.operators.decoded import Decoded
 from scoresde.operators.fourier import FourierMagnitude, FourierSubsampling
 from scoresde.operators.jpeg import JPEG
 from scoresde.operators.mask import Mask
@@ -21,6 +22,7 @@ __all__ = [
     "JPEG",
     "BlockAverage",
     "Blur",
+    "Decoded",
     "Eigenbasis",
     "FourierMagnitude",
     "FourierSubsampling",
