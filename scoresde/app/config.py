@@ -43,15 +43,25 @@ def sdes() -> list[str]:
     ]
 
 
-def load_config(sde: str | None, name: str | None) -> ConfigDict:
+def load_config(sde: str | None, name: str | None, of_part: bool = False) -> ConfigDict:
     """The recipe `name` (a built-in name, a Python file with get_config, or a JSON file), under the SDE `sde`.
 
     With both, everything is `name`'s except what belongs to the SDE: config.sde, .parametrization and .objective, of an
     upsampler's the objective inside it.
+
+    Args:
+        sde, name: as above; the default recipe if neither is given.
+        of_part: whether the configuration may be that of an autoencoder or a text encoder, which has no SDE.
     """
     if sde is not None and sde not in sdes():
         raise unknown_name("sde", sde, sdes())
     config = _read(name or sde or "vp")
+    mode = _of_part(config)
+    require(
+        of_part or mode == "",
+        f"config={name!r}: is that of --mode {mode}, whose network is a {config.network.name}; give the configuration "
+        "of a score model",
+    )
     if name and sde:
         of_sde = _read(sde)
         for section in ("sde", "parametrization"):
@@ -61,6 +71,21 @@ def load_config(sde: str | None, name: str | None) -> ConfigDict:
         else:
             config.objective = of_sde.objective
     return config
+
+
+def _of_part(config: ConfigDict) -> str:
+    """The mode that trains what a configuration describes, if it is a part of a model without an SDE; otherwise ""."""
+    name = config.get("network", {}).get("name")
+    if name in classes(AutoencoderNetwork):
+        return "train_autoencoder"
+    return "train_text_encoder" if name == TextTransformer.__name__ else ""
+
+
+def _without_sde(config: ConfigDict) -> None:
+    """Takes away what a part of a model does not have."""
+    for section in ("sde", "parametrization"):
+        if section in config:
+            del config[section]
 
 
 def is_upsampler(config: ConfigDict) -> bool:
@@ -93,7 +118,7 @@ def as_autoencoder(config: ConfigDict) -> ConfigDict:
 
     A configuration that names an autoencoder's network is an autoencoder's already.
     """
-    del config.sde, config.parametrization
+    _without_sde(config)
     config.data.autoencoder = config.data.text_encoder = ""
     if config.network.name in classes(AutoencoderNetwork):
         return config
@@ -110,7 +135,7 @@ def as_text_encoder(config: ConfigDict) -> ConfigDict:
 
     A configuration that names a text encoder's network is a text encoder's already.
     """
-    del config.sde, config.parametrization
+    _without_sde(config)
     config.data.autoencoder = config.data.text_encoder = ""
     if config.network.name == TextTransformer.__name__:
         return config
@@ -205,6 +230,8 @@ def _check_fields(config: ConfigDict, source: str, checked: tuple[str, ...] = ("
     known = {k: v for k, v in flat(default.get_config().to_dict()).items() if k.startswith(checked)}
     free = ("network.", "sde.", "parametrization.", "objective.")
     denoising = fields.get("objective.name") == "DenoisingObjective"
+    if _of_part(config):
+        known = {k: v for k, v in known.items() if not k.startswith(("sde.", "parametrization."))}
     for field, value in known.items():
         of_class = field.startswith(free) and not field.endswith((".name", ".sigma_data"))
         of_sampler = field.startswith("sampling.") and field.count(".") == 2

@@ -22,6 +22,7 @@ from scoresde.app.user_data import asked_data, own_data
 from scoresde.data.arrays import ArrayData
 from scoresde.errors import UsageError, require, unknown_name
 from scoresde.metrics import DEQUANTIZATIONS
+from scoresde.models.latent_codec import AutoencoderCodec
 from scoresde.training.parallel import World, join_world, leave_world
 from sde_configs import build
 
@@ -38,8 +39,11 @@ def chosen(text: str, data: ArrayData) -> list[str]:
     """
     quantized = not data.values.is_floating_point()
     image = len(data.shape) == 3
+    latent = isinstance(data.codec, AutoencoderCodec)
     if text == "all":
         dense = [name for name in DENSITIES if quantized or name in ("nll", "elbo")]
+        if isinstance(data.codec, AutoencoderCodec):
+            dense = [name for name in dense if name != "vlb" and data.codec.has_density]
         agreement = [distances.AGREEMENT] if image and data.labels is not None else []
         return [*dense, *(distances.OF_IMAGES if image else distances.OF_VECTORS), *agreement]
     names = text.split(",")
@@ -49,6 +53,11 @@ def chosen(text: str, data: ArrayData) -> list[str]:
         require(
             quantized or name not in ("bits", "vlb"),
             f"metric={name!r}: the data are not whole numbers, and only probabilities have bits; take nll",
+        )
+        require(
+            name != "vlb" or not latent,
+            "metric='vlb': bounds whole numbers by the last step of DDPM's chain, and this model's ends in latents; "
+            "take elbo, which goes through the decoder",
         )
     return names
 
@@ -82,6 +91,11 @@ def evaluate(flags: EvaluateFlags, overrides: Sequence[str]) -> int:
     world, device = join_world(trained.device)
     trained = trained.on(device)
     metrics = chosen(flags.metric, data)
+    require(
+        flags.dequantization == "uniform" or not isinstance(data.codec, AutoencoderCodec),
+        f"dequantization={flags.dequantization!r}: the bound of a model of latents is of whole numbers as they are; "
+        "leave it out",
+    )
     dense = _densities(flags, metrics, data, missing, world)
     prior = bool(missing) and bool({"nll", "bits", "elbo"} & set(dense))
     left = [f"the mean and covariance of the prior: needs the training data; {missing}"] if prior else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, final
 
 from ml_collections import ConfigDict
@@ -16,7 +17,7 @@ from scoresde.checkpoint import Checkpoint
 from scoresde.codec import same_scaling
 from scoresde.condition import Condition
 from scoresde.data.info import DataInfo
-from scoresde.descriptions import CLASSIFIER
+from scoresde.descriptions import CLASSIFIER, LATENT
 from scoresde.errors import UsageError, require
 from scoresde.guidance import (
     APG,
@@ -97,25 +98,31 @@ class Guiding:
             return None
         return DataInfo.from_json(self.other.description["data"], f"guide_with={str(self.other.path)!r}")
 
-    def apply(self, model: NetworkScoreModel, example: Condition) -> ScoreModel:
+    def apply(
+        self, model: NetworkScoreModel, example: Condition, own: Checkpoint, autoencoder: Path | None
+    ) -> ScoreModel:
         """The guided model.
 
         Args:
             model: the model.
             example: a condition that it takes, None for a model without.
+            own: its checkpoint.
+            autoencoder: the file of one that takes the place of its own, or None.
 
         Raises:
             UsageError: for a model that cannot be guided so.
         """
         if self.is_off:
             return model
+        if self.other is not None:
+            _check_same_latents(own, self.other)
         if self.other is not None and self.by_classifier:
-            classifier = self.other.classifier().to(model.device)
+            classifier = self.other.classifier(autoencoder=autoencoder).to(model.device)
             return ClassifierGuidance(
                 model, classifier, self.scale, interval=self.interval, model_cond=example is not None
             )
         if self.other is not None:
-            worse = self.other.model().to(model.device)
+            worse = self.other.model(autoencoder=autoencoder).to(model.device)
             require(
                 same_scaling(worse.codec, model.codec),
                 f"guide_with={str(self.other.path)!r}: its model scales the data by {worse.codec}, and this one by "
@@ -148,6 +155,20 @@ class Guiding:
     def label(self) -> str:
         """What is added to the name of a file of samples."""
         return "" if self.is_off else f"-w{self.scale:g}"
+
+
+def _check_same_latents(own: Checkpoint, other: Checkpoint) -> None:
+    """Raises `UsageError` if only one of two models is of latents, or they are those of different autoencoders."""
+    codecs = []
+    for header in (own, other):
+        (model,) = header.description["models"].values()
+        codecs.append(model["codec"])
+    of = [f"the latents of {codec.get('digest')}" if codec.get("name") == LATENT else "data" for codec in codecs]
+    require(
+        of[0] == of[1],
+        f"guide_with={str(other.path)!r}: was trained on {of[1]}, and the model on {of[0]}; train one like the model, "
+        + (f"with --config.data.autoencoder={codecs[0].get('path')}" if of[0] != "data" else "without an autoencoder"),
+    )
 
 
 def _rule(config: ConfigDict) -> Rule:

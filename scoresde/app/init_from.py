@@ -29,11 +29,11 @@ from scoresde.codec import Codec, Scaling
 from scoresde.data.arrays import ArrayData
 from scoresde.data.info import DataInfo
 from scoresde.data.scaling import suits
-from scoresde.descriptions import SCORE, check_described, describe_model
+from scoresde.descriptions import LATENT, SCORE, check_described, describe_codec, describe_model
 from scoresde.errors import UsageError, require
 from scoresde.models.network import NetworkScoreModel
 from scoresde.parametrization import Parametrization
-from scoresde.registry import construct, describe
+from scoresde.registry import construct
 from scoresde.sde import SDE
 from sde_configs import default
 from sde_configs.build import from_data
@@ -173,7 +173,9 @@ class Origin:
         return config
 
     def scaling(self, data: ArrayData) -> Codec:
-        """The checkpoint's scaling if the data are moderate in it, otherwise their own."""
+        """The checkpoint's scaling if the data are moderate in it, otherwise their own, as for a model of latents."""
+        if self.model["codec"].get("name") == LATENT:
+            return data.codec
         codec = construct(self.model["codec"], Codec, f"models.{SCORE}.codec")
         if not isinstance(codec, Scaling):
             raise UsageError(
@@ -182,10 +184,25 @@ class Origin:
             )
         return codec if suits(data.values, codec) else data.codec
 
+    def check_latents(self, codec: Codec) -> None:
+        """Raises `UsageError` unless data are in the latents that the checkpoint's model knows, if it knows any."""
+        was, now = self.model["codec"], describe_codec(codec)
+        if LATENT not in (was.get("name"), now.get("name")):
+            return
+        digests = [part.get("digest") for part in (was, now)]
+        known = f"learned the latents of {was.get('path')} ({digests[0]})" if digests[0] else "learned data"
+        require(
+            digests[0] == digests[1],
+            f"init_from={self.path!r}: its model {known}, and config.data.autoencoder={now.get('path', '')!r} "
+            f"({digests[1] or 'none'}); its weights need the former",
+        )
+
     def announcement(self, model: NetworkScoreModel) -> str:
         """What the new run takes from the checkpoint."""
-        same = describe(model.codec) == self.model["codec"]
-        scaling = "and its scaling of the data" if same else "but the data are scaled anew"
+        described = describe_codec(model.codec)
+        scaling = "and its scaling of the data" if described == self.model["codec"] else "but the data are scaled anew"
+        if described["name"] == LATENT:
+            scaling = "and its autoencoder"
         return f"began from {self.path}, step {self.step} ({self.digest}): its averaged weights, {scaling}"
 
     def load_into(self, model: NetworkScoreModel, class_names: tuple[str, ...]) -> None:
@@ -204,7 +221,10 @@ class Origin:
         for part in ("network", "parametrization"):
             _check_same(part, self.model[part], described[part], source)
         path = Path(self.path)
-        trained = checkpoint.load(RunFolder(path).checkpoints / self.file if path.is_dir() else path).model()
+        codec = described["codec"]
+        trained = checkpoint.load(RunFolder(path).checkpoints / self.file if path.is_dir() else path).model(
+            autoencoder=None if codec["name"] != LATENT else codec["path"]
+        )
         model.network.load_state_dict(trained.network.state_dict())
         if described["sde"] == self.model["sde"]:
             if isinstance(model.sde, nn.Module) and isinstance(trained.sde, nn.Module):

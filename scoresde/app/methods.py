@@ -127,8 +127,8 @@ class Solver:
         trained, operator = task.trained, task.of_samples
         require(
             not method.linear or isinstance(operator, LinearOperator),
-            f"method={name!r}: needs a linear measurement, and {operator} is not linear; take --method "
-            f"{', '.join(known for known, other in METHODS.items() if not other.linear)}",
+            f"method={name!r}: needs a linear measurement, and {operator} is not; take --method "
+            f"{', --method '.join(known for known, other in METHODS.items() if not other.linear)}",
         )
         numbers = trained.config.sampling.method
         steps = method.num_steps if flags.num_steps is None else flags.num_steps

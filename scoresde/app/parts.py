@@ -13,13 +13,14 @@ from torch import Tensor
 
 from scoresde.app.progress import Progress
 from scoresde.app.run_folder import checkpoint_at
-from scoresde.checkpoint import Checkpoint, load_autoencoder, places
-from scoresde.codec import Codec, same_scaling
+from scoresde.checkpoint import Checkpoint, load_autoencoder, models_in, places
+from scoresde.codec import Codec, Scaling, same_scaling
 from scoresde.data.arrays import ArrayData
 from scoresde.data.latents import encoded
-from scoresde.descriptions import LATENT, describe_codec
+from scoresde.data.scaling import suits
+from scoresde.descriptions import AUTOENCODER, LATENT, describe_codec
 from scoresde.errors import UsageError, require
-from scoresde.models.latent_codec import AutoencoderCodec
+from scoresde.models.latent_codec import AutoencoderCodec, without_latents
 from scoresde.registry import construct
 from scoresde.text import TextEncoder, encode_cached, open_text_encoder
 
@@ -29,7 +30,22 @@ EXAMPLES = 100  # captions that a checkpoint remembers
 
 def open_autoencoder(given: str, flag: str = "autoencoder") -> AutoencoderCodec:
     """The autoencoder of a run, or in a file."""
-    return load_autoencoder(checkpoint_at(given, flag))
+    return load_autoencoder(autoencoder_at(given, flag))
+
+
+def autoencoder_at(given: str, flag: str = "autoencoder") -> Path:
+    """The checkpoint of an autoencoder: the newest of a run, or a file.
+
+    Raises:
+        UsageError: for a path without one.
+    """
+    file = checkpoint_at(given, flag)
+    found = models_in(file)
+    require(
+        AUTOENCODER in found,
+        f"{flag}={given!r}: holds no autoencoder, but {' and '.join(found)}; give a run of --mode train_autoencoder",
+    )
+    return file
 
 
 def open_text(given: str, device: torch.device, flag: str = TEXT_ENCODER) -> TextEncoder:
@@ -91,9 +107,31 @@ def with_parts(
             not config.training.flip,
             "training.flip=True: the latents of a mirrored image are not those of the image, mirrored; set it to False",
         )
+        require(
+            not config.training.dequantize,
+            "training.dequantize=True: latents are no whole numbers; set it to False, as the bound of --mode evaluate "
+            "is of whole numbers without it",
+        )
         codec = open_autoencoder(config.data.autoencoder, "config.data.autoencoder")
+        _check_scaling(config, data, codec)
         parts = [_in_latents(part, codec, device) for part in parts]
     return Prepared(parts[0], parts[1] if held_out is not None else None, record)
+
+
+def _check_scaling(config: ConfigDict, data: ArrayData, codec: AutoencoderCodec) -> None:
+    """Raises `UsageError` for data far from those of an autoencoder, or a scaling that is given and is not its own."""
+    own = without_latents(codec)
+    named = f"config.data.autoencoder={config.data.autoencoder!r}"
+    require(
+        not (config.data.center or config.data.scale) or same_scaling(own, data.codec),
+        f"config.data.center={config.data.center}, scale={config.data.scale}: the autoencoder has a scaling of its "
+        f"own, {own}; leave them out",
+    )
+    if isinstance(own, Scaling) and data.shape[:1] == codec.autoencoder.shape[:1]:
+        require(
+            suits(data.values, own),
+            f"{named}: scales its data by {own}, from which these data are far; train an autoencoder on them",
+        )
 
 
 def _in_latents(data: ArrayData, codec: AutoencoderCodec, device: torch.device) -> ArrayData:

@@ -42,7 +42,7 @@ LATENTS = 3  # channels of the latents that are shown
 def train_autoencoder(flags: TrainAutoencoderFlags, overrides: Sequence[str]) -> int:
     """Trains the autoencoder that flags and overrides ask for; returns the exit status."""
     folder = RunFolder(Path(flags.workdir or f"runs/{run_name(None, flags.config)}-autoencoder"))
-    config = as_autoencoder(load_config(None, flags.config))
+    config = as_autoencoder(load_config(None, flags.config, of_part=True))
     override(config, overrides)
     if flags.seed is not None:
         config.seed = flags.seed

@@ -18,7 +18,7 @@ from scoresde._files import write_bytes
 from scoresde.app.config import as_classifier, load_config, override
 from scoresde.app.device import choose_device
 from scoresde.app.flags import TrainClassifierFlags
-from scoresde.app.parts import Prepared
+from scoresde.app.parts import Prepared, with_parts
 from scoresde.app.run import Kind, Run
 from scoresde.app.run_folder import RunFolder
 from scoresde.app.train import run_name
@@ -51,8 +51,8 @@ class ClassifierKind(Kind):
     def prepare(
         self, folder: RunFolder, config: ConfigDict, data: ArrayData, held_out: ArrayData | None, device: torch.device
     ) -> Prepared:
-        """The data as they are."""
-        return Prepared(data, held_out, {})
+        """The data, in latents if the configuration says so."""
+        return with_parts(folder.path, config, data, held_out, device)
 
     def build_model(self, config: ConfigDict, data: ArrayData) -> NoisyClassifier:
         return build.build_classifier(config, data)

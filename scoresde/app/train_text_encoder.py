@@ -41,7 +41,7 @@ SHOWN = 12  # pairs in the picture
 def train_text_encoder(flags: TrainTextEncoderFlags, overrides: Sequence[str]) -> int:
     """Trains the text encoder that flags and overrides ask for; returns the exit status."""
     folder = RunFolder(Path(flags.workdir or f"runs/{run_name(None, flags.config)}-text"))
-    config = as_text_encoder(load_config(None, flags.config))
+    config = as_text_encoder(load_config(None, flags.config, of_part=True))
     override(config, overrides)
     if flags.seed is not None:
         config.seed = flags.seed

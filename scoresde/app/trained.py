@@ -19,15 +19,15 @@ from scoresde.app.config import is_upsampler, load_config, of_checkpoint, overri
 from scoresde.app.device import choose_device
 from scoresde.app.flags import TrainedFlags
 from scoresde.app.guiding import Guiding
-from scoresde.app.parts import TEXT_ENCODER, examples_of, recorded_text_encoder
+from scoresde.app.parts import TEXT_ENCODER, autoencoder_at, examples_of, recorded_text_encoder
 from scoresde.app.pipeline import GivenParts, check_latents, read_pipeline
-from scoresde.app.run_folder import HOW_TO_TRAIN, RunFolder, checkpoint_at, newest_run
+from scoresde.app.run_folder import HOW_TO_TRAIN, RunFolder, newest_run
 from scoresde.checkpoint import Checkpoint
 from scoresde.condition import Condition
 from scoresde.data.info import DataInfo
 from scoresde.descriptions import SCORE
 from scoresde.errors import UsageError, require
-from scoresde.models.latent_codec import in_parts, raw_shape
+from scoresde.models.latent_codec import AutoencoderCodec, in_parts, raw_shape
 from scoresde.models.network import NetworkScoreModel
 from scoresde.score_model import ScoreModel
 from scoresde.text import TextEncoder
@@ -126,12 +126,17 @@ class Trained:
     @cached_property
     def network_model(self) -> NetworkScoreModel:
         """The trained model itself, with averaged weights, on the device."""
-        given = self.parts.autoencoder
-        file = None if given is None else checkpoint_at(given, "autoencoder")
+        file = self._given_autoencoder
         model = self.checkpoint.model(autoencoder=file).to(self.device)
         if file is not None:
             check_latents(model, self.checkpoint, file)
         return model
+
+    @cached_property
+    def _given_autoencoder(self) -> Path | None:
+        """The file of the autoencoder that takes the place of the model's own."""
+        given = self.parts.autoencoder
+        return None if given is None else autoencoder_at(given)
 
     @cached_property
     def raw_shape(self) -> tuple[int, ...]:
@@ -148,9 +153,8 @@ class Trained:
     def guided_by(self, guiding: Guiding) -> ScoreModel:
         """The same, guided in another way."""
         model = self.network_model
-        return build.threshold(
-            self.config, guiding.apply(model, self._example), model.codec, self.data.low, self.data.high
-        )
+        guided = guiding.apply(model, self._example, self.checkpoint, self._given_autoencoder)
+        return build.threshold(self.config, guided, model.codec, self.data.low, self.data.high)
 
     def batch_size(self, graphs: int = 0) -> int:
         """Samples at a time: what the user asks for, or else what needs no more memory than a step of training.
@@ -163,8 +167,10 @@ class Trained:
     def sampling_key(self) -> dict[str, Any]:
         """All that `model` depends on, as JSON can hold it: what is kept for one key is not used for another."""
         sampling = self.config.sampling
+        codec = self.network_model.codec
         return {
             "digest": self.checkpoint.digest,
+            **({"autoencoder": codec.digest} if isinstance(codec, AutoencoderCodec) else {}),
             "threshold": sampling.threshold,
             "quantile": sampling.quantile if sampling.threshold == "dynamic" else None,
         } | self.guiding.key()

@@ -30,6 +30,7 @@ from scoresde.app.tracking import Tracker
 from scoresde.data.info import DataInfo, has_fingerprint
 from scoresde.descriptions import check_described, describe_model
 from scoresde.errors import require
+from scoresde.models.latent_codec import AutoencoderCodec, Encoded
 from scoresde.models.network import NetworkScoreModel
 from scoresde.training import DivergedError, Trainer, join_world, save_snapshot
 from sde_configs import build
@@ -88,13 +89,15 @@ def build_run(folder: RunFolder, config: ConfigDict, device: torch.device, origi
     world, device = join_world(device)
     plain_config = json.loads(config.to_json_best_effort())
     data, held_out = read_data(config)
-    if origin is not None and not config.data.center:
+    if origin is not None and not config.data.center and not config.data.autoencoder:
         codec = origin.scaling(data)
         data = replace(data, codec=codec)
         held_out = None if held_out is None else replace(held_out, codec=codec)
     choose_threads(config.training.batch_size // world.size * math.prod(data.shape))
     info = DataInfo.of(data, held_out)  # before the model, which may need of the data what is found in this pass
     data, held_out, parts = kind.prepare(folder, config, data, held_out, device)
+    if origin is not None:
+        origin.check_latents(data.codec)
     model = kind.build_model(config, data).to(device)
     description = {
         "models": {model.role: describe_model(model)},
@@ -129,7 +132,9 @@ def announce(run: Run) -> None:
     num_parameters = sum(p.numel() for p in trainer.model.parameters())
     where = f"{trainer.device}" + (f" in {trainer.world.size} processes" if trainer.world.size > 1 else "")
     since = f", from step {trainer.step_number}" if trainer.step_number else ""
-    shape = "x".join(map(str, data.shape))
+    shape = "x".join(map(str, trainer.model.shape))
+    if isinstance(data.codec, Encoded | AutoencoderCodec):
+        shape = f"latents of {shape}"
     classes = f" of {data.num_classes} classes" if data.num_classes else ""
     if data.class_names:
         shown = ", ".join(data.class_names[:MAX_NAMES])

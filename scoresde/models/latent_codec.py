@@ -49,6 +49,13 @@ class AutoencoderCodec(Codec):
     def __repr__(self) -> str:
         return f"the latents of {self.path or 'an autoencoder'} ({self.digest or 'in no file'})"
 
+    @property
+    def has_density(self) -> bool:
+        """Whether latents are drawn, and not a function of the data."""
+        model = self.autoencoder
+        raw = torch.zeros(1, *model.shape, device=model.device)
+        return self.posterior(raw)[1] is not None
+
     def posterior(self, raw: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor | None]:
         """Mean and standard deviation of x given raw data; None for an autoencoder that is a function."""
         model = self.autoencoder.to(raw.device)

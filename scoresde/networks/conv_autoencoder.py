@@ -142,7 +142,10 @@ class ConvAutoencoder(AutoencoderNetwork):
         check_levels("ConvAutoencoder", channels, multipliers, num_blocks)
         require(channels_in >= 1, f"channels_in={channels_in} of ConvAutoencoder: need at least 1")
         require(latent_channels >= 1, f"latent_channels={latent_channels} of ConvAutoencoder: need at least 1")
-        require(dims in (1, 2), f"dims={dims} of ConvAutoencoder: need 1 for series or 2 for images")
+        require(
+            dims in (1, 2),
+            f"dims={dims} of ConvAutoencoder: need 1 for series or 2 for images; vectors take a LinearAutoencoder",
+        )
         require(kind in KINDS, f"kind={kind!r} of ConvAutoencoder: need {', '.join(KINDS)}")
         need = {"fsq": len(levels), "area": channels_in}.get(kind, latent_channels)
         require(

@@ -48,4 +48,4 @@ class Decoded(Operator):
         return self.operator(self.decode(x))
 
     def __str__(self) -> str:
-        return f"{self.operator}, of latents {'x'.join(map(str, self.shape))} as they are decoded"
+        return f"{self.operator} of decoded latents ({'x'.join(map(str, self.shape))})"

@@ -26,6 +26,7 @@ from scoresde.data import ArrayData, labelled_mixture, nine_modes
 from scoresde.data.info import DataInfo
 from scoresde.errors import UsageError, require
 from scoresde.models.exact import ExactLabelledModel, ExactScoreModel
+from scoresde.models.latent_codec import in_parts, raw_shape
 from scoresde.models.network import NetworkScoreModel
 from scoresde.registry import construct
 from scoresde.score_model import ScoreModel
@@ -153,8 +154,12 @@ class Subject:
         return one if self.learned else replace(one, model=one.exact)
 
     def shown(self, x: Tensor) -> Tensor:
-        """Samples in the model's units as values from 0 to 1."""
-        return self.info.to_unit(self.train.codec.decode(x.cpu().float()))
+        """Samples `(*, *shape)` in the model's units as values from 0 to 1."""
+        codec = self.train.codec
+        shape = self.model.shape
+        more = x.shape[: x.ndim - len(shape)]
+        flat = x.to(self.model.device).float().reshape(-1, *shape)
+        return self.info.to_unit(in_parts(codec.decode, flat, raw_shape(codec, shape))).unflatten(0, more)
 
     @torch.no_grad()  # a path may have weights
     def levels(self, noise_levels: Tensor) -> Level:
@@ -205,7 +210,7 @@ def trainer_of(subject: Subject, device: torch.device) -> Trainer:
 
 
 def _truth(config: ConfigDict, train: ArrayData, label: int | None = None) -> Target:
-    if config.data.name == "modes" and not config.data.path and label is None:
+    if config.data.name == "modes" and not config.data.path and label is None and isinstance(train.codec, Scaling):
         return nine_modes()
     return EmpiricalDistribution(train.all()[0])
 
