@@ -102,11 +102,7 @@ def _of_file(trained: Trained, path: str, labelled: bool) -> ArrayData:
     data = read_samples(trained, path, source, given)
     if pictures and info.quantized:
         data = replace(data, values=data.values[:].round().int())
-    try:
-        shape = model.codec.encoded_shape(data.shape)
-    except UsageError as error:
-        raise UsageError(f"{source}: {error}") from error
-    require(shape == model.shape, f"{source}: holds samples of shape {data.shape}; this model takes {taken}")
+    require(data.shape == taken, f"{source}: holds samples of shape {data.shape}; this model takes {taken}")
     low, high = data.ends()
     margin = 0 if info.quantized else info.high - info.low
     require(
