@@ -156,7 +156,8 @@ def build_classifier(config: ConfigDict, train: ArrayData) -> NoisyClassifier:
 
 
 def build_autoencoder(config: ConfigDict, train: ArrayData) -> Autoencoder:
-    """The autoencoder for some data."""
+    """The autoencoder for some data; not sharded, as its halves are used apart and a codebook changes in a step."""
+    require(not config.training.shard, "training.shard=True: autoencoders are not sharded; set it to False")
     network: dict[str, Any] = config.network.to_dict()
     shape = train.codec.encoded_shape(train.shape)
     cls = classes(AutoencoderNetwork).get(network["name"])

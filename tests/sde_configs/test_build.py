@@ -401,3 +401,10 @@ def test_an_adversarial_autoencoder_of_tiny_images_is_refused():
     config.objective.adversarial_weight = 0.5
     with pytest.raises(UsageError, match=r"shape \(3, 4, 4\): an adversarial term needs .* sides of 6 or more"):
         build.build_autoencoder(config, ArrayData(torch.rand(4, 3, 4, 4)))
+
+
+def test_an_autoencoder_is_not_sharded():
+    config = as_autoencoder(default.get_config())
+    config.training.shard = True
+    with pytest.raises(UsageError, match=r"training.shard=True: autoencoders are not sharded"):
+        build.build_autoencoder(config, ArrayData(torch.rand(4, 3, 8, 8)))
