@@ -33,7 +33,8 @@ from samplers import sample
 from scoresde import APG, Autoguidance, ClassifierFreeGuidance, ScoreModel, load_model
 from scoresde.app.config import load_config
 from scoresde.app.run_folder import RunFolder
-from scoresde.app.train import train_in
+from scoresde.app.train import ScoreKind
+from scoresde.app.training_run import train_in
 from scoresde.metrics import frechet_distance, judge
 from sde_configs.build import build_sampler
 
@@ -83,7 +84,7 @@ def trained(folder: Path, steps: int, label_dropout: float) -> RunFolder:
     config.logging.checkpoint_every = steps // CHECKPOINTS
     config.logging.keep = CHECKPOINTS
     run = RunFolder(folder)
-    train_in(run, config, torch.device("cpu"))
+    train_in(run, config, torch.device("cpu"), ScoreKind())
     return run
 
 

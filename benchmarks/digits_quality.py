@@ -28,7 +28,8 @@ from samplers import Sampler, fit_sampler, sample
 from scoresde import NetworkScoreModel
 from scoresde.app.config import load_config
 from scoresde.app.run_folder import RunFolder
-from scoresde.app.train import train_in
+from scoresde.app.train import ScoreKind
+from scoresde.app.training_run import train_in
 from scoresde.data import load
 from scoresde.metrics import frechet_distance, judge, train_classifier
 from scoresde.metrics.classifier import Classifier
@@ -87,7 +88,7 @@ def trained(sde: str, folder: Path) -> NetworkScoreModel:
     """The model of a run that is there, or is trained now."""
     run = RunFolder(folder / sde)
     start = time.process_time()
-    train_in(run, load_config(sde, None), torch.device("cpu"))
+    train_in(run, load_config(sde, None), torch.device("cpu"), ScoreKind())
     print(f"{sde}: training took {time.process_time() - start:.0f} core-s", flush=True)
     checkpoint = run.newest_checkpoint()
     assert checkpoint is not None

@@ -30,7 +30,8 @@ from samplers import Ancestral, measure_variance, pilot_variance, sample
 from scoresde import NetworkScoreModel, ddpm_bound
 from scoresde.app.config import load_config
 from scoresde.app.run_folder import RunFolder
-from scoresde.app.train import train_in
+from scoresde.app.train import ScoreKind
+from scoresde.app.training_run import train_in
 from scoresde.codec import Scaling
 from scoresde.data import load
 from scoresde.metrics import frechet_distance
@@ -48,7 +49,7 @@ def trained(folder: Path, num_steps: int) -> NetworkScoreModel:
     config.training.num_steps = num_steps
     run = RunFolder(folder)
     start = time.process_time()
-    train_in(run, config, torch.device("cpu"))
+    train_in(run, config, torch.device("cpu"), ScoreKind())
     print(f"training took {(time.process_time() - start) / 60:.1f} core-minutes", flush=True)
     checkpoint = run.newest_checkpoint()
     assert checkpoint is not None

@@ -2,6 +2,7 @@
 
 from samplers.ancestral import DDIM, Ancestral
 from samplers.base import Prepared, Sampler, Samples, StepSampler, TableSampler
+from samplers.cascades import Stage, cascade
 from samplers.dpm_solver import DPMSolver, DPMSolverSingle, SDEDPMSolverSingle
 from samplers.editing import edit
 from samplers.euler_maruyama import EulerMaruyama
@@ -69,6 +70,7 @@ __all__ = [
     "Sampler",
     "Samples",
     "SplitGibbs",
+    "Stage",
     "StepSampler",
     "StochasticHeun",
     "Table",
@@ -78,6 +80,7 @@ __all__ = [
     "UniPC",
     "adaptive_log_prob",
     "calibrate",
+    "cascade",
     "chain",
     "choose_snr",
     "concatenate",

@@ -59,6 +59,7 @@ from scoresde.score_model import GridModel, ScoreModel, WrappedModel
 from scoresde.sde import SDE, GaussianPathSDE, Level
 from scoresde.targets import EmpiricalDistribution, Gaussian, GaussianMixture
 from scoresde.training import TrainingOptions, fit
+from scoresde.upsampling import UpsamplingObjective
 
 __all__ = [
     "APG",
@@ -129,6 +130,7 @@ __all__ = [
     "UNetClassifier",
     "UniformTimes",
     "UnitVarianceInput",
+    "UpsamplingObjective",
     "UsageError",
     "VariationalObjective",
     "VelocityParametrization",

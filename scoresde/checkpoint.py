@@ -29,6 +29,7 @@ from scoresde.descriptions import (
     KINDS,
     LATENT,
     SCORE,
+    TEXT_ENCODER,
     build_model,
     check_described,
     describe_model,
@@ -41,12 +42,23 @@ from scoresde.models.base import TrainedModel
 from scoresde.models.classifier import NoisyClassifier
 from scoresde.models.latent_codec import AutoencoderCodec
 from scoresde.models.network import NetworkScoreModel
+from scoresde.models.text_encoder import ContrastiveTextModel
 from scoresde.registry import construct
 
 FORMAT = "scoresde checkpoint 2"
 EARLIER_FORMAT = "scoresde checkpoint 1"
-CALLED = {SCORE: "a score model", CLASSIFIER: "a classifier", AUTOENCODER: "an autoencoder"}
-LOADED_BY = {SCORE: "load_model", CLASSIFIER: "load_classifier", AUTOENCODER: "load_autoencoder"}
+CALLED = {
+    SCORE: "a score model",
+    CLASSIFIER: "a classifier",
+    AUTOENCODER: "an autoencoder",
+    TEXT_ENCODER: "a text encoder",
+}
+LOADED_BY = {
+    SCORE: "load_model",
+    CLASSIFIER: "load_classifier",
+    AUTOENCODER: "load_autoencoder",
+    TEXT_ENCODER: "text.open_text_encoder",
+}
 T = TypeVar("T", bound=TrainedModel)
 
 
@@ -103,6 +115,10 @@ class Checkpoint:
     def autoencoder(self, weights: str = "ema", name: str = AUTOENCODER) -> Autoencoder:
         """An autoencoder; arguments and errors are those of `model`."""
         return self._of_kind(Autoencoder, weights, name, None, None)
+
+    def text_encoder(self, weights: str = "ema", name: str = TEXT_ENCODER) -> ContrastiveTextModel:
+        """A text encoder, with what it was trained beside; arguments and errors are those of `model`."""
+        return self._of_kind(ContrastiveTextModel, weights, name, None, None)
 
     def _of_kind(
         self, kind: type[T], weights: str, name: str, network: nn.Module | None, autoencoder: Path | str | None
@@ -161,7 +177,7 @@ def _codec(described: Mapping[str, Any], path: str, file: Path, autoencoder: Pat
         return load_autoencoder(autoencoder)
     named, digest = (described.get(part) for part in ("path", "digest"))
     require(isinstance(named, str) and isinstance(digest, str), f"{path}: this description of a codec is damaged")
-    found = next((place for place in _places(str(named), file) if place.is_file()), None)
+    found = next((place for place in places(str(named), file) if place.is_file()), None)
     remedy = "give its place by --autoencoder FILE (in Python autoencoder=FILE)"
     if found is None:
         raise UsageError(
@@ -176,8 +192,8 @@ def _codec(described: Mapping[str, Any], path: str, file: Path, autoencoder: Pat
     return loaded
 
 
-def _places(named: str, file: Path) -> Iterator[Path]:
-    """Where a file may lie that another one names: from here, or from a folder above the other."""
+def places(named: str, file: Path) -> Iterator[Path]:
+    """Where a file may lie that another one names: below the folder of this process, or a folder above the other."""
     yield Path(named)
     for folder in file.absolute().parents:
         yield folder / named
@@ -373,4 +389,6 @@ def load_classifier(
 def load_autoencoder(path: Path | str, device: torch.device | str = "cpu", name: str = AUTOENCODER) -> AutoencoderCodec:
     """Loads an autoencoder from a file of `save_model`, or from a run's checkpoint, as the codec of latent models."""
     found = load(path)
-    return AutoencoderCodec(found.autoencoder("ema", name).to(device), str(path), found.digest)
+    objective = found.description.get("config", {}).get("objective", {})
+    error = str(objective.get("error", "l1")) if isinstance(objective, Mapping) else "l1"
+    return AutoencoderCodec(found.autoencoder("ema", name).to(device), str(path), found.digest, error)

@@ -19,14 +19,18 @@ from scoresde.models.base import NetworkModel, TrainedModel, plain_network
 from scoresde.models.classifier import NoisyClassifier
 from scoresde.models.latent_codec import AutoencoderCodec, Encoded
 from scoresde.models.network import NetworkScoreModel
+from scoresde.models.text_encoder import ContrastiveTextModel
 from scoresde.parametrization import Input, Parametrization
 from scoresde.registry import construct, describe, is_registered
 from scoresde.sde import SDE
 
-KINDS: dict[str, type[TrainedModel]] = {cls.role: cls for cls in (NetworkScoreModel, NoisyClassifier, Autoencoder)}
+KINDS: dict[str, type[TrainedModel]] = {
+    cls.role: cls for cls in (NetworkScoreModel, NoisyClassifier, Autoencoder, ContrastiveTextModel)
+}
 SCORE = NetworkScoreModel.role
 CLASSIFIER = NoisyClassifier.role
 AUTOENCODER = Autoencoder.role
+TEXT_ENCODER = ContrastiveTextModel.role
 LATENT = AutoencoderCodec.__name__
 
 
@@ -58,9 +62,11 @@ def describe_model(model: TrainedModel) -> dict[str, Any]:
         UsageError: for a part that cannot be described, or weights that belong to no part.
     """
     network = plain_network(model.network)
-    parts = {"network": network, "codec": model.codec}
+    parts: dict[str, Any] = {"network": network, "codec": model.codec}
     if isinstance(model, NetworkModel):
         parts["sde"] = model.sde
+    if isinstance(model, Autoencoder):
+        parts["discriminator"] = model.discriminator
     known = {f"{part}.{key}" for part, of in parts.items() if isinstance(of, nn.Module) for key in of.state_dict()}
     known |= model.own_state
     extra = sorted(set(model_state(model)) - known)
@@ -84,6 +90,8 @@ def describe_model(model: TrainedModel) -> dict[str, Any]:
     if isinstance(model, NoisyClassifier):
         description["input"] = describe(model.input)
         description |= {"sigma_data": model.sigma_data, "num_classes": model.num_classes}
+    if isinstance(model, Autoencoder) and model.discriminator is not None:
+        description["discriminator"] = describe(model.discriminator)
     return description
 
 
@@ -102,7 +110,8 @@ def describe_codec(codec: Codec) -> dict[str, Any]:
         "codec: its autoencoder lies in no file, and a latent model names one; save it, and make the codec by "
         "load_autoencoder(PATH)",
     )
-    return {"name": LATENT, "path": codec.path, "digest": codec.digest}
+    factor = codec.autoencoder.plain().factor
+    return {"name": LATENT, "path": codec.path, "digest": codec.digest, "factor": factor}
 
 
 def build_model(description: Any, path: str, source: str, network: nn.Module | None, codec: Codec) -> TrainedModel:
@@ -126,8 +135,12 @@ def build_model(description: Any, path: str, source: str, network: nn.Module | N
             network = construct(description["network"], nn.Module, f"{path}.network")
     shape = tuple(description["shape"])
     role = kind_of(description)
-    if not issubclass(KINDS[role], NetworkModel):
-        return KINDS[role](network, shape, codec)
+    if role == AUTOENCODER:
+        described = description.get("discriminator")
+        discriminator = None if described is None else construct(described, nn.Module, f"{path}.discriminator")
+        return Autoencoder(network, shape, codec, discriminator)
+    if role == TEXT_ENCODER:
+        return ContrastiveTextModel(network, shape, codec)
     sde = construct(description["sde"], SDE, f"{path}.sde")
     if role == CLASSIFIER:
         rule = construct(description["input"], Input, f"{path}.input")

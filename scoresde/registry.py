@@ -16,7 +16,18 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from scoresde import classification, hybrid, learned_sde, named_sdes, networks, objective, parametrization
+from scoresde import (
+    autoencoding,
+    classification,
+    contrastive,
+    hybrid,
+    learned_sde,
+    named_sdes,
+    networks,
+    objective,
+    parametrization,
+    upsampling,
+)
 from scoresde.codec import Codec, Scaling
 from scoresde.errors import UsageError, require, unknown_name
 from scoresde.sde import SDE
@@ -57,7 +68,10 @@ _CLASSES: dict[str, type] = {
         objective.DenoisingObjective,
         objective.VariationalObjective,
         hybrid.HybridObjective,
+        upsampling.UpsamplingObjective,
         classification.ClassificationObjective,
+        contrastive.ContrastiveObjective,
+        autoencoding.AutoencodingObjective,
         networks.MLP,
         networks.UNet,
         networks.MPUNet,
@@ -66,6 +80,11 @@ _CLASSES: dict[str, type] = {
         networks.UNetClassifier,
         networks.LinearAutoencoder,
         networks.ConvAutoencoder,
+        networks.TextTransformer,
+        networks.ImageEncoder,
+        networks.ContrastiveNetwork,
+        networks.TinyAutoencoder,
+        networks.PatchDiscriminator,
         Scaling,
     )
 }

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass, replace
 from inspect import signature
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from ml_collections import ConfigDict
-from torch import nn
+from torch import Tensor, nn
 
 from samplers import (
     DDIM,
@@ -41,15 +43,20 @@ from scoresde.data.stores import Watch
 from scoresde.errors import UsageError, require, unknown_name
 from scoresde.hybrid import HybridObjective
 from scoresde.models import ThresholdedModel
+from scoresde.models.autoencoder import Autoencoder
 from scoresde.models.classifier import NoisyClassifier
 from scoresde.models.network import NetworkScoreModel
-from scoresde.networks import ClassifierNetwork, DiT, Network
+from scoresde.models.text_encoder import ContrastiveTextModel
+from scoresde.networks import ClassifierNetwork, ContrastiveNetwork, DiT, ImageEncoder, Network, TextTransformer
+from scoresde.networks.autoencoder import AutoencoderNetwork
 from scoresde.objective import Objective
 from scoresde.parametrization import Parametrization
 from scoresde.registry import classes, construct
 from scoresde.score_model import ScoreModel
 from scoresde.sde import SDE
+from scoresde.text import Vocabulary
 from scoresde.training import TrainingOptions
+from scoresde.upsampling import UpsamplingObjective
 
 AUTO = "auto"  # tables fitted to the model that is sampled from: see `samplers.fitted`
 PILOT = "pilot"  # a variance that a pilot run measures
@@ -78,12 +85,21 @@ SAMPLERS: dict[str, type[Sampler]] = {
 
 SPATIAL = ("UNet", "MPUNet", "DiT", "UNetClassifier")  # networks of (channels, ...) with one to three sizes
 VECTORS = ("MLP", "MLPClassifier")
-FROM_DATA = dict.fromkeys(SPATIAL, ("channels_in", "dims")) | dict.fromkeys(VECTORS, ("dim",))
+TEXT = "TextTransformer"
+FROM_DATA = dict.fromkeys(SPATIAL, ("channels_in", "dims")) | dict.fromkeys(VECTORS, ("dim",)) | {TEXT: ("words",)}
+
+
+CONDITIONS = {  # the parts of a condition that have a size, with its axis and the argument that it is
+    "vector": (1, "vector_channels"),
+    "image": (1, "image_channels"),
+    "tokens": (2, "context_channels"),
+}
 
 
 def from_data(network: str) -> set[str]:
     """The arguments of a built-in network that the data give, by its name."""
-    return {"num_classes", *FROM_DATA.get(network, ())}
+    conditions = {argument for _, argument in CONDITIONS.values()}
+    return {"num_classes", "keeps_image", *conditions, *FROM_DATA.get(network, ())}
 
 
 def sampler_options(cls: type[Sampler]) -> dict[str, Any]:
@@ -113,7 +129,7 @@ def _given_scaling(config: ConfigDict) -> Scaling | None:
 
 def build_model(config: ConfigDict, train: ArrayData) -> NetworkScoreModel:
     """The model for some data, its weights drawn from the seed; the global random state is left as it was."""
-    network = _build_network(config, train, Network)
+    network = _build_network(config, train, Network, _upsampled(config, train))
     rule = _build_parametrization(config, train)
     sde = construct(config.sde.to_dict(), SDE, "config.sde")
     return NetworkScoreModel(network, sde, rule, train.codec.encoded_shape(train.shape), train.codec)
@@ -136,18 +152,104 @@ def build_classifier(config: ConfigDict, train: ArrayData) -> NoisyClassifier:
     return NoisyClassifier(network, sde, shape, train.num_classes, rule.sigma_data, rule.input, train.codec)
 
 
-def _build_network(config: ConfigDict, train: ArrayData, kind: type[nn.Module]) -> nn.Module:
-    """The network for some data, its weights drawn from the seed; the global random state is left as it was."""
+def build_autoencoder(config: ConfigDict, train: ArrayData) -> Autoencoder:
+    """The autoencoder for some data."""
+    network: dict[str, Any] = config.network.to_dict()
+    shape = train.codec.encoded_shape(train.shape)
+    cls = classes(AutoencoderNetwork).get(network["name"])
+    taken = {} if cls is None else signature(cls).parameters
+    given = {"channels_in": shape[0], "dims": len(shape) - 1}
+    network |= {name: value for name, value in given.items() if name in taken}
+    built: AutoencoderNetwork = _drawn(network, AutoencoderNetwork, config.seed)
+    built.latent_shape(shape)  # a mistake is answered before a run folder is made
+    return Autoencoder(built, shape, train.codec)
+
+
+def build_text_encoder(config: ConfigDict, train: ArrayData) -> ContrastiveTextModel:
+    """The text encoder for the captions of some data, beside an image encoder for their samples."""
+    shape = train.codec.encoded_shape(train.shape)
+    require(
+        2 <= len(shape) <= 4,
+        f"data of shape {shape}: a text encoder is trained with series, images or volumes, (channels, sizes)",
+    )
+    words = build_vocabulary(train).words
+    text: TextTransformer = _drawn(config.network.to_dict() | {"words": words}, TextTransformer, config.seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        network = ContrastiveNetwork(text, ImageEncoder(shape[0], dims=len(shape) - 1))
+    return ContrastiveTextModel(network, shape, train.codec)
+
+
+def build_vocabulary(train: ArrayData) -> Vocabulary:
+    """The words of the captions of the samples that are trained on."""
+    numbers = train.cond["text"] if isinstance(train.cond, Mapping) and train.texts else None
+    if not isinstance(numbers, Tensor):
+        raise UsageError(
+            "data: no captions; a text encoder learns captions, such as those of --config.data.name=digits_text"
+        )
+    return Vocabulary.of(train.texts[number] for number in numbers.unique().tolist())
+
+
+def _upsampled(config: ConfigDict, train: ArrayData) -> dict[str, Any]:
+    """The arguments of a network that takes the low resolution of samples, which an upsampler's objective makes."""
+    objective = build_objective(config)
+    if not isinstance(objective, UpsamplingObjective):
+        return {}
+    shape = train.codec.encoded_shape(train.shape)
+    objective.low_shape(shape)  # a mistake is answered before a run folder is made
+    name = config.network.name
+    require(
+        name not in VECTORS,
+        f"network.name={name!r}: takes no images, and config.objective makes an upsampler; use UNet, MPUNet or DiT",
+    )
+    parts = train.cond if isinstance(train.cond, Mapping) else {}
+    require("image" not in parts, "data: have images as conditions; an upsampler makes its own, so leave them out")
+    return {"image_channels": shape[0], "keeps_image": True}
+
+
+def _build_network(
+    config: ConfigDict, train: ArrayData, kind: type[nn.Module], more: Mapping[str, Any] = MappingProxyType({})
+) -> nn.Module:
+    """The network for some data."""
     network: dict[str, Any] = config.network.to_dict()
     shape = train.codec.encoded_shape(train.shape)
     network |= dict(zip(FROM_DATA.get(network["name"], ()), _sizes(network["name"], shape, kind), strict=False))
-    require(0 <= config.seed < 2**64, f"seed={config.seed}: need 0 <= seed < 2**64")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        built: nn.Module = construct(network | {"num_classes": train.num_classes}, kind, "config.network")
+    network |= _condition_sizes(network["name"], train) | dict(more)
+    built: nn.Module = _drawn(network, kind, config.seed)
     if isinstance(built, DiT):
         built.grid(shape[1:])  # a mistake is answered before a run folder is made
     return built
+
+
+def _drawn(description: dict[str, Any], kind: type[nn.Module], seed: int) -> Any:
+    """The network of a description, its weights drawn from the seed; the global random state is left as it was."""
+    require(0 <= seed < 2**64, f"seed={seed}: need 0 <= seed < 2**64")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return construct(description, kind, "config.network")
+
+
+def _condition_sizes(name: str, train: ArrayData) -> dict[str, int]:
+    """What the conditions of the data give to a network: the number of classes, and the sizes of the other parts.
+
+    Raises:
+        UsageError: for a part that the network does not take.
+    """
+    cond = train.conditions(slice(1))
+    if isinstance(cond, Tensor) and train.labels is None:
+        cond = {"vector": cond}
+    found = {"num_classes": train.num_classes}
+    cls = classes(nn.Module).get(name)
+    for kind, (axis, argument) in CONDITIONS.items():
+        part = cond.get(kind) if isinstance(cond, Mapping) else None
+        if not isinstance(part, Tensor) or part.ndim <= axis:
+            continue
+        require(
+            cls is None or argument in signature(cls).parameters,
+            f"network.name={name!r}: takes no {kind!r}, and the condition of the data is {condition.describe(cond)}",
+        )
+        found[argument] = part.shape[axis]
+    return found
 
 
 def _sizes(name: str, shape: tuple[int, ...], kind: type[nn.Module]) -> tuple[int, ...]:
@@ -179,19 +281,27 @@ def _build_parametrization(config: ConfigDict, train: ArrayData) -> Parametrizat
 def build_objective(config: ConfigDict) -> Objective:
     """The objective; discrete times and learned variances take the chain's number of levels.
 
-    Times and weighting, which the default names, are left out for an objective that takes none.
+    Times and weighting, which the default names, are left out for an objective that takes none. An upsampler's are
+    those of the objective inside it.
     """
-    described: dict[str, Any] = config.objective.to_dict()
+    described = _with_levels(config.objective.to_dict(), config)
+    objective: Objective = construct(described, Objective, "config.objective")
+    return objective
+
+
+def _with_levels(described: dict[str, Any], config: ConfigDict) -> dict[str, Any]:
+    """The description of an objective with the numbers of levels, and without what it does not take."""
     cls = classes(Objective).get(described["name"])
     taken = ("times", "weighting") if cls is None else signature(cls).parameters
     described = {key: value for key, value in described.items() if key in taken or key not in ("times", "weighting")}
+    if isinstance(described.get("objective"), dict):
+        return described | {"objective": _with_levels({"name": None, **described["objective"]}, config)}
     times = described.get("times")
     if isinstance(times, dict) and times.get("name") == "DiscreteTimes" and "num_levels" in config.sde:
         times.setdefault("num_levels", config.sde.num_levels)
         if cls is HybridObjective:
             described.setdefault("num_steps", config.sde.num_levels)
-    objective: Objective = construct(described, Objective, "config.objective")
-    return objective
+    return described
 
 
 def build_options(config: ConfigDict) -> TrainingOptions:
@@ -233,6 +343,10 @@ def threshold(config: ConfigDict, model: ScoreModel, codec: Codec, low: float, h
     )
     if kind == "none":
         return model
+    require(
+        isinstance(codec, Scaling),
+        f"config.sampling.threshold={kind!r}: the range of data is known, not that of latents; set it to 'none'",
+    )
     ends = torch.stack([torch.full(model.shape, low), torch.full(model.shape, high)])
     smallest, largest = codec.encode(ends, model.dtype)
     return ThresholdedModel(model, smallest, largest, quantile if kind == "dynamic" else None)

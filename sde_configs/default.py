@@ -35,6 +35,8 @@ def _data(config: ConfigDict) -> None:
     config.data.split = "train"  # which one, of data that has several
     config.data.held_out = 0.25  # share of the samples that is not trained on
     config.data.captions = ""  # texts to train on: own (beside images, in tables), classes, digits (made from labels)
+    config.data.autoencoder = ""  # a run or a checkpoint of --mode train_autoencoder: its latents are learned
+    config.data.text_encoder = ""  # of captions: a run of --mode train_text_encoder, minilm, a folder, or hf:NAME
     config.data.class_conditional = True  # give labels to the network, if the data has them
     config.data.center = ()  # one number, or one a column or channel: raw values of 0 in the model; (): from the data
     config.data.scale = ()  # raw values of a unit of the model, with data.center
@@ -125,6 +127,7 @@ def _sampling(config: ConfigDict) -> None:
     config.sampling.batch_size = 0  # samples at a time, training apart; 0: as many as training leaves memory for
     config.sampling.threshold = "none"  # static or dynamic: keep the denoiser within the data's range
     config.sampling.quantile = 0.995  # of a sample's entries, which dynamic thresholding rescales into the range
+    config.sampling.low_noise = 0.1  # of a cascade: s, noise on what an upsampler is given, in its units
     config.sampling.guidance = ConfigDict()
     config.sampling.guidance.rescale = 0.0  # with --guidance: how far each sample's deviation is brought back (0.7)
     config.sampling.guidance.eta = 1.0  # with --guidance: what is kept of its part along the estimate (APG: 0)

@@ -23,7 +23,9 @@ from scoresde import (
     Scaling,
     TimeInput,
     UsageError,
+    autoencoding,
     classification,
+    contrastive,
     hybrid,
     learned_sde,
     named_sdes,
@@ -31,6 +33,7 @@ from scoresde import (
     objective,
     parametrization,
     registry,
+    upsampling,
 )
 from scoresde.networks import presets
 from scoresde.objective import TrainingTimes, Weighting
@@ -71,7 +74,10 @@ EXAMPLES = [
     objective.DenoisingObjective(objective.LogNormalNoiseLevels(std=0.5), objective.MinSNRWeighting(2.0)),
     objective.VariationalObjective(),
     hybrid.HybridObjective(objective.DiscreteTimes(30), objective.VelocityWeighting(), num_steps=15, vlb_weight=0.01),
+    autoencoding.AutoencodingObjective(1.0, "l2", 0.1, 0.5, 7),
     classification.ClassificationObjective(objective.LogNormalNoiseLevels(std=0.7)),
+    upsampling.UpsamplingObjective(objective.VariationalObjective(), 3, "area", antialias=False, largest_noise=0.2),
+    contrastive.ContrastiveObjective(),
     networks.MLP(2, width=8, depth=2, num_classes=3, learned_variance=True),
     networks.UNet(2, channels=4, multipliers=(1, 3), num_blocks=2, num_classes=3, label_dropout=0.2),
     networks.UNet(2, **presets.NCSNPP | {"channels": 8, "num_blocks": 1, "attention_levels": (0, 2)}),
@@ -81,6 +87,15 @@ EXAMPLES = [
     networks.UNetClassifier(2, 5, channels=4, multipliers=(1, 3), num_blocks=2),
     networks.LinearAutoencoder(3, 2),
     networks.ConvAutoencoder(2, channels=4, multipliers=(1, 3), latent_channels=2, kind="fsq", levels=(3, 5), dims=1),
+    networks.TextTransformer(("<pad>", "<unknown>", "seven"), width=8, depth=1, num_heads=2, max_length=5, dropout=0.1),
+    networks.ImageEncoder(2, width=6, channels=4, depth=2, dims=1),
+    networks.ContrastiveNetwork(
+        networks.TextTransformer(("<pad>", "<unknown>", "one"), width=4, depth=1, num_heads=1),
+        networks.ImageEncoder(1, channels=2, depth=1),
+        size=5,
+    ),
+    networks.TinyAutoencoder(1, 8, 2, (1, 2), (1, 1), pooled=True, bound=2.0),
+    networks.PatchDiscriminator(2, channels=4, num_levels=2, dims=1),
     Scaling((0.5, 1.0), 2.0),
 ]
 
@@ -112,8 +127,9 @@ def test_every_class_comes_back_through_json(example):
 
 def test_the_classes_of_a_kind():
     classifiers = {"MLPClassifier", "UNetClassifier"}
-    autoencoders = {"LinearAutoencoder", "ConvAutoencoder"}
-    assert {"MLP", "UNet", "MPUNet", "DiT"} | classifiers | autoencoders == set(
+    autoencoders = {"LinearAutoencoder", "ConvAutoencoder", "TinyAutoencoder"}
+    readers = {"TextTransformer", "ImageEncoder", "ContrastiveNetwork"}
+    assert {"MLP", "UNet", "MPUNet", "DiT"} | classifiers | autoencoders | readers | {"PatchDiscriminator"} == set(
         filter(own, registry.classes(nn.Module))
     )  # LearnedVPSDE is a module too
     assert autoencoders == set(filter(own, registry.classes(networks.AutoencoderNetwork)))

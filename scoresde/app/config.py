@@ -17,9 +17,12 @@ from ml_collections import ConfigDict, config_flags
 import sde_configs
 from scoresde._json import parse_json
 from scoresde.app.files import PLACE, flat
+from scoresde.contrastive import ContrastiveObjective
 from scoresde.errors import UsageError, flag_error, require, unknown_name
-from scoresde.networks import ClassifierNetwork
+from scoresde.networks import ClassifierNetwork, ConvAutoencoder, TextTransformer
+from scoresde.networks.autoencoder import AutoencoderNetwork
 from scoresde.registry import classes
+from scoresde.upsampling import UpsamplingObjective
 from sde_configs import default
 from sde_configs.build import SAMPLERS, from_data
 
@@ -30,24 +33,39 @@ def recipes() -> list[str]:
 
 
 def sdes() -> list[str]:
-    """Names for `--sde`: the recipes that leave data and network as the default has them."""
+    """Names for `--sde`: the recipes that leave data and network as the default has them, upsamplers apart."""
     common = default.get_config()
-    return [name for name in recipes() if all(_read(name)[part] == common[part] for part in ("data", "network"))]
+    read = {name: _read(name) for name in recipes()}
+    return [
+        name
+        for name, config in read.items()
+        if all(config[part] == common[part] for part in ("data", "network")) and "objective" not in config.objective
+    ]
 
 
 def load_config(sde: str | None, name: str | None) -> ConfigDict:
     """The recipe `name` (a built-in name, a Python file with get_config, or a JSON file), under the SDE `sde`.
 
-    With both, everything is `name`'s except what belongs to the SDE: config.sde, .parametrization and .objective.
+    With both, everything is `name`'s except what belongs to the SDE: config.sde, .parametrization and .objective, of an
+    upsampler's the objective inside it.
     """
     if sde is not None and sde not in sdes():
         raise unknown_name("sde", sde, sdes())
     config = _read(name or sde or "vp")
     if name and sde:
         of_sde = _read(sde)
-        for section in ("sde", "parametrization", "objective"):
+        for section in ("sde", "parametrization"):
             config[section] = of_sde[section]
+        if "objective" in config.objective:
+            config.objective.objective = of_sde.objective
+        else:
+            config.objective = of_sde.objective
     return config
+
+
+def is_upsampler(config: ConfigDict) -> bool:
+    """Whether a configuration is that of an upsampler (`scoresde.upsampling`)."""
+    return config.get("objective", {}).get("name") == UpsamplingObjective.__name__
 
 
 def as_classifier(config: ConfigDict) -> ConfigDict:
@@ -67,6 +85,41 @@ def as_classifier(config: ConfigDict) -> ConfigDict:
     config.data.class_conditional = True
     config.training.lr = 3e-4
     config.training.weight_decay = 0.05
+    return config
+
+
+def as_autoencoder(config: ConfigDict) -> ConfigDict:
+    """The configuration of an autoencoder of the data of a configuration, for latent models.
+
+    A configuration that names an autoencoder's network is an autoencoder's already.
+    """
+    del config.sde, config.parametrization
+    config.data.autoencoder = config.data.text_encoder = ""
+    if config.network.name in classes(AutoencoderNetwork):
+        return config
+    taken = {name: p.default for name, p in inspect.signature(ConvAutoencoder).parameters.items()}
+    names = ("channels", "multipliers", "num_blocks", "latent_channels", "kind")
+    config.network = ConfigDict({"name": ConvAutoencoder.__name__, **{name: taken[name] for name in names}})
+    config.objective = ConfigDict({"name": "AutoencodingObjective"})
+    config.training.lr = 1e-3
+    return config
+
+
+def as_text_encoder(config: ConfigDict) -> ConfigDict:
+    """The configuration of an encoder of the captions of the data of a configuration.
+
+    A configuration that names a text encoder's network is a text encoder's already.
+    """
+    del config.sde, config.parametrization
+    config.data.autoencoder = config.data.text_encoder = ""
+    if config.network.name == TextTransformer.__name__:
+        return config
+    taken = {name: p.default for name, p in inspect.signature(TextTransformer).parameters.items()}
+    names = ("width", "depth", "num_heads", "max_length", "dropout")
+    config.network = ConfigDict({"name": TextTransformer.__name__, **{name: taken[name] for name in names}})
+    config.objective = ConfigDict({"name": ContrastiveObjective.__name__})
+    config.training.batch_size = 128  # each sample is sought among these
+    config.training.lr = 1e-3
     return config
 
 
@@ -219,6 +272,7 @@ def _take_fields_of_classes(config: ConfigDict, arguments: Sequence[str]) -> Non
     known = classes(object)
     pattern = re.compile(r"--config\.(network|sde|parametrization)\.(\w+)(?:=(.*))?")
     given = [found.groups() for argument in arguments if (found := pattern.fullmatch(argument))]
+    given = [(section, field, value) for section, field, value in given if section in config]
     for section, field, value in given:
         if field == "name" and value in known:
             taken = inspect.signature(known[value]).parameters

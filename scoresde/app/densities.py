@@ -22,6 +22,9 @@ from scoresde.condition import Condition
 from scoresde.data.arrays import ArrayData
 from scoresde.errors import UsageError
 from scoresde.metrics import DEQUANTIZATIONS, Dequantization, bits_per_dim, dequantize, train_dequantization
+from scoresde.metrics.latent_bits import draw_latents
+from scoresde.models.latent_codec import AutoencoderCodec
+from scoresde.noise import Noise
 from scoresde.targets import Gaussian
 
 CHAIN = 1000
@@ -83,6 +86,8 @@ class Evaluation:
 
 def densities(evaluation: Evaluation, metrics: Collection[str], num_evaluations: int, dequantization: str) -> list[Row]:
     """Log density and its bound, both as bits too if the data are whole numbers."""
+    if isinstance(evaluation.data.codec, AutoencoderCodec):
+        return _through_decoder(evaluation, evaluation.data.codec, metrics, num_evaluations)
     x, log_q = _in_model_units(evaluation, dequantization)
     if evaluation.cond is not None:
         evaluation.record["conditional"] = True
@@ -104,6 +109,39 @@ def densities(evaluation: Evaluation, metrics: Collection[str], num_evaluations:
         if evaluation.quantized:
             rows.append(_in_bits("ELBO", nats, log_q, evaluation.dim))
         _record_error(evaluation, "ELBO", error)
+    return rows
+
+
+def _through_decoder(
+    evaluation: Evaluation, codec: AutoencoderCodec, metrics: Collection[str], num_evaluations: int
+) -> list[Row]:
+    """The bound of a latent model, and its two parts (`scoresde.metrics.latent_bits`)."""
+    trained = evaluation.trained
+    ends = (trained.data.low, trained.data.high) if evaluation.quantized else None
+    places = torch.arange(evaluation.count, device=trained.device)
+    size = trained.batch_size()
+    drawn = []
+    for part in batches(evaluation.count, size):
+        eps = Noise(trained.seed, places[part]).stream("latents").normal(0, trained.model.shape)
+        drawn.append(draw_latents(codec, evaluation.raw[part].to(trained.device), eps, ends))
+    z, log_q, likelihood = (torch.cat(parts) for parts in zip(*drawn, strict=True))
+    if evaluation.cond is not None:
+        evaluation.record["conditional"] = True
+    evaluation.record["bound"] = "reconstruction and rate, by one draw of the latents of each sample"
+    prior = None if evaluation.train is None else training_gaussian(evaluation.train)
+    dim = math.prod(evaluation.data.shape)
+    unit, name = (math.log(2), "bits") if evaluation.quantized else (1.0, "nats")
+    scale = dim * unit
+    rows = [mean_row(f"reconstruction, {name} per dimension", -likelihood.cpu() / scale)]
+    for how, wanted in (("flow", {"nll", "bits"}), ("ELBO", {"elbo"})):
+        if not wanted & set(metrics):
+            continue
+        density = _by_flow if how == "flow" else _by_bound
+        nats, error = density(evaluation, z, prior, max(3, num_evaluations))
+        rate = log_q.cpu() - nats
+        rows.append(mean_row(f"rate by the {how}, {name} per dimension", rate / scale))
+        rows.append(mean_row(f"bound by the {how}, {name} per dimension", (rate - likelihood.cpu()) / scale))
+        _record_error(evaluation, f"rate by the {how}", error)
     return rows
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
@@ -33,9 +33,10 @@ from scoresde.metrics.features import (
     Levels,
     Values,
 )
-from scoresde.metrics.features.efficientnet import FEATURES as EFFICIENTNET_FEATURES
-from scoresde.metrics.features.efficientnet import installed
 from scoresde.metrics.resampling import Estimate
+from scoresde.models.latent_codec import without_latents
+from scoresde.networks.efficientnet import FEATURES as EFFICIENTNET_FEATURES
+from scoresde.networks.efficientnet import installed
 from scoresde.training.parallel import World
 
 COPYING = "copying"
@@ -150,10 +151,11 @@ def build_network(
         device: where published networks compute.
     """
     if name == "values":
-        return Values(data.shape, data.codec)
+        return Values(data.shape, without_latents(data.codec))
     if name == "classifier":
         assert train is not None
         print("training a classifier of the training data ...", flush=True)
+        train = replace(train, codec=without_latents(train.codec))
         return ClassifierFeatures(train_classifier(train), train.codec)
     if data.shape[0] == 1:
         print("grey images are repeated in three channels", flush=True)

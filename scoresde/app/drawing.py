@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, final
 
 import torch
@@ -14,11 +15,14 @@ from scoresde import condition
 from scoresde._batches import batches
 from scoresde.app.device import choose_threads
 from scoresde.app.fitted_tables import best_tables
+from scoresde.app.flags import SampleFlags
 from scoresde.app.piloted import piloted_sampler
 from scoresde.app.progress import Progress
 from scoresde.app.shards import Shards
 from scoresde.app.trained import Trained
+from scoresde.checkpoint import digest
 from scoresde.condition import Condition
+from scoresde.errors import UsageError, require
 from scoresde.noise import Noise
 from scoresde.training.parallel import World
 from sde_configs import build
@@ -42,10 +46,45 @@ class Plan:
         return {
             "sampler": str(self.sampler),
             "grid": self.grid.tolist(),
-            "cond": {name: part.tolist() for name, part in condition.parts(self.cond)},
+            "cond": {name: _as_json(part) for name, part in condition.parts(self.cond)},
             "num_samples": self.num_samples,
             "batch_size": self.batch_size,
         }
+
+
+def _as_json(part: Tensor) -> Any:
+    """A part of a condition: whole numbers as they are, of others a checksum."""
+    return digest({"part": part}) if part.is_floating_point() else part.tolist()
+
+
+def check_flags(flags: SampleFlags, trained: Trained) -> None:
+    """Raises `UsageError` for numbers or a sampler that cannot be: a mistake is named before anything else."""
+    for name, value in {"num_samples": flags.num_samples, "num_steps": flags.num_steps}.items():
+        require(value is None or value >= 1, f"{name}={value}: need at least 1")
+    if flags.sampler != build.AUTO:
+        build.build_sampler(trained.config, flags.sampler, flags.num_steps)
+
+
+def read_prompts(flags: SampleFlags) -> list[str]:
+    """What --prompt asks for: texts between |, or the lines of a .txt file; none without it.
+
+    Raises:
+        UsageError: for a prompt beside labels, or a file that cannot be read.
+    """
+    given = flags.prompt
+    if given is None:
+        return []
+    require(flags.labels is None, f"prompt={given!r}, labels={flags.labels!r}: give one of the two")
+    if not given.endswith(".txt"):
+        return [text.strip() for text in given.split("|")]
+    path = Path(given).expanduser()
+    require(path.is_file(), f"prompt={given!r}: no such file; give a text, or a .txt file with one a line")
+    try:
+        texts = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"prompt={given!r}: is not text in UTF-8 ({error.reason}); save it as UTF-8") from error
+    require(len(texts) > 0, f"prompt={given!r}: the file is empty; write one text a line")
+    return texts
 
 
 def choose_sampler(trained: Trained, name: str, num_steps: int | None, leader: bool) -> tuple[Sampler, Tensor]:

@@ -14,7 +14,14 @@ from scoresde._files import is_own
 from scoresde.errors import UsageError, require
 
 # fields that say where the data lie and how they are held: a checksum says whether they are the same
-PLACE = ("data.path", "data.max_gigabytes", "data.from_disk", "data.cache")
+PLACE = (
+    "data.path",
+    "data.max_gigabytes",
+    "data.from_disk",
+    "data.cache",
+    "data.autoencoder",
+    "data.text_encoder",
+)
 
 
 def make_folder(folder: Path, argument: str, value: Path) -> None:

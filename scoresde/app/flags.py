@@ -77,6 +77,32 @@ class TrainClassifierFlags(ComputingFlags):
 
 
 @dataclass(frozen=True)
+class TrainAutoencoderFlags(ComputingFlags):
+    """Of --mode train_autoencoder."""
+
+    instead: ClassVar[Mapping[str, str]] = {
+        "num_steps": "--config.training.num_steps",
+        "input": "--config.data.path",
+    }
+
+    config: str | None = flag(None, "a recipe, or a .py or .json file: that of an autoencoder, or of a model to train")
+    workdir: str | None = flag(None, "folder of the run (runs/<config>-autoencoder)")
+
+
+@dataclass(frozen=True)
+class TrainTextEncoderFlags(ComputingFlags):
+    """Of --mode train_text_encoder."""
+
+    instead: ClassVar[Mapping[str, str]] = {
+        "num_steps": "--config.training.num_steps",
+        "input": "--config.data.path",
+    }
+
+    config: str | None = flag(None, "a recipe, or a .py or .json file: that of a text encoder, or of a model to train")
+    workdir: str | None = flag(None, "folder of the run (runs/<config>-text)")
+
+
+@dataclass(frozen=True)
 class AverageFlags(Flags):
     """Of --mode average."""
 
@@ -95,6 +121,9 @@ class TrainedFlags(ComputingFlags):
     sde: str | None = flag(None, "the run of an SDE, runs/<sde> (the newest run)")
     workdir: str | None = flag(None, "folder of the run (the newest run)")
     checkpoint: str | None = flag(None, "a file; in no run, samples/ lies beside it (the newest of the run)")
+    pipeline: str | None = flag(None, "a file that names a latent model's parts: see docs/latent-and-text.md (none)")
+    autoencoder: str | None = flag(None, "of latents: another run or file, or the new place of the model's (its own)")
+    text_encoder: str | None = flag(None, "of captions: another one, or the new place of the model's (its own)")
     guidance: float | None = flag(None, "weight of guidance: see docs/guidance.md (none)")
     guidance_interval: str | None = flag(None, "noise levels with guidance, as in 0.3,1.6 (all)")
     guide_with: str | None = flag(
@@ -106,10 +135,12 @@ class TrainedFlags(ComputingFlags):
 class SampleFlags(TrainedFlags):
     """Of --mode sample."""
 
+    cascade: str | None = flag(None, "instead of one run: runs or checkpoints, small to large, as in BASE,UPSAMPLER")
     sampler: str = flag("pc", "{samplers}: see docs/samplers.md")
     num_samples: int = flag(100, "how many")
     num_steps: int | None = flag(None, "of the sampler (its default)")
     labels: str | None = flag(None, "classes, as in 3 or 3,1,4 (all in turn)")
+    prompt: str | None = flag(None, "what is to be seen, several between |, or a .txt file with one a line (captions)")
     output: str | None = flag(None, "the picture, .png, or a folder; the numbers lie beside it (samples/ of the run)")
 
 
@@ -268,6 +299,16 @@ MODES = {
         "trains a classifier of noisy samples, for guidance",
         TrainClassifierFlags,
         "scoresde.app.train_classifier:train_classifier",
+    ),
+    "train_autoencoder": Mode(
+        "trains an autoencoder, whose latents --config.data.autoencoder learns",
+        TrainAutoencoderFlags,
+        "scoresde.app.train_autoencoder:train_autoencoder",
+    ),
+    "train_text_encoder": Mode(
+        "trains an encoder of captions, for --config.data.text_encoder",
+        TrainTextEncoderFlags,
+        "scoresde.app.train_text_encoder:train_text_encoder",
     ),
     "sample": Mode("draws samples from a trained model", SampleFlags, "scoresde.app.sample:sample"),
     "compare": Mode(

@@ -6,15 +6,17 @@ import math
 from dataclasses import dataclass
 from typing import Any, final
 
-import torch
 from ml_collections import ConfigDict
 
 from scoresde import checkpoint as checkpoint_file
+from scoresde import condition
 from scoresde.app.flags import TrainedFlags
 from scoresde.app.run_folder import checkpoint_at
 from scoresde.checkpoint import Checkpoint
 from scoresde.codec import same_scaling
+from scoresde.condition import Condition
 from scoresde.data.info import DataInfo
+from scoresde.descriptions import CLASSIFIER
 from scoresde.errors import UsageError, require
 from scoresde.guidance import (
     APG,
@@ -86,7 +88,7 @@ class Guiding:
     @property
     def by_classifier(self) -> bool:
         """Whether the other checkpoint is that of a classifier."""
-        return self.other is not None and checkpoint_file.CLASSIFIER in self.other.description["models"]
+        return self.other is not None and CLASSIFIER in self.other.description["models"]
 
     @property
     def classes(self) -> DataInfo | None:
@@ -95,12 +97,12 @@ class Guiding:
             return None
         return DataInfo.from_json(self.other.description["data"], f"guide_with={str(self.other.path)!r}")
 
-    def apply(self, model: NetworkScoreModel, own_classes: int) -> ScoreModel:
+    def apply(self, model: NetworkScoreModel, example: Condition) -> ScoreModel:
         """The guided model.
 
         Args:
             model: the model.
-            own_classes: classes that it takes, 0 for none.
+            example: a condition that it takes, None for a model without.
 
         Raises:
             UsageError: for a model that cannot be guided so.
@@ -109,7 +111,9 @@ class Guiding:
             return model
         if self.other is not None and self.by_classifier:
             classifier = self.other.classifier().to(model.device)
-            return ClassifierGuidance(model, classifier, self.scale, interval=self.interval, model_cond=own_classes > 0)
+            return ClassifierGuidance(
+                model, classifier, self.scale, interval=self.interval, model_cond=example is not None
+            )
         if self.other is not None:
             worse = self.other.model().to(model.device)
             require(
@@ -119,13 +123,13 @@ class Guiding:
             )
             return Autoguidance(model, worse, self.scale, self.interval, self.rule)
         require(
-            own_classes > 0,
+            example is not None,
             f"guidance={self.scale:g}: this model was trained without labels; --guide_with=CHECKPOINT guides it by a "
             "classifier, or away from an earlier checkpoint",
         )
         guided = ClassifierFreeGuidance(model, self.scale, self.interval, self.rule)
         try:
-            guided.check_cond(torch.zeros(1, dtype=torch.long, device=model.device))
+            guided.check_cond(condition.to(example, model.device))
         except UsageError as error:
             raise UsageError(
                 f"guidance={self.scale:g}: {error}; on the command line, --guide_with=CHECKPOINT guides away from an "

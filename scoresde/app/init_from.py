@@ -29,13 +29,14 @@ from scoresde.codec import Codec, Scaling
 from scoresde.data.arrays import ArrayData
 from scoresde.data.info import DataInfo
 from scoresde.data.scaling import suits
+from scoresde.descriptions import SCORE, check_described, describe_model
 from scoresde.errors import UsageError, require
 from scoresde.models.network import NetworkScoreModel
 from scoresde.parametrization import Parametrization
 from scoresde.registry import construct, describe
 from scoresde.sde import SDE
 from sde_configs import default
-from sde_configs.build import FROM_DATA
+from sde_configs.build import from_data
 
 RECORD = "init_from"  # its name in the header of a checkpoint
 LEVELS = 32  # noise levels at which two SDEs are compared
@@ -68,7 +69,7 @@ class Origin:
 
     def __post_init__(self) -> None:
         source = f"init_from={self.path!r}"
-        checkpoint.check_described(self.model, f"{source}: models.{checkpoint.SCORE}")
+        check_described(self.model, f"{source}: models.{SCORE}")
         require(isinstance(self.config, dict), f"{source}: its configuration is damaged")
         for part in ("network", "sde", "parametrization", "codec"):
             name = self.model[part].get("name")
@@ -105,13 +106,13 @@ class Origin:
         source = f"init_from={path!r}"
         models = header["models"]
         require(
-            checkpoint.SCORE in models,
-            f"{source}: holds the models {', '.join(models)}; a run begins from one named {checkpoint.SCORE!r}",
+            SCORE in models,
+            f"{source}: holds the models {', '.join(models)}; a run begins from one named {SCORE!r}",
         )
         data = header.get("data")
         names = () if data is None else DataInfo.from_json(data, source).class_names
         config = header.get("config", {})
-        origin = cls(path, file, header["step"], header["digest"], models[checkpoint.SCORE], config, names)
+        origin = cls(path, file, header["step"], header["digest"], models[SCORE], config, names)
         network = origin.model["network"]
         require(
             network.get("registered", True),
@@ -160,7 +161,7 @@ class Origin:
             config = of_run(self.config, f"{source}: its configuration")
         else:  # a file of `save_model`
             config = default.get_config()
-            filled_in = {"num_classes", *FROM_DATA.get(described["network"].name, ())}
+            filled_in = from_data(described["network"].name)
             config.network = ConfigDict({k: v for k, v in described["network"].items() if k not in filled_in})
             config.sde = described["sde"]
         if sde is not None:
@@ -173,7 +174,7 @@ class Origin:
 
     def scaling(self, data: ArrayData) -> Codec:
         """The checkpoint's scaling if the data are moderate in it, otherwise their own."""
-        codec = construct(self.model["codec"], Codec, f"models.{checkpoint.SCORE}.codec")
+        codec = construct(self.model["codec"], Codec, f"models.{SCORE}.codec")
         if not isinstance(codec, Scaling):
             raise UsageError(
                 f"init_from={self.path!r}: its codec is a {type(codec).__name__}, and a run has a Scaling; train on in "
@@ -199,7 +200,7 @@ class Origin:
                 something else; for a checkpoint that is damaged.
         """
         source = f"init_from={self.path!r}"
-        described = checkpoint.describe_model(model)
+        described = describe_model(model)
         for part in ("network", "parametrization"):
             _check_same(part, self.model[part], described[part], source)
         path = Path(self.path)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from scoresde import plots
 from scoresde._files import MARK, write_bytes
 from scoresde.data.info import DataInfo
+from scoresde.resize import resize
 
 MAX_IN_PICTURE = 100
 MAX_COLUMNS = 20
@@ -38,6 +42,24 @@ def save_picture(path: Path, raw: Tensor, info: DataInfo, labels: Tensor | None 
     write_bytes(path, plots.png_bytes(picture))
 
 
+def save_stages(path: Path, stages: Sequence[tuple[Tensor, DataInfo]], labels: Tensor | None = None) -> None:
+    """The samples of the stages of a cascade as a PNG: images side by side, as large as the last ones.
+
+    Args:
+        path: the file.
+        stages: samples `(N, *shape)` of each stage in raw units, with what is known of their data.
+        labels: classes of points, which colour them.
+    """
+    last, info = stages[-1]
+    if last.ndim != 4:
+        save_picture(path, last, info, labels)
+        return
+    shown = [resize(own.to_unit(raw[:MAX_IN_PICTURE].float()), last.shape[2:], "area") for raw, own in stages]
+    gap = torch.full_like(shown[-1][..., :1], torch.nan)  # which is grey
+    parts = [part for image in shown for part in (image, gap)][:-1]
+    save_picture(path, torch.cat(parts, 3), replace(info, low=0.0, high=1.0))
+
+
 def save_numbers(path: Path, **arrays: Tensor | np.ndarray) -> None:
     """Arrays by name, as .npz."""
     content = io.BytesIO()
@@ -50,3 +72,8 @@ def save_numbers(path: Path, **arrays: Tensor | np.ndarray) -> None:
 def labels_array(labels: Tensor | None, count: int) -> np.ndarray:
     """Labels `(N,)` as they are written: -1 for samples without."""
     return np.full(count, -1) if labels is None else labels.cpu().numpy()
+
+
+def seeds_array(seed: int, count: int) -> np.ndarray:
+    """(seed, index) of each sample."""
+    return np.stack([np.full(count, seed, dtype=np.uint64), np.arange(count, dtype=np.uint64)], 1)

@@ -6,9 +6,11 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, final
 
+import torch
 from ml_collections import ConfigDict
 
 from scoresde.app.init_from import Origin
+from scoresde.app.parts import Prepared
 from scoresde.app.run_folder import RunFolder
 from scoresde.data.arrays import ArrayData
 from scoresde.data.info import DataInfo
@@ -41,6 +43,12 @@ class Kind(ABC):
     """What runs do differently for different kinds of models. All processes of a run call it; the leader writes."""
 
     @abstractmethod
+    def prepare(
+        self, folder: RunFolder, config: ConfigDict, data: ArrayData, held_out: ArrayData | None, device: torch.device
+    ) -> Prepared:
+        """Data as they were read, as the model is trained on them."""
+
+    @abstractmethod
     def build_model(self, config: ConfigDict, data: ArrayData) -> TrainedModel:
         """The model with fresh weights."""
 
@@ -49,9 +57,13 @@ class Kind(ABC):
         """What is logged of held-out samples at a checkpoint, beside their loss."""
 
     @abstractmethod
+    def complete(self, run: Run) -> None:
+        """Brings what of the model is measured, not trained, up to date, before a checkpoint is written."""
+
+    @abstractmethod
     def draw(self, run: Run) -> None:
         """Draws a quick look at what the averaged model has learned, `run.folder.demo(step)`."""
 
     @abstractmethod
-    def next_step(self, folder: RunFolder) -> str:
-        """What to do with the trained model, in one line."""
+    def finish(self, run: Run) -> str:
+        """Writes what belongs beside the checkpoints of a trained model; returns what to do with it, in one line."""

@@ -15,6 +15,7 @@ from scoresde._files import write_text
 from scoresde._json import parse_json
 from scoresde.app.files import PLACE, flat, held, make_folder
 from scoresde.app.pilot_cache import calibrated_path, pilots_path
+from scoresde.descriptions import SCORE
 from scoresde.errors import UsageError, naming, require
 from sde_configs import default
 
@@ -221,7 +222,7 @@ def score_runs(root: Path) -> list[RunFolder]:
 def _is_of_classifier(path: Path) -> bool:
     """Whether a file is known to hold no score model; one that cannot be read is not."""
     try:
-        return checkpoint.SCORE not in checkpoint.read_header(path)["models"]
+        return SCORE not in checkpoint.read_header(path)["models"]
     except (UsageError, OSError):
         return False
 

@@ -5,20 +5,18 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 
-import numpy as np
 from torch import Tensor
 
 from samplers.sampling import joined
 from scoresde._batches import batches
-from scoresde.app.drawing import Plan, choose_sampler, draw
+from scoresde.app.cascade import sample_cascade
+from scoresde.app.drawing import Plan, check_flags, choose_sampler, draw, read_prompts
 from scoresde.app.files import output_path
 from scoresde.app.flags import SampleFlags
-from scoresde.app.pictures import labels_array, save_numbers, save_picture
+from scoresde.app.pictures import labels_array, save_numbers, save_picture, seeds_array
 from scoresde.app.shards import SampleShards
 from scoresde.app.trained import Trained
-from scoresde.errors import require
 from scoresde.training.parallel import join_world, leave_world
-from sde_configs import build
 
 
 def sample(flags: SampleFlags, overrides: Sequence[str]) -> int:
@@ -26,17 +24,17 @@ def sample(flags: SampleFlags, overrides: Sequence[str]) -> int:
 
     Batches are kept on disk as they are drawn: the same command goes on after a kill, and no sample is lost or doubled.
     """
+    if flags.cascade is not None:
+        return sample_cascade(flags, overrides)
     trained = Trained.of(flags, overrides)
     batch_size = trained.batch_size()
-    for name, value in {"num_samples": flags.num_samples, "num_steps": flags.num_steps}.items():
-        require(value is None or value >= 1, f"{name}={value}: need at least 1")
-    if flags.sampler != build.AUTO:
-        build.build_sampler(trained.config, flags.sampler, flags.num_steps)  # a mistake is named before anything else
+    check_flags(flags, trained)
     output = output_path(
         flags.output, trained.folder / f"{flags.sampler}{trained.guiding.label}-seed{trained.seed}.png", ".npz"
     )
     numbers = output.with_suffix(".npz")
-    cond = trained.conditions(flags.num_samples, flags.labels)
+    texts = read_prompts(flags)
+    cond = trained.of_texts(texts, flags.num_samples) if texts else trained.conditions(flags.num_samples, flags.labels)
 
     world, device = join_world(trained.device)
     trained = trained.on(device)
@@ -53,15 +51,10 @@ def sample(flags: SampleFlags, overrides: Sequence[str]) -> int:
             labels = cond if isinstance(cond, Tensor) else None
             save_picture(output, raw, trained.data, labels)
             save_numbers(
-                numbers, samples=raw, labels=labels_array(labels, len(raw)), seeds=_seeds(trained.seed, len(raw))
+                numbers, samples=raw, labels=labels_array(labels, len(raw)), seeds=seeds_array(trained.seed, len(raw))
             )
             shards.remove()
             print(f"{len(raw)} samples by {flags.sampler}, {nfe} network evaluations each")
             print(f"picture: {output}\nnumbers: {numbers}")
     leave_world()
     return 0
-
-
-def _seeds(seed: int, count: int) -> np.ndarray:
-    """(seed, index) of each sample."""
-    return np.stack([np.full(count, seed, dtype=np.uint64), np.arange(count, dtype=np.uint64)], 1)

@@ -18,9 +18,11 @@ from scoresde._files import write_bytes
 from scoresde.app.config import as_classifier, load_config, override
 from scoresde.app.device import choose_device
 from scoresde.app.flags import TrainClassifierFlags
+from scoresde.app.parts import Prepared
 from scoresde.app.run import Kind, Run
 from scoresde.app.run_folder import RunFolder
-from scoresde.app.train import run_name, train_in
+from scoresde.app.train import run_name
+from scoresde.app.training_run import train_in
 from scoresde.data.arrays import ArrayData
 from scoresde.metrics import LevelScores, score_by_noise_level
 from scoresde.models.classifier import NoisyClassifier
@@ -37,7 +39,7 @@ def train_classifier(flags: TrainClassifierFlags, overrides: Sequence[str]) -> i
     override(config, overrides)
     if flags.seed is not None:
         config.seed = flags.seed
-    status = train_in(folder, config, choose_device(flags.device), kind=ClassifierKind())
+    status = train_in(folder, config, choose_device(flags.device), ClassifierKind())
     leave_world()
     return status
 
@@ -45,6 +47,12 @@ def train_classifier(flags: TrainClassifierFlags, overrides: Sequence[str]) -> i
 @final
 class ClassifierKind(Kind):
     """A run that trains a classifier of noisy samples."""
+
+    def prepare(
+        self, folder: RunFolder, config: ConfigDict, data: ArrayData, held_out: ArrayData | None, device: torch.device
+    ) -> Prepared:
+        """The data as they are."""
+        return Prepared(data, held_out, {})
 
     def build_model(self, config: ConfigDict, data: ArrayData) -> NoisyClassifier:
         return build.build_classifier(config, data)
@@ -57,6 +65,9 @@ class ClassifierKind(Kind):
             "held_out_loss_by_level": scores.losses.tolist(),
             "held_out_accuracy_by_level": scores.accuracies.tolist(),
         }
+
+    def complete(self, run: Run) -> None:
+        """Nothing is measured."""
 
     def draw(self, run: Run) -> None:
         """Loss and accuracy by noise level, of the training samples and the held-out ones."""
@@ -73,9 +84,9 @@ class ClassifierKind(Kind):
             picture = plots.image_of(figure, dpi=120)
             write_bytes(run.folder.demo(run.trainer.step_number), plots.png_bytes(picture))
 
-    def next_step(self, folder: RunFolder) -> str:
-        run = shlex.quote(str(folder.path))
-        return f"guide with it: python main.py --mode sample --workdir MODEL --guidance 4 --guide_with {run}"
+    def finish(self, run: Run) -> str:
+        place = shlex.quote(str(run.folder.path))
+        return f"guide with it: python main.py --mode sample --workdir MODEL --guidance 4 --guide_with {place}"
 
 
 def _scores(run: Run, data: ArrayData) -> LevelScores:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,17 +14,22 @@ from ml_collections import ConfigDict
 from torch import Tensor
 
 from scoresde import checkpoint as checkpoint_file
-from scoresde.app.config import load_config, of_checkpoint, override_sampling
+from scoresde import condition
+from scoresde.app.config import is_upsampler, load_config, of_checkpoint, override_sampling
 from scoresde.app.device import choose_device
 from scoresde.app.flags import TrainedFlags
 from scoresde.app.guiding import Guiding
-from scoresde.app.run_folder import HOW_TO_TRAIN, RunFolder, newest_run
+from scoresde.app.parts import TEXT_ENCODER, examples_of, recorded_text_encoder
+from scoresde.app.pipeline import GivenParts, check_latents, read_pipeline
+from scoresde.app.run_folder import HOW_TO_TRAIN, RunFolder, checkpoint_at, newest_run
 from scoresde.checkpoint import Checkpoint
 from scoresde.condition import Condition
 from scoresde.data.info import DataInfo
+from scoresde.descriptions import SCORE
 from scoresde.errors import UsageError, require
 from scoresde.models.network import NetworkScoreModel
 from scoresde.score_model import ScoreModel
+from scoresde.text import TextEncoder
 from sde_configs import build
 
 
@@ -42,6 +47,8 @@ class Trained:
         run: the folder of the run, if the checkpoint lies in one.
         seed: of samples and other draws.
         guiding: how the model is guided.
+        low: of an upsampler: the image, and its noise, of some samples, for pilot runs.
+        parts: the autoencoder and the text encoder that take the place of the model's own, by their flags.
     """
 
     checkpoint: Checkpoint
@@ -52,10 +59,14 @@ class Trained:
     run: RunFolder | None
     seed: int
     guiding: Guiding
+    parts: GivenParts
+    low: Condition = None
 
     @classmethod
-    def of(cls, flags: TrainedFlags, overrides: Sequence[str]) -> Trained:
+    def of(cls, flags: TrainedFlags, overrides: Sequence[str], in_cascade: bool = False) -> Trained:
         """The checkpoint that flags ask for: a file, that of a folder, of an SDE's run, or of the newest run.
+
+        An upsampler, which needs samples to begin from, is taken in a cascade only.
 
         Raises:
             UsageError: if there is none, it cannot be read, or the flags contradict each other or it.
@@ -64,7 +75,12 @@ class Trained:
         workdir = flags.workdir
         file = flags.checkpoint
         wanted = load_config(sde, None).sde.name if sde else None
+        parts = GivenParts(flags.autoencoder, flags.text_encoder)
         require(not (file and workdir), f"checkpoint={file!r}, workdir={workdir!r}: give one of the two")
+        if flags.pipeline is not None:
+            pipeline = read_pipeline(flags.pipeline)
+            parts = parts.filled_from(pipeline)
+            file = file or (None if workdir else pipeline.generator)
         run: RunFolder | None
         if file is not None:
             loaded = checkpoint_file.load(file)
@@ -85,13 +101,18 @@ class Trained:
         )
         models = loaded.description["models"]
         require(
-            checkpoint_file.SCORE in models,
-            f"{source}: holds a {' and a '.join(models)} and no score model; give a run of --mode train",
+            SCORE in models,
+            f"{source}: holds {' and '.join(models)}, and no score model; give a run of --mode train",
         )
         config = of_checkpoint(loaded.description["config"])
         require(
             wanted in (None, config.sde.name),
             f"sde={sde!r}: this model was trained under {config.sde.name}; leave --sde out, or choose another run",
+        )
+        require(
+            in_cascade or not is_upsampler(config),
+            f"{source}: is an upsampler, which enlarges the samples of another model; it is sampled from by --mode "
+            f"sample --cascade BASE,{loaded.path if run is None else run.path}",
         )
         override_sampling(config, overrides)
         data = DataInfo.from_json(loaded.description["data"], source)
@@ -99,12 +120,17 @@ class Trained:
         seed = config.seed if flags.seed is None else flags.seed
         require(0 <= seed < 2**64, f"seed={seed}: need 0 <= seed < 2**64")
         guiding = Guiding.of(flags, config)
-        return cls(loaded, config, choose_device(flags.device), data, folder, run, seed, guiding)
+        return cls(loaded, config, choose_device(flags.device), data, folder, run, seed, guiding, parts)
 
     @cached_property
     def network_model(self) -> NetworkScoreModel:
         """The trained model itself, with averaged weights, on the device."""
-        return self.checkpoint.model().to(self.device)
+        given = self.parts.autoencoder
+        file = None if given is None else checkpoint_at(given, "autoencoder")
+        model = self.checkpoint.model(autoencoder=file).to(self.device)
+        if file is not None:
+            check_latents(model, self.checkpoint, file)
+        return model
 
     @cached_property
     def model(self) -> ScoreModel:
@@ -117,7 +143,7 @@ class Trained:
         """The same, guided in another way."""
         model = self.network_model
         return build.threshold(
-            self.config, guiding.apply(model, self.data.num_classes), model.codec, self.data.low, self.data.high
+            self.config, guiding.apply(model, self._example), model.codec, self.data.low, self.data.high
         )
 
     def batch_size(self, graphs: int = 0) -> int:
@@ -147,16 +173,58 @@ class Trained:
         """Each class once, for pilot runs, which repeat them; None without classes."""
         return self.conditions(max(1, self._labelled.num_classes))
 
+    @property
+    def captioned(self) -> bool:
+        """Whether the model was trained with captions."""
+        return TEXT_ENCODER in self.checkpoint.description
+
+    @cached_property
+    def text_encoder(self) -> TextEncoder:
+        """The encoder of its captions."""
+        return recorded_text_encoder(self.checkpoint, self.parts.text_encoder, self.device)
+
+    @property
+    def _example(self) -> Condition:
+        """A condition that the model takes; None for one without."""
+        if self.captioned:
+            return self.text_encoder.encode([""])
+        return torch.zeros(1, dtype=torch.long) if self.data.num_classes else None
+
+    def of_texts(self, texts: Sequence[str], num_samples: int) -> Condition:
+        """Conditions of samples with some captions in turn.
+
+        Raises:
+            UsageError: for a model without captions.
+        """
+        require(
+            self.captioned,
+            f"prompt={'|'.join(texts)!r}: this model was trained without captions; leave --prompt out",
+        )
+        for note in self.text_encoder.notes(texts):
+            print(note, flush=True)
+        every: Condition = self.text_encoder.encode(texts)
+        try:
+            self.network_model.check_cond(condition.to(every, self.device))
+        except UsageError as error:
+            raise UsageError(f"text_encoder={self.parts.text_encoder!r}: does not suit the model ({error})") from error
+        return condition.take(every, torch.arange(num_samples) % len(texts))
+
     def conditions(self, num_samples: int, labels: str | None = None) -> Condition:
         """Conditions of samples: "3", "3,1,4" or "cat,dog" repeated to their number; by default all classes in turn.
+
+        Those of a model of captions are captions of its data in turn.
 
         Raises:
             UsageError: for labels that the model does not know.
         """
+        if self.captioned:
+            require(labels is None, f"labels={labels!r}: this model was trained with captions; give a --prompt instead")
+            return self._with_low(self.of_texts(examples_of(self.checkpoint), num_samples), num_samples)
         known = self._labelled
         classes = known.num_classes
         if labels is None:
-            return torch.arange(num_samples) % classes if classes else None
+            every = torch.arange(num_samples) % classes if classes else None
+            return self._with_low(every, num_samples)
         require(classes > 0, f"labels={labels!r}: this model was trained without classes; leave --labels out")
         try:
             given = torch.tensor([known.class_number(part.strip()) for part in labels.split(",")])
@@ -171,6 +239,13 @@ class Trained:
         except UsageError as error:
             raise UsageError(f"labels={labels!r}: {str(error).removeprefix('cond: ')}") from error
         return given.repeat(-(-num_samples // len(given)))[:num_samples]
+
+    def _with_low(self, cond: Condition, num_samples: int) -> Condition:
+        """A condition, and for an upsampler what it is given, repeated to the number of samples."""
+        low = condition.spread(self.low, num_samples)
+        if not isinstance(low, Mapping):
+            return cond
+        return {**low, **(cond if isinstance(cond, Mapping) else {} if cond is None else {"label": cond})}
 
     def decode(self, x: Tensor) -> Tensor:
         """The raw data of samples, on the host."""

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from scoresde.app.conversion import read_data
 from scoresde.app.import_weights import IMPORTED
+from scoresde.app.parts import captioned
 from scoresde.app.trained import Trained
+from scoresde.condition import Condition
 from scoresde.data.arrays import ArrayData
 from scoresde.data.folders import holds_pictures
 from scoresde.data.info import DataInfo, has_fingerprint
@@ -45,8 +47,14 @@ def own_data(trained: Trained) -> tuple[ArrayData, ArrayData | None]:
     require(same, changed)
     digest = trained.data.held_out_digest
     require(digest == "" or (held_out is not None and has_fingerprint(held_out, digest)), changed)
-    codec = trained.network_model.codec
-    return replace(train, codec=codec), None if held_out is None else replace(held_out, codec=codec)
+    return _as_trained(trained, train), None if held_out is None else _as_trained(trained, held_out)
+
+
+def _as_trained(trained: Trained, data: ArrayData) -> ArrayData:
+    """Data in the model's codec, with their captions encoded."""
+    if trained.captioned and data.texts:
+        data = captioned(data, trained.text_encoder, None if trained.run is None else trained.run.path)
+    return replace(data, codec=trained.network_model.codec)
 
 
 def asked_data(trained: Trained, path: str | None, classes: str | None = None) -> tuple[ArrayData, str]:
@@ -105,7 +113,9 @@ def _of_file(trained: Trained, path: str, labelled: bool) -> ArrayData:
         f"{source}: holds values from {low:g} to {high:g}; the model was trained on {info.low:g} to {info.high:g}; "
         "bring them to that range",
     )
-    labels = _labels(data, info, source) if info.num_classes and labelled else None
+    labels: Condition = _labels(data, info, source) if info.num_classes and labelled else None
+    if trained.captioned:
+        labels = trained.of_texts([""], len(data))
     return replace(data, cond=labels, class_names=info.class_names, codec=model.codec)
 
 

@@ -65,8 +65,8 @@ class ArrayData:
 
     @property
     def labels(self) -> Tensor | None:
-        """The conditions if they are class labels, one whole number a sample; None otherwise."""
-        cond = self.cond
+        """The conditions, or their part "label", if they are class labels, one whole number a sample; else None."""
+        cond = self.cond.get("label") if isinstance(self.cond, Mapping) else self.cond
         is_labels = isinstance(cond, Tensor) and cond.ndim == 1 and not cond.is_floating_point()
         return cond if is_labels and isinstance(cond, Tensor) else None
 

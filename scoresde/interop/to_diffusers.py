@@ -80,6 +80,8 @@ def _check_settings(network: UNet) -> None:
         "input_pyramid": ("none",),
         "output_pyramid": ("none",),
         "context_channels": (0,),
+        "vector_channels": (0,),
+        "image_channels": (0,),
         "num_heads": (0,),
         "embedding_channels": (0, network.channels),
         "group_channels": (1,),

@@ -27,10 +27,12 @@ class AutoencoderCodec(Codec):
         autoencoder: trained; its weights are frozen here.
         path: of its file, as a checkpoint will name it; empty for one that lies in no file.
         digest: the checksum of the file.
+        error: the law of the decoder with which it was trained, "l1" for Laplace's or "l2" for the Gaussian.
     """
 
-    def __init__(self, autoencoder: Autoencoder, path: str = "", digest: str = "") -> None:
+    def __init__(self, autoencoder: Autoencoder, path: str = "", digest: str = "", error: str = "l1") -> None:
         self.autoencoder = autoencoder.eval().requires_grad_(False)
+        self.error = error
         self.path = path
         self.digest = digest
 
@@ -48,7 +50,7 @@ class AutoencoderCodec(Codec):
     def posterior(self, raw: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor | None]:
         """Mean and standard deviation of x given raw data; None for an autoencoder that is a function."""
         model = self.autoencoder.to(raw.device)
-        latents = model.network.encode(model.codec.encode(raw, model.dtype))
+        latents = model.plain().encode(model.codec.encode(raw, model.dtype))
         mean, std = (by_channel(part, latents.mean) for part in (model.latent_mean, model.latent_std))
         x = ((latents.mean - mean) / std).to(dtype)
         if latents.log_variance is None:
@@ -65,16 +67,23 @@ class AutoencoderCodec(Codec):
         """What `decode` gives, in the units of the autoencoder's own codec and in the type of x."""
         model = self.autoencoder.to(x.device)
         mean, std = (by_channel(part, x) for part in (model.latent_mean, model.latent_std))
-        return model.network.decode(x.to(model.dtype) * std + mean).to(x.dtype)
+        return model.plain().decode(x.to(model.dtype) * std + mean).to(x.dtype)
 
     def encoded_shape(self, raw_shape: tuple[int, ...]) -> tuple[int, ...]:
         shape = self.autoencoder.codec.encoded_shape(raw_shape)
-        taken = self.autoencoder.network.channels_in
+        taken = self.autoencoder.plain().channels_in
         require(
             shape[0] == taken,
             f"data of shape {raw_shape}: the autoencoder {self.path!r} takes {taken} channels; train one on these data",
         )
-        return self.autoencoder.network.latent_shape(shape)
+        return self.autoencoder.plain().latent_shape(shape)
+
+
+def without_latents(codec: Codec) -> Codec:
+    """The codec of the values themselves, in which data are compared: that of the autoencoder of a latent codec."""
+    if isinstance(codec, Encoded):
+        return without_latents(codec.codec)
+    return codec.autoencoder.codec if isinstance(codec, AutoencoderCodec) else codec
 
 
 def by_channel(values: Tensor, like: Tensor) -> Tensor:

@@ -41,7 +41,9 @@ class Latents(NamedTuple):
         """KL(q(z | x) || N(0, I)) of each sample in nats, `(B,)`, a sum over the entries of z; 0 without a variance."""
         if self.log_variance is None:
             return self.mean.new_zeros(len(self.mean))
-        terms = self.mean.square() + self.log_variance.expm1() - self.log_variance
+        wide = torch.promote_types(self.mean.dtype, torch.float32)
+        mean, log_variance = self.mean.to(wide), self.log_variance.to(wide)
+        terms = mean.square() + log_variance.expm1() - log_variance
         return 0.5 * terms.flatten(1).sum(1)
 
 

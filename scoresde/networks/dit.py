@@ -106,6 +106,9 @@ class DiT(LabelledNetwork):
         dropout: share of the features that training sets to zero behind each part of a block.
         context_channels: size of the tokens that the patches also attend to; 0 for none. The condition is then a dict,
             as `Conditions` says.
+        vector_channels: size of a vector to condition on; 0 for none.
+        image_channels: channels of an image to condition on, which the network sees behind those of x; 0 for none.
+        keeps_image: never hide the image, as upsamplers do.
         checkpointing: in training, compute the inner values of blocks twice rather than store them.
     """
 
@@ -126,6 +129,9 @@ class DiT(LabelledNetwork):
         frequency_shift: int = 0,
         dropout: float = 0.0,
         context_channels: int = 0,
+        vector_channels: int = 0,
+        image_channels: int = 0,
+        keeps_image: bool = False,
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
@@ -157,12 +163,24 @@ class DiT(LabelledNetwork):
         self.frequency_shift = frequency_shift
         self.dropout = dropout
         self.context_channels = context_channels
+        self.vector_channels = vector_channels
+        self.image_channels = image_channels
+        self.keeps_image = keeps_image
         self.checkpointing = checkpointing
         self.cond_dropout = label_dropout
         features = Features(noise_embedding, FREQUENCIES, frequency_shift)
-        self.conditioning = Conditioning(width, num_classes, label_dropout, features, context_channels)
+        self.conditioning = Conditioning(
+            width,
+            num_classes,
+            label_dropout,
+            features,
+            context_channels,
+            vector_channels=vector_channels,
+            image_channels=image_channels,
+            keeps_image=keeps_image,
+        )
         _draw_small(self.conditioning)
-        self.first = _linear(channels_in * patch_size**dims, width)
+        self.first = _linear((channels_in + image_channels) * patch_size**dims, width)
         self.blocks = nn.ModuleList(
             _Block(width, num_heads, mlp_ratio, dropout, context_channels) for _ in range(depth)
         )
@@ -175,6 +193,7 @@ class DiT(LabelledNetwork):
         embedding = self.conditioning(c_noise, cond)
         tokens = self.conditioning.tokens(c_noise, cond)
         grid = self.grid(x.shape[2:])
+        x = self.conditioning.beside(x, cond)
         h = self.first(_patches(x, self.patch_size)) + _positions_like(tuple(grid), self.width, x.device, x.dtype)
         for block in self.blocks:
             if self.checkpointing and torch.is_grad_enabled():

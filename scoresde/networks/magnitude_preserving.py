@@ -18,7 +18,8 @@ from torch.utils.checkpoint import checkpoint
 
 from scoresde.condition import Condition
 from scoresde.errors import require
-from scoresde.networks.embedding import Conditions, KeepsFloat, LabelledNetwork
+from scoresde.networks.conditions import Conditions
+from scoresde.networks.embedding import KeepsFloat, LabelledNetwork
 from scoresde.networks.layers import check_levels, check_samples
 from scoresde.networks.resampling import CONVOLVE, Resampler
 
@@ -77,27 +78,55 @@ class MPConv(nn.Module):
 
 @final
 class MPConditioning(KeepsFloat, Conditions):
-    """Embeds the noise label c_noise `(B,)` and labels `(B,)` into one vector `(B, width)` of unit variance."""
+    """Embeds the noise label c_noise `(B,)`, labels, vectors and the noise of images: `(B, width)` of unit variance.
+
+    Vectors should have unit variance, as images should.
+    """
 
     frequencies: Tensor
     phases: Tensor
 
-    def __init__(self, channels: int, width: int, num_classes: int, label_dropout: float) -> None:
-        super().__init__(num_classes, label_dropout)
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        num_classes: int,
+        label_dropout: float,
+        vector_channels: int = 0,
+        image_channels: int = 0,
+        keeps_image: bool = False,
+    ) -> None:
+        super().__init__(
+            num_classes,
+            label_dropout,
+            vector_channels=vector_channels,
+            image_channels=image_channels,
+            keeps_image=keeps_image,
+        )
         self.register_buffer("frequencies", 2 * math.pi * torch.randn(channels))
         self.register_buffer("phases", 2 * math.pi * torch.rand(channels))
         self.noise = MPConv(channels, width)
         self.label = MPConv(self.num_labels, width) if num_classes else None
+        self.vector = MPConv(self.vector_size, width) if vector_channels else None
+        self.image = MPConv(channels, width) if image_channels else None
 
     def forward(self, c_noise: Tensor, cond: Condition) -> Tensor:
-        phase = c_noise[:, None] * self.frequencies.to(c_noise.dtype) + self.phases.to(c_noise.dtype)
         dtype = self.noise.weight.dtype
-        embedding = self.noise((math.sqrt(2) * phase.cos()).to(dtype))
+        embedding = self.noise(self._features(c_noise).to(dtype))
         labels = self.labels(c_noise, cond)
         if self.label is not None and labels is not None:
             one_hot = F.one_hot(labels, self.num_labels).to(dtype)
             embedding = mp_sum(embedding, self.label(one_hot * math.sqrt(self.num_labels)))
+        vectors = self.vectors(c_noise, cond)
+        if self.vector is not None and vectors is not None:
+            embedding = mp_sum(embedding, self.vector(vectors.to(dtype)))
+        if self.image is not None:
+            embedding = mp_sum(embedding, self.image(self._features(self.image_noise(c_noise, cond)).to(dtype)))
         return mp_silu(embedding)
+
+    def _features(self, c_noise: Tensor) -> Tensor:
+        phase = c_noise[:, None] * self.frequencies.to(c_noise.dtype) + self.phases.to(c_noise.dtype)
+        return math.sqrt(2) * phase.cos()
 
 
 @final
@@ -173,6 +202,9 @@ class MPUNet(LabelledNetwork):
         attention_levels: tuple[int, ...] = (),
         head_channels: int = 64,
         dropout: float = 0.0,
+        vector_channels: int = 0,
+        image_channels: int = 0,
+        keeps_image: bool = False,
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
@@ -192,14 +224,17 @@ class MPUNet(LabelledNetwork):
         self.attention_levels = tuple(attention_levels)
         self.head_channels = head_channels
         self.dropout = dropout
+        self.vector_channels = vector_channels
+        self.image_channels = image_channels
+        self.keeps_image = keeps_image
         self.checkpointing = checkpointing
         self.cond_dropout = label_dropout
         widths = [channels * multiplier for multiplier in multipliers]
         width = max(widths)
         self.conditioning = MPConditioning(  # type: ignore[assignment]
-            widths[0], width, num_classes, label_dropout
+            widths[0], width, num_classes, label_dropout, vector_channels, image_channels, keeps_image
         )
-        self.first = MPConv(channels_in + 1, widths[0], dims, 3)
+        self.first = MPConv(channels_in + image_channels + 1, widths[0], dims, 3)
         self.down = nn.ModuleList()
         skips = [c := widths[0]]
         for level, c_out in enumerate(widths):
@@ -223,6 +258,7 @@ class MPUNet(LabelledNetwork):
     def forward(self, x: Tensor, c_noise: Tensor, cond: Condition = None) -> Tensor:
         check_samples(x, self.channels_in, self.dims)
         embedding = self.conditioning(c_noise, cond)
+        x = self.conditioning.beside(x, cond)
         h = self.first(torch.cat([x, torch.ones_like(x[:, :1])], 1))  # in place of biases
         skips = [h]
         for layer in self.down:

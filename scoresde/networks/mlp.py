@@ -28,16 +28,24 @@ class _Block(nn.Module):
 
 
 class Trunk(nn.Module):
-    """Residual blocks of `width` on vectors `(B, dim)`, modulated by the noise (and the class): arguments of `MLP`."""
+    """Residual blocks of `width` on vectors `(B, dim)`, modulated by the embedding: arguments of `MLP`."""
 
-    def __init__(self, dim: int, width: int, depth: int, num_classes: int = 0, label_dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        dim: int,
+        width: int,
+        depth: int,
+        num_classes: int = 0,
+        label_dropout: float = 0.0,
+        vector_channels: int = 0,
+    ) -> None:
         super().__init__()
         for name, value in {"dim": dim, "width": width, "depth": depth}.items():
             require(value >= 1, f"{name}={value} of {type(self).__name__}: need at least 1")
         self.dim = dim
         self.width = width
         self.depth = depth
-        self.conditioning = Conditioning(width, num_classes, label_dropout)
+        self.conditioning = Conditioning(width, num_classes, label_dropout, vector_channels=vector_channels)
         self.first = nn.Linear(dim, width)
         self.blocks = nn.ModuleList(_Block(width) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
@@ -52,16 +60,17 @@ class Trunk(nn.Module):
 
 @final
 class MLP(Trunk, LabelledNetwork):
-    """Residual blocks of `width`, modulated by the noise (and the class); x has shape `(B, dim)`.
+    """Residual blocks of `width`, modulated by the noise and the condition; x has shape `(B, dim)`.
 
     Args:
         dim: size of a sample.
         width: number of features.
         depth: number of blocks.
         num_classes: classes to condition on; 0 for none.
-        label_dropout: share of the labels that training hides. Above 0 the network also works without labels: cond may
-            be None, or hold num_classes, which stands for "none".
+        label_dropout: share of the conditions that training hides. Above 0 the network also works without: cond may be
+            None, or hold the label num_classes, which stands for "none".
         learned_variance: give a second output, from which the variance of a reverse step follows.
+        vector_channels: size of a vector to condition on; 0 for none.
     """
 
     def __init__(
@@ -72,11 +81,13 @@ class MLP(Trunk, LabelledNetwork):
         num_classes: int = 0,
         label_dropout: float = 0.0,
         learned_variance: bool = False,
+        vector_channels: int = 0,
     ) -> None:
-        super().__init__(dim, width, depth, num_classes, label_dropout)
+        super().__init__(dim, width, depth, num_classes, label_dropout, vector_channels)
         self.num_classes = num_classes
         self.label_dropout = label_dropout
         self.learned_variance = learned_variance
+        self.vector_channels = vector_channels
         self.cond_dropout = label_dropout
         self.last = nn.Linear(width, 2 * dim if learned_variance else dim)
         nn.init.zeros_(self.last.weight)

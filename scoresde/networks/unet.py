@@ -184,6 +184,9 @@ class UNet(Encoder, LabelledNetwork):
         pyramid_combine: of an input "skip" pyramid: "sum" or "cat".
         context_channels: size of the tokens that attention also looks at; 0 for none. The condition is then a dict, as
             `Conditions` says.
+        vector_channels: size of a vector to condition on; 0 for none.
+        image_channels: channels of an image to condition on, which the network sees behind those of x; 0 for none.
+        keeps_image: never hide the image, as upsamplers do.
         xavier: begin with Glorot and Bengio's uniform weights and no biases, as Song et al. do; otherwise with torch's.
         checkpointing: in training, compute the inner values of residual blocks twice rather than store them.
     """
@@ -207,6 +210,9 @@ class UNet(Encoder, LabelledNetwork):
     dropout: float
     output_pyramid: str
     context_channels: int
+    vector_channels: int
+    image_channels: int
+    keeps_image: bool
     xavier: bool
 
     def __init__(
@@ -242,6 +248,9 @@ class UNet(Encoder, LabelledNetwork):
         output_pyramid: str = "none",
         pyramid_combine: str = "sum",
         context_channels: int = 0,
+        vector_channels: int = 0,
+        image_channels: int = 0,
+        keeps_image: bool = False,
         xavier: bool = False,
         checkpointing: bool = False,
     ) -> None:
@@ -251,12 +260,22 @@ class UNet(Encoder, LabelledNetwork):
         features_channels = embedding_channels or channels
         width = 4 * features_channels
         features = Features(noise_embedding, features_channels, frequency_shift, fourier_scale)
-        conditioning = Conditioning(width, num_classes, label_dropout, features, context_channels)
+        conditioning = Conditioning(
+            width,
+            num_classes,
+            label_dropout,
+            features,
+            context_channels,
+            vector_channels=vector_channels,
+            image_channels=image_channels,
+            keeps_image=keeps_image,
+        )
         style.drawn(conditioning)
         require(attention_up in ("every", "last"), f"attention_up={attention_up!r}: need 'every' or 'last'")
         require(output_pyramid in PYRAMIDS, f"output_pyramid={output_pyramid!r}: need {', '.join(PYRAMIDS)}")
+        require(channels_in >= 1, f"channels_in={channels_in} of UNet: need at least 1")
         super().__init__(
-            channels_in,
+            channels_in + image_channels,
             channels,
             multipliers,
             num_blocks,
@@ -320,7 +339,7 @@ class UNet(Encoder, LabelledNetwork):
         check_samples(x, self.channels_in, self.style.dims)
         embedding = self.conditioning(c_noise, cond)
         tokens = self.conditioning.tokens(c_noise, cond)
-        h, skips = self.encode(x, embedding, tokens)
+        h, skips = self.encode(self.conditioning.beside(x, cond), embedding, tokens)
         painted: Tensor | None = None
         for index, layer in enumerate(self.up):
             level, place = divmod(index, self.num_blocks + 2)

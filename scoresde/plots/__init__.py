@@ -7,6 +7,7 @@ from scoresde.plots.images import Strip, image_grid, image_strips
 from scoresde.plots.paths import Paths, TimeSpace, trajectories
 from scoresde.plots.points import point_strips, scatter
 from scoresde.plots.posteriors import posterior_curves
+from scoresde.plots.similarities import similarities
 from scoresde.plots.style import COLOURS, image_of, literal, png_bytes, save, save_animation
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "schedules",
     "score_curves",
     "score_fields",
+    "similarities",
     "training",
     "trajectories",
 ]

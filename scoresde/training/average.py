@@ -53,6 +53,11 @@ class Average:
         """average <- decay average + (1 - decay) weights, of the model that it was made from."""
         for own, new in self._pairs:
             torch._foreach_lerp_(own, new, 1 - decay)
+        self.copy_buffers()
+
+    @torch.no_grad()
+    def copy_buffers(self) -> None:
+        """Copies the buffers of the model that it was made from."""
         for average, buffer in self._copies:
             average.copy_(buffer)
 

@@ -21,6 +21,7 @@ from scoresde.codec import WIDE
 from scoresde.data.arrays import ArrayData
 from scoresde.errors import UsageError, require
 from scoresde.models.base import NetworkModel, TrainedModel, plain_network
+from scoresde.models.latent_codec import Encoded
 from scoresde.models.network import NetworkScoreModel
 from scoresde.noise import BatchNoise
 from scoresde.objective import Batch, Model, Objective
@@ -211,13 +212,22 @@ class Trainer(Generic[Model]):
         raw, cond = batch
         if self.options.flip:
             flipped = noise.uniform("flips") < 0.5
-            raw = torch.where(match_rank(flipped, raw), raw.flip(-1), raw)
+            raw = _mirrored(raw, flipped)
+            image = cond.get("image") if isinstance(cond, Mapping) else None
+            if isinstance(cond, Mapping) and isinstance(image, Tensor):
+                cond = {**cond, "image": _mirrored(image, flipped)}
         if self.options.dequantize:
             raw = _dequantized(raw, noise)
+        raw = self._spread(raw, noise)
         network = self.model.contract()
         if cond is not None and network is not None and network.cond_dropout > 0:
             cond = network.null_cond(cond, noise.uniform("hidden conditions") < network.cond_dropout)
         return Batch(raw, cond)
+
+    def _spread(self, raw: Tensor, noise: BatchNoise) -> Tensor:
+        """Samples that are known by mean and deviation, drawn; others as they are."""
+        codec = self.model.codec
+        return codec.draw(raw, noise.normal("latents", self.model.shape)) if isinstance(codec, Encoded) else raw
 
     def pop_metrics(self) -> dict[str, float | None]:
         """Step, learning rate, and means of loss and gradient norm over the finite steps since the last call.
@@ -257,6 +267,7 @@ class Trainer(Generic[Model]):
                 raw = data.values[part].to(self.device)
                 if self.options.dequantize:
                     raw = _dequantized(raw, noise)
+                raw = self._spread(raw, noise)
                 cond = condition.to(data.conditions(part), self.device)
                 total += self.objective(self.model, raw, cond, noise).sum().item()
         return total / len(data)
@@ -340,6 +351,11 @@ def _parallel(model: TrainedModel, options: TrainingOptions, world: World) -> Pa
     if options.shard and world.size > 1:
         return Sharded(model, world)
     return Replicated() if world.size > 1 else Alone()
+
+
+def _mirrored(images: Tensor, flipped: Tensor) -> Tensor:
+    """Images with the `flipped` ones `(B,)` mirrored."""
+    return torch.where(match_rank(flipped, images), images.flip(-1), images)
 
 
 def _dequantized(raw: Tensor, noise: BatchNoise) -> Tensor:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from scoresde import checkpoint
-from scoresde.app import train as train_module
+from scoresde.app import training_run as train_module
 from scoresde.app.cli import main
 from scoresde.app.run_folder import RunFolder
 from scoresde.training import Trainer, reconstruct

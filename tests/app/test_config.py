@@ -48,7 +48,17 @@ def test_every_sde_goes_with_another_recipe(sde):
 
 def test_the_sdes_are_the_recipes_that_leave_data_and_network_alone():
     assert sdes() == ["cosine", "ddpm", "edm", "flow", "smld", "subvp", "vdm", "ve", "vp"]
-    assert set(recipes()) == {*sdes(), *PUBLISHED, "toy"}
+    assert set(recipes()) == {*sdes(), *PUBLISHED, "toy", "upsampler", "cifar10_upsampler"}
+
+
+def test_an_upsampler_goes_with_every_sde():
+    """The objective inside it is that of the SDE."""
+    for sde in sdes():
+        config, alone = load_config(sde, "upsampler"), load_config(sde, None)
+        assert config.objective.name == "UpsamplingObjective"
+        assert config.objective.objective.to_dict() == alone.objective.to_dict()
+        assert build.build_objective(config).objective == build.build_objective(alone)
+        assert config.sde.to_dict() == alone.sde.to_dict()
 
 
 def test_published_recipes_describe_the_published_networks():

@@ -12,7 +12,7 @@ from PIL import Image
 
 from scoresde.app.cli import main
 from scoresde.data import load
-from scoresde.metrics.features.efficientnet import installed
+from scoresde.networks.efficientnet import installed
 from tests.mistakes import assert_mistake
 
 

@@ -343,3 +343,35 @@ def test_the_flow_recipe_learns(device):
     for _ in range(500):
         trainer.step()
     assert trainer.held_out_loss(held_out) < 0.7 * before
+
+
+@pytest.mark.parametrize("network", ["UNet", "DiT"])
+def test_the_kinds_of_conditions_follow_from_the_data(network):
+    """A network is built for the parts that the condition of the data has, and trains on them."""
+    config = tiny(default.get_config())
+    fields = {"UNet": config.network.to_dict(), "DiT": {"width": 16, "depth": 1}}[network]
+    config.network = fields | {"name": network}
+    generator = torch.Generator().manual_seed(0)
+    cond = {
+        "label": torch.arange(20) % 4,
+        "vector": torch.randn(20, 5, generator=generator),
+        "image": torch.randn(20, 2, 4, 4, generator=generator),
+        "tokens": torch.randn(20, 3, 6, generator=generator),
+    }
+    data = ArrayData(torch.randn(20, 1, 4, 4, generator=generator), cond)
+    built = build.build_model(config, data).network
+    assert (built.num_classes, built.vector_channels, built.image_channels, built.context_channels) == (4, 5, 2, 6)
+    model = build.build_model(config, data)
+    trainer = Trainer(model, data, build.build_objective(config), replace(build.build_options(config), batch_size=4))
+    trainer.step()
+    assert math.isfinite(trainer.pop_metrics()["loss"])
+    assert math.isfinite(trainer.held_out_loss(data))
+
+
+def test_bare_vectors_and_parts_that_a_network_does_not_take():
+    config = tiny(load_config(None, "toy"))
+    data = ArrayData(torch.randn(20, 2), torch.randn(20, 3))
+    assert build.build_model(config, data).network.vector_channels == 3
+    wrong = replace(data, cond={"image": torch.randn(20, 1, 2, 2)})
+    with pytest.raises(UsageError, match=r"network.name='MLP': takes no 'image', and the condition of the data is"):
+        build.build_model(config, wrong)

@@ -9,7 +9,7 @@ import torch
 
 from scoresde import UsageError
 from scoresde.metrics.features import DINOv2Features, EfficientNetFeatures, InceptionFeatures, Levels, inception
-from scoresde.metrics.features.efficientnet import EfficientNetLite0, installed
+from scoresde.networks.efficientnet import EfficientNetLite0, installed, installed_file
 
 with_weights = pytest.mark.skipif(not installed(), reason="needs scoresde[features]")
 ESPRESSO, CATS, TRIPOD = {967}, {281, 282, 285}, {872}
@@ -37,11 +37,10 @@ def test_efficientnet_knows_photos(name, classes):
 @with_weights
 def test_efficientnet_is_the_network_of_its_parts_also_when_they_are_fused():
     network = EfficientNetFeatures()
-    from scoresde.metrics.features import efficientnet
     from scoresde.metrics.features.images import resized
 
     plain = EfficientNetLite0().eval()
-    plain.load_state_dict(torch.load(efficientnet._installed(), weights_only=True))
+    plain.load_state_dict(torch.load(installed_file(), weights_only=True))
     images = torch.randint(0, 256, (2, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     with torch.no_grad():
         expected = plain.features((resized(images.float(), 224) - 127) / 128)
