@@ -27,7 +27,7 @@ from scoresde.codec import Scaling
 from scoresde.data.arrays import ArrayData
 from scoresde.data.captioned_digits import digits_text
 from scoresde.data.captioning import SAID
-from scoresde.data.wording import HELD_OUT, Description, caption, parse
+from scoresde.data.wording import ATTRIBUTES, HELD_OUT, Description, caption, parse
 from scoresde.metrics import train_classifier
 from scoresde.metrics.classifier import Classifier
 from scoresde.metrics.prompts import obedience
@@ -43,10 +43,9 @@ def prompts(count: int, seed: int = 2) -> list[str]:
     for _ in range(count):
         thickness, slant, size = draws.integers(-2, 3, 3).tolist()
         position = tuple(draws.integers(-1, 2, 2).tolist())
-        told = draws.random(4) < SAID
-        asked = [value if tells else None for value, tells in zip((thickness, slant, size, position), told, strict=True)]
-        digit = int(draws.integers(10))
-        found.append(caption(Description(digit, *asked), int(draws.choice(HELD_OUT))))
+        described = Description(int(draws.integers(10)), thickness, slant, size, position)
+        hidden = [name for name, hides in zip(ATTRIBUTES, draws.random(len(ATTRIBUTES)) >= SAID, strict=True) if hides]
+        found.append(caption(described.without(hidden), int(draws.choice(HELD_OUT))))
     return found
 
 

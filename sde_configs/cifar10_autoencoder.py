@@ -1,9 +1,8 @@
 """An autoencoder of CIFAR-10 that divides sides by four: 32 x 32 x 3 to latents of 8 x 8 x 8.
 
-Rombach et al. 2022 (table 8) report 27.5 dB for a factor of 4 on larger photos. The error alone is trained here, so that
-the number means something: a perceptual and an adversarial term (config.objective.perceptual_weight and
-adversarial_weight) make sharper images at a cost in decibels. CIFAR-10 is had from Hugging Face's hub, unless
-config.data.path names it. `benchmarks/results/cifar10_autoencoder.txt` has what it reaches.
+Rombach et al. 2022 (table 8) report 27.5 dB for a factor of 4 on larger photos. Here the error alone is trained. A
+perceptual and an adversarial term (config.objective.perceptual_weight, adversarial_weight) make sharper images at a
+cost in decibels. CIFAR-10 is had from Hugging Face's hub, unless config.data.path names it.
 """
 
 from ml_collections import ConfigDict
