@@ -139,6 +139,8 @@ def build_model(description: Any, path: str, source: str, network: nn.Module | N
         described = description.get("discriminator")
         discriminator = None if described is None else construct(described, nn.Module, f"{path}.discriminator")
         return Autoencoder(network, shape, codec, discriminator)
+    if role == TEXT_ENCODER:
+        return ContrastiveTextModel(network, shape, codec)
     sde = construct(description["sde"], SDE, f"{path}.sde")
     if role == CLASSIFIER:
         rule = construct(description["input"], Input, f"{path}.input")

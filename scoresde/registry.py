@@ -83,6 +83,7 @@ _CLASSES: dict[str, type] = {
         networks.TextTransformer,
         networks.ImageEncoder,
         networks.ContrastiveNetwork,
+        networks.TinyAutoencoder,
         networks.PatchDiscriminator,
         Scaling,
     )

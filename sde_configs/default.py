@@ -29,9 +29,7 @@ def get_config() -> ConfigDict:
 def _data(config: ConfigDict) -> None:
     """What is learned."""
     config.data = ConfigDict()
-    config.data.name = (
-        "digits"  # digits, digits_text, hf:NAME; 2-D: moons modes swiss_roll rings blobs checkerboard ...
-    )
+    config.data.name = "digits"  # digits, digits_text, hf:NAME; 2-D: moons modes swiss_roll rings blobs and others
     config.data.path = ""  # own data instead: a folder of images, .parquet, .npy, .npz, IDX; see docs/your-own-data.md
     config.data.labels_path = ""  # labels of a .npy file, or of an IDX file if they do not lie beside it
     config.data.split = "train"  # which one, of data that has several

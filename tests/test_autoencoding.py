@@ -8,7 +8,7 @@ from torch import nn
 
 from scoresde import BatchNoise, Scaling, UsageError
 from scoresde.autoencoding import AutoencodingObjective, negative_log_likelihood, perceptual_distance
-from scoresde.models.autoencoder import Autoencoder
+from scoresde.models.autoencoder import RATE, Autoencoder
 from scoresde.networks import ConvAutoencoder, LinearAutoencoder, PatchDiscriminator
 from scoresde.networks.efficientnet import installed
 from scoresde.objective import Batch
@@ -55,7 +55,7 @@ class PrincipalComponents:
             network.encoder.weight.copy_(torch.linalg.solve(precision, self.decoder.T))
             network.encoder.bias.copy_(-network.encoder.weight @ self.mean)
             network.log_variance.copy_((self.variance / precision.diagonal()).log())
-            model.log_scale.copy_(0.5 * self.variance.log())
+            model.raw_scale.copy_(0.5 * self.variance.log() / RATE)
         return model
 
 

@@ -94,6 +94,7 @@ EXAMPLES = [
         networks.ImageEncoder(1, channels=2, depth=1),
         size=5,
     ),
+    networks.TinyAutoencoder(1, 8, 2, (1, 2), (1, 1), pooled=True, bound=2.0),
     networks.PatchDiscriminator(2, channels=4, num_levels=2, dims=1),
     Scaling((0.5, 1.0), 2.0),
 ]
@@ -126,7 +127,7 @@ def test_every_class_comes_back_through_json(example):
 
 def test_the_classes_of_a_kind():
     classifiers = {"MLPClassifier", "UNetClassifier"}
-    autoencoders = {"LinearAutoencoder", "ConvAutoencoder"}
+    autoencoders = {"LinearAutoencoder", "ConvAutoencoder", "TinyAutoencoder"}
     readers = {"TextTransformer", "ImageEncoder", "ContrastiveNetwork"}
     assert {"MLP", "UNet", "MPUNet", "DiT"} | classifiers | autoencoders | readers | {"PatchDiscriminator"} == set(
         filter(own, registry.classes(nn.Module))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 import zipfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,6 +20,9 @@ from scoresde.resize import resize
 
 MAX_IN_PICTURE = 100
 MAX_COLUMNS = 20
+MAX_TEXTS = 12  # beside rows of images
+MAX_TEXT_COLUMNS = 8
+TEXT_WIDTH = 28  # letters of a line
 
 
 def save_picture(path: Path, raw: Tensor, info: DataInfo, labels: Tensor | None = None, columns: int = 0) -> None:
@@ -40,6 +44,26 @@ def save_picture(path: Path, raw: Tensor, info: DataInfo, labels: Tensor | None 
     else:
         picture = plots.image_of(plots.scatter(raw.flatten(1), labels), dpi=120)
     write_bytes(path, plots.png_bytes(picture))
+
+
+def save_prompts(path: Path, raw: Tensor, info: DataInfo, texts: Sequence[str]) -> None:
+    """Images of some texts as a PNG: a row for each text, which stands beside it; more texts than fit make a grid.
+
+    Args:
+        path: the file.
+        raw: samples `(N, *shape)` in raw units, of the texts in turn.
+        info: of the data.
+        texts: what was asked for.
+    """
+    columns = min(len(raw) // len(texts), MAX_TEXT_COLUMNS)
+    if raw.ndim != 4 or len(texts) > MAX_TEXTS or columns == 0:
+        save_picture(path, raw, info)
+        return
+    channels = 3 if raw.shape[1] >= 3 else 1
+    shown = raw[: columns * len(texts), :channels].unflatten(0, (columns, len(texts))).transpose(0, 1)
+    rows = ["\n".join(textwrap.wrap(text, TEXT_WIDTH)) or "(no text)" for text in texts]
+    figure = plots.image_strips([plots.Strip("", info.to_unit(shown.float()), rows=rows)])
+    write_bytes(path, plots.png_bytes(plots.image_of(figure, dpi=120)))
 
 
 def save_stages(path: Path, stages: Sequence[tuple[Tensor, DataInfo]], labels: Tensor | None = None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 
+import numpy as np
 from torch import Tensor
 
 from samplers.sampling import joined
@@ -13,7 +14,8 @@ from scoresde.app.cascade import sample_cascade
 from scoresde.app.drawing import Plan, check_flags, choose_sampler, draw, read_prompts
 from scoresde.app.files import output_path
 from scoresde.app.flags import SampleFlags
-from scoresde.app.pictures import labels_array, save_numbers, save_picture, seeds_array
+from scoresde.app.parts import examples_of
+from scoresde.app.pictures import labels_array, save_numbers, save_picture, save_prompts, seeds_array
 from scoresde.app.shards import SampleShards
 from scoresde.app.trained import Trained
 from scoresde.training.parallel import join_world, leave_world
@@ -34,6 +36,8 @@ def sample(flags: SampleFlags, overrides: Sequence[str]) -> int:
     )
     numbers = output.with_suffix(".npz")
     texts = read_prompts(flags)
+    if trained.captioned and flags.labels is None:
+        texts = texts or examples_of(trained.checkpoint)
     cond = trained.of_texts(texts, flags.num_samples) if texts else trained.conditions(flags.num_samples, flags.labels)
 
     world, device = join_world(trained.device)
@@ -49,10 +53,13 @@ def sample(flags: SampleFlags, overrides: Sequence[str]) -> int:
             x, nfe = joined([shards.read(part.start) for part in batches(plan.num_samples, size)])
             raw = trained.decode(x)
             labels = cond if isinstance(cond, Tensor) else None
-            save_picture(output, raw, trained.data, labels)
-            save_numbers(
-                numbers, samples=raw, labels=labels_array(labels, len(raw)), seeds=seeds_array(trained.seed, len(raw))
-            )
+            if texts:
+                save_prompts(output, raw, trained.data, texts)
+            else:
+                save_picture(output, raw, trained.data, labels)
+            said = {"prompts": np.array(texts)[np.arange(len(raw)) % len(texts)]} if texts else {}
+            labelled = labels_array(labels, len(raw))
+            save_numbers(numbers, samples=raw, labels=labelled, seeds=seeds_array(trained.seed, len(raw)), **said)
             shards.remove()
             print(f"{len(raw)} samples by {flags.sampler}, {nfe} network evaluations each")
             print(f"picture: {output}\nnumbers: {numbers}")

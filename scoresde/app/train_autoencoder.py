@@ -30,6 +30,7 @@ from scoresde.app.train import run_name
 from scoresde.app.training_run import train_in
 from scoresde.data.arrays import ArrayData
 from scoresde.models.autoencoder import Autoencoder
+from scoresde.networks.quantizers import perplexity
 from scoresde.training import leave_world
 from sde_configs import build
 
@@ -137,9 +138,3 @@ def reconstruction_scores(model: Autoencoder, data: ArrayData, span: float) -> d
     if not codes:
         return found | {"held_out_rate": torch.cat(rates).mean().item()}
     return found | {"held_out_perplexity": perplexity(torch.cat(codes))}
-
-
-def perplexity(codes: Tensor) -> float:
-    """exp of the entropy of codes: how many would be used as often if all were used equally."""
-    share = torch.bincount(codes).double() / len(codes)
-    return math.exp(-torch.special.xlogy(share, share).sum().item())

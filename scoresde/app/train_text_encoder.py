@@ -30,6 +30,7 @@ from scoresde.data.arrays import ArrayData
 from scoresde.metrics.retrieval import retrieval_at_1
 from scoresde.models.text_encoder import ContrastiveTextModel
 from scoresde.models.text_encoder import captions as words_of
+from scoresde.text import Vocabulary
 from scoresde.training import leave_world
 from sde_configs import build
 
@@ -57,8 +58,8 @@ class TextEncoderKind(Kind):
         self, folder: RunFolder, config: ConfigDict, data: ArrayData, held_out: ArrayData | None, device: torch.device
     ) -> Prepared:
         """The data with the words of their captions; the vocabulary is that of the training samples."""
-        vocabulary = build.build_vocabulary(data)
-        length = config.network.max_length
+        network = build.build_text_encoder(config, data).text
+        vocabulary, length = Vocabulary(network.words), network.max_length
         ids, mask = vocabulary.ids(data.texts, length)
         too_long = sum(vocabulary.tokenise(text, length).length > length for text in data.texts)
         if too_long:
@@ -87,7 +88,7 @@ class TextEncoderKind(Kind):
         }
 
     def complete(self, run: Run) -> None:
-        """Nothing of a text encoder is measured."""
+        """Nothing is measured."""
 
     def draw(self, run: Run) -> None:
         """Similarities of held-out samples and captions that differ, by the averaged weights."""
@@ -95,7 +96,7 @@ class TextEncoderKind(Kind):
         some = _first(data, MEASURED)
         texts = captions(some)
         places = [texts.index(text) for text in list(dict.fromkeys(texts))[:SHOWN]]
-        shown = some.select(torch.tensor(places))
+        shown = some.select(torch.tensor(places, device=some.values.device))
         model = run.trainer.model
         with run.trainer.average.applied(model), model.eval_mode(), torch.no_grad():
             cond = condition.to(shown.conditions(slice(None)), model.device)
@@ -120,4 +121,4 @@ def _with_words(data: ArrayData, ids: Tensor, mask: Tensor) -> ArrayData:
 
 def _first(data: ArrayData, count: int) -> ArrayData:
     """The first samples of a data set."""
-    return data.select(torch.arange(min(count, len(data))))
+    return data.select(torch.arange(min(count, len(data)), device=data.values.device))

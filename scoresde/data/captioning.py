@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from scoresde.data.strokes import Strokes, grades
-from scoresde.data.wording import ATTRIBUTES, TRAINING, Description, caption
+from scoresde.data.wording import ATTRIBUTES, TRAINING, Description, caption, with_article
 
 SAID = 0.8
 SEED = 1

@@ -6,7 +6,8 @@ a(x, y) from 0 to 1, its total A, its mean place and its central moments mu,
 - size is the height of the digit over that of the image: the number of rows that its strokes reach;
 - thickness is the width w of the stroke over the height of the digit. A stroke of length L with round ends has
   A = L w + pi w^2 / 4 and a boundary of P = 2 L + pi w (Steiner's formula). Without L, and with the Euler number chi of
-  the shape (1 less its holes), A = P w / 2 - chi pi w^2 / 4. P is the total variation of the ink;
+  the shape (1 less its holes), A = P w / 2 - chi pi w^2 / 4. P is the total variation of the ink. A stroke of less than
+  two pixels is nowhere full ink, and is found to be up to half a pixel too thick;
 - slant is the shear -mu11 / mu02: how far the top leans to the right, for each unit of height;
 - x and y are the mean place, from the middle of the image, as shares of its width and height, y down.
 

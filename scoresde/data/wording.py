@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import final
+from typing import Any, final
 
 from scoresde.errors import require
 
@@ -55,27 +55,9 @@ POSITION = {
 }
 PEN = ("drawn with a {} pen", "in {} strokes")
 MEASURE = ("of {} size", "{} in size")
-NEUTRAL = frozenset(
-    [
-        ",",
-        ":",
-        "a",
-        "an",
-        "the",
-        "digit",
-        "number",
-        "image",
-        "of",
-        "in",
-        "drawn",
-        "written",
-        "handwritten",
-        "with",
-        "pen",
-        "strokes",
-        "size",
-    ]
-)
+MARKS = frozenset({",", ":", ".", ";", "!", "'", '"', "(", ")"})
+NEUTRAL = MARKS | {"a", "an", "the", "digit", "number", "image", "of", "in", "drawn", "handwritten", "with", "pen"}
+NEUTRAL |= {"strokes", "size"}
 
 
 @final
@@ -210,23 +192,20 @@ def parse(text: str) -> Description:
         UsageError: for a word that captions do not use, or two statements of one kind.
     """
     words = _split(text)
-    found = Description()
+    found: dict[str, Any] = {}
     place = 0
     while place < len(words):
         length = min(LONGEST, len(words) - place)
-        said = None
-        while length and (said := PHRASES.get(tuple(words[place : place + length]))) is None:
+        while length and tuple(words[place : place + length]) not in PHRASES:
             length -= 1
-        if said is None:
+        if length:
+            name, value = PHRASES[tuple(words[place : place + length])]
+            known = found.setdefault(name, value)
+            require(known == value, f"{text!r}: says two things of the {name}; leave one of them out")
+        else:
             require(words[place] in NEUTRAL, _unknown(words[place], text))
-            place += 1
-            continue
-        name, value = said
-        known = getattr(found, name)
-        require(known in (None, value), f"{text!r}: says two things of the {name}; leave one of them out")
-        found = replace(found, **{name: value})
-        place += length
-    return found
+        place += max(length, 1)
+    return Description(**found)
 
 
 def _split(text: str) -> list[str]:

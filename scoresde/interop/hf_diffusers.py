@@ -60,7 +60,7 @@ def convert(folder: Path, source: str, settings: Mapping[str, Any], size: Sequen
     """The model of a folder; the other arguments are those of `load_published`. The size is by default the folder's."""
     parts = (folder / name for name in ("unet", "transformer"))
     inner = next((part for part in parts if (part / "config.json").is_file()), folder)
-    config = _read_config(inner / "config.json", source)
+    config = read_config(inner / "config.json", source)
     beside = (folder / "scheduler", inner.parent / "scheduler", folder)
     scheduler = next((path for path in beside if (path / SCHEDULER).is_file()), None)
     if scheduler is None:
@@ -78,7 +78,7 @@ def convert(folder: Path, source: str, settings: Mapping[str, Any], size: Sequen
         network = _unet(config, tensors, source, settings)
     else:
         network = _dit(config, tensors, source, settings)
-    learned = _read_config(scheduler / SCHEDULER, source)
+    learned = read_config(scheduler / SCHEDULER, source)
     sde, rule, negative = _trained_on(learned, config, network, source)
     if negative:
         negate(network.last.parameters())
@@ -90,7 +90,7 @@ def convert(folder: Path, source: str, settings: Mapping[str, Any], size: Sequen
     return NetworkScoreModel(network, sde, rule, (network.channels_in, *sides), codec)
 
 
-def _read_config(path: Path, source: str) -> dict[str, Any]:
+def read_config(path: Path, source: str) -> dict[str, Any]:
     require(path.is_file(), f"{source}: lacks {path.name}; need a folder that diffusers saved")
     try:
         config = parse_json(path.read_bytes())
@@ -168,14 +168,14 @@ def _chain(scheduler: Mapping[str, Any], source: str) -> DiscreteVPSDE:
 def _unet(config: Mapping[str, Any], tensors: dict[str, Tensor], source: str, settings: Mapping[str, Any]) -> UNet:
     """The network of a UNet2DModel."""
     network = build(UNet, _unet_settings(config, source), settings)
-    renamed = {_renamed(name): value for name, value in tensors.items()}
+    renamed = {present_name(name): value for name, value in tensors.items()}
     copy_in(network, unet_places(network), renamed, source)
     if network.noise_embedding == "fourier" or not config.get("flip_sin_to_cos", True):
         swap_halves(network.conditioning.noise)
     return network
 
 
-def _renamed(name: str) -> str:
+def present_name(name: str) -> str:
     """The present name of a tensor of attention, which older files call otherwise."""
     parts = name.split(".")
     return ".".join(OLD_NAMES.get(part, part) for part in parts) if "attentions" in parts else name
@@ -271,20 +271,20 @@ def unet_places(network: UNet) -> Iterator[Place]:
         yield from places(conditioning.label, "class_embedding")
     for index, layer in enumerate(network.down):
         level, place = divmod(index, network.num_blocks + 1)
-        yield from _of_layer(layer, f"down_blocks.{level}", place, "downsamplers")
+        yield from of_layer(layer, f"down_blocks.{level}", place, "downsamplers")
     for number, layer in enumerate(network.middle):
         if isinstance(layer, Attention):
-            yield from _of_attention(layer, "mid_block.attentions.0")
+            yield from of_attention(layer, "mid_block.attentions.0")
         else:
-            yield from _of_layer(layer, "mid_block", min(number, 1), "")
+            yield from of_layer(layer, "mid_block", min(number, 1), "")
     for index, layer in enumerate(network.up):
         level, place = divmod(index, network.num_blocks + 2)
-        yield from _of_layer(layer, f"up_blocks.{level}", place, "upsamplers")
+        yield from of_layer(layer, f"up_blocks.{level}", place, "upsamplers")
     yield from places(network.norm, "conv_norm_out")
     yield from places(network.last, "conv_out")
 
 
-def _of_layer(layer: nn.Module, prefix: str, place: int, resamplers: str) -> Iterator[Place]:
+def of_layer(layer: nn.Module, prefix: str, place: int, resamplers: str) -> Iterator[Place]:
     if not isinstance(layer, ResBlock):
         yield from places(layer.conv if isinstance(layer, StridedConv) else layer, f"{prefix}.{resamplers}.0.conv")
         return
@@ -298,12 +298,13 @@ def _of_layer(layer: nn.Module, prefix: str, place: int, resamplers: str) -> Ite
     }
     own = f"{prefix}.{resamplers}.0" if layer.resampling else f"{prefix}.resnets.{place}"
     for ours, theirs in names.items():
-        yield from places(getattr(layer, ours), f"{own}.{theirs}")
+        part = getattr(layer, ours)
+        yield from () if part is None else places(part, f"{own}.{theirs}")
     if layer.attention is not None:
-        yield from _of_attention(layer.attention, f"{prefix}.attentions.{place}")
+        yield from of_attention(layer.attention, f"{prefix}.attentions.{place}")
 
 
-def _of_attention(layer: Attention, prefix: str) -> Iterator[Place]:
+def of_attention(layer: Attention, prefix: str) -> Iterator[Place]:
     yield from places(layer.norm, f"{prefix}.group_norm")
     linear = (
         *thirds(layer.qkv, (f"{prefix}.to_{letter}" for letter in "qkv")),

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from scoresde.errors import UsageError, require
 from scoresde.interop import dit, guided_diffusion, hf_diffusers, score_sde
-from scoresde.interop.weights import read_file
+from scoresde.interop.weights import HUB, as_damaged, downloaded, read_file
 from scoresde.models.network import NetworkScoreModel
 
 SIGNS: dict[str, Callable[[Mapping[str, Any]], bool]] = {  # by which a file's format is known
@@ -18,7 +18,6 @@ SIGNS: dict[str, Callable[[Mapping[str, Any]], bool]] = {  # by which a file's f
 }
 DIFFUSERS = "diffusers"
 FORMATS = (*SIGNS, DIFFUSERS)
-HUB = "hf:"
 
 
 def load_published(
@@ -56,17 +55,10 @@ def load_published(
         len(size) in (0, 2) and all(side >= 1 for side in size),
         f"size={tuple(size)}: need (height, width), as in (32, 32)",
     )
-    place = _downloaded(str(path).removeprefix(HUB), source) if str(path).startswith(HUB) else Path(path).expanduser()
+    place = downloaded(str(path).removeprefix(HUB), source) if str(path).startswith(HUB) else Path(path).expanduser()
     options = _Options(settings or {}, sde, qkv, schedule, tuple(size))
-    try:
+    with as_damaged(source):
         return _converted(place, kind, source, options).eval().requires_grad_(False)
-    except UsageError:
-        raise
-    except KeyError as error:
-        raise UsageError(f"{source}: lacks {error.args[0]}; it is damaged, or of another architecture") from error
-    except (IndexError, TypeError, ValueError, RuntimeError) as error:  # shapes and values that nobody would write
-        reason = " ".join(str(error).split())[:160]
-        raise UsageError(f"{source}: is damaged, or of another architecture ({reason})") from error
 
 
 class _Options(NamedTuple):
@@ -116,15 +108,3 @@ def _refuse(options: Mapping[str, Any], kind: str) -> None:
     """Raises `UsageError` for an option that a format does not have."""
     for name, value in options.items():
         require(value is None, f"{name}={value!r}: says nothing about a file of {kind}; leave it out")
-
-
-def _downloaded(name: str, source: str) -> Path:
-    """The folder of a model of Hugging Face's hub."""
-    from huggingface_hub import snapshot_download
-
-    patterns = ["*.json", "*.safetensors", "*.bin"]
-    try:
-        return Path(snapshot_download(name, allow_patterns=patterns))
-    except Exception as error:  # of the network, of the name, of rights
-        reason = " ".join(str(error).split())[:160]
-        raise UsageError(f"{source}: cannot be had from the hub ({reason}); give a local folder") from error

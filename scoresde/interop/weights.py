@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,6 +19,9 @@ N = TypeVar("N", bound=nn.Module)
 HOW_TO_CONVERT = (
     "load it where it was made, and write its tensors with safetensors.torch.save_file(state_dict, 'w.safetensors')"
 )
+
+
+HUB = "hf:"  # before a name of Hugging Face's hub
 
 
 class Place(NamedTuple):
@@ -158,3 +162,29 @@ def only_tensors(found: Mapping[str, Any], source: str) -> dict[str, Tensor]:
             f"{source}: {name} is a {type(value).__name__}, not a tensor; need the state dict of a network",
         )
     return dict(found)
+
+
+@contextlib.contextmanager
+def as_damaged(source: str) -> Iterator[None]:
+    """While entered, what goes wrong with shapes and values that nobody would write is a `UsageError` about a file."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except KeyError as error:
+        raise UsageError(f"{source}: lacks {error.args[0]}; it is damaged, or of another architecture") from error
+    except (IndexError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UsageError(f"{source}: is damaged, or of another architecture ({reason})") from error
+
+
+def downloaded(name: str, source: str) -> Path:
+    """The folder of a model of Hugging Face's hub."""
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.json", "*.safetensors", "*.bin"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns))
+    except Exception as error:  # of the network, of the name, of rights
+        reason = " ".join(str(error).split())[:160]
+        raise UsageError(f"{source}: cannot be had from the hub ({reason}); give a local folder") from error

@@ -14,6 +14,7 @@ from scoresde.errors import require
 from scoresde.models.base import TrainedModel, plain_network
 from scoresde.networks.autoencoder import AutoencoderNetwork
 
+RATE = 10.0  # an optimiser that moves every parameter by its learning rate would take long to shrink the scale
 CONSTANT = 1e-8  # of its mean: a deviation that is rounding
 
 
@@ -30,7 +31,7 @@ class Autoencoder(TrainedModel):
 
     Attributes:
         latent_mean, latent_std: of the latents of the training set, `(latent_channels,)`; measured after training.
-        log_scale: log of the scale of the reconstruction's error, learned with the network.
+        raw_scale: log of the scale of the reconstruction's error over RATE, learned with the network.
         latent_shape: shape of the latents of one sample.
 
     Raises:
@@ -38,7 +39,7 @@ class Autoencoder(TrainedModel):
     """
 
     role = "autoencoder"
-    own_state = frozenset({"latent_mean", "latent_std", "log_scale"})
+    own_state = frozenset({"latent_mean", "latent_std", "raw_scale"})
     network: AutoencoderNetwork
     latent_mean: Tensor
     latent_std: Tensor
@@ -60,7 +61,12 @@ class Autoencoder(TrainedModel):
         self.discriminator = discriminator
         self.register_buffer("latent_mean", torch.zeros(self.latent_shape[0]))
         self.register_buffer("latent_std", torch.ones(self.latent_shape[0]))
-        self.log_scale = nn.Parameter(torch.zeros(()))
+        self.raw_scale = nn.Parameter(torch.zeros(()))
+
+    @property
+    def log_scale(self) -> Tensor:
+        """Log of the scale of the reconstruction's error, in the units of the codec."""
+        return RATE * self.raw_scale
 
     def plain(self) -> AutoencoderNetwork:
         """The network without what training may have put around it."""
@@ -72,7 +78,7 @@ class Autoencoder(TrainedModel):
         other = Autoencoder(network, self.shape, self.codec, self.discriminator)
         other.latent_mean = self.latent_mean
         other.latent_std = self.latent_std
-        other.log_scale = self.log_scale
+        other.raw_scale = self.raw_scale
         return other
 
     def check_cond(self, cond: Condition) -> None:

@@ -9,6 +9,7 @@ from scoresde.networks.dit import DiT
 from scoresde.networks.magnitude_preserving import MPUNet
 from scoresde.networks.mlp import MLP
 from scoresde.networks.text import ContrastiveNetwork, ImageEncoder, TextTransformer
+from scoresde.networks.tiny_autoencoder import TinyAutoencoder
 from scoresde.networks.unet import UNet
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Network",
     "PatchDiscriminator",
     "TextTransformer",
+    "TinyAutoencoder",
     "UNet",
     "UNetClassifier",
 ]

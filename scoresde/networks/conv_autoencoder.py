@@ -119,6 +119,7 @@ class ConvAutoencoder(AutoencoderNetwork):
     """
 
     kind: str
+    num_blocks: int
 
     def __init__(
         self,

@@ -174,9 +174,9 @@ class VectorQuantizer(Quantizer):
         self.usage.copy_(torch.where(halved, self.usage / 2, shared))
 
 
-def perplexity(codes: Tensor, num_codes: int) -> float:
-    """exp of the entropy of the codes: as many equally likely ones would be as uncertain; `num_codes` at most."""
-    share = torch.bincount(codes.flatten(), minlength=num_codes).double() / codes.numel()
+def perplexity(codes: Tensor) -> float:
+    """exp of the entropy of codes: how many would be used as often if all were used equally."""
+    share = torch.bincount(codes.flatten()).double() / codes.numel()
     return torch.special.entr(share).sum().exp().item()
 
 

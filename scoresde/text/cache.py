@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -41,7 +43,9 @@ def encode_cached(encoder: TextEncoder, texts: Sequence[str], folder: Path) -> d
         logging.getLogger(__name__).warning("encoded captions: %s is damaged; they are encoded again", path)
     found = encoder.encode(texts)
     folder.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, save(found, {"about": MARK, DIGEST: digest(found)}))
+    own = path.with_name(f".{path.stem}-{secrets.token_hex(8)}")  # several processes of a run may write at once
+    write_bytes(own, save(found, {"about": MARK, DIGEST: digest(found)}))
+    os.replace(own, path)
     return found
 
 

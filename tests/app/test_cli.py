@@ -24,7 +24,7 @@ from tests.runs import in_a_process
     [
         (["--mode=trian"], r"unknown mode 'trian': did you mean 'train'"),
         (["--mode=encode"], r"unknown mode 'encode': .*known are .*invert"),
-        (["--sde=vp"], r"give --mode train, --mode train_classifier, --mode sample"),
+        (["--sde=vp"], r"give --mode train, --mode train_classifier, --mode train_autoencoder"),
         (["--mode"], r"--mode.*--help"),
         (["--mode="], r"unknown mode ''"),
         (["--mode=trian", "--help"], r"unknown mode 'trian'"),

@@ -17,7 +17,8 @@ ALL = sorted({name for names in NAMES.values() for name in names})
 
 def test_the_modes_are_these():
     assert set(MODES) == {
-        *("train", "train_classifier", "sample", "compare", "calibrate", "evaluate", "invert", "interpolate"),
+        *("train", "train_classifier", "train_autoencoder", "train_text_encoder"),
+        *("sample", "compare", "calibrate", "evaluate", "invert", "interpolate"),
         *("solve", "edit", "import", "export", "visualize", "average"),
     }
     for name, mode in MODES.items():

@@ -9,11 +9,12 @@ import torch
 from torch import nn
 
 from scoresde import UsageError, registry
-from scoresde.networks import AutoencoderNetwork, ConvAutoencoder, Latents, LinearAutoencoder
+from scoresde.networks import AutoencoderNetwork, ConvAutoencoder, Latents, LinearAutoencoder, TinyAutoencoder
 from scoresde.networks.quantizers import FiniteQuantizer, VectorQuantizer, perplexity
 from tests.networks.test_networks import perturbed
 
 DEEP = {"channels": 8, "multipliers": (1, 2, 3), "middle_attention": True, "latent_convs": True, "norm_groups": 4}
+TINY = {"channels": 8, "encoder_blocks": (1, 2), "decoder_blocks": (1, 1), "pooled": True}
 NETWORKS = {
     "linear": (LinearAutoencoder, {"channels_in": 5, "latent_channels": 2}, (5,)),
     "kl": (ConvAutoencoder, {"channels_in": 2} | DEEP, (2, 8, 12)),
@@ -24,6 +25,11 @@ NETWORKS = {
         ConvAutoencoder,
         {"channels_in": 2, "kind": "area", "latent_channels": 2, "multipliers": (1, 1)},
         (2, 4, 6),
+    ),
+    "tiny": (
+        TinyAutoencoder,
+        {"channels": 8, "encoder_blocks": (1, 2), "decoder_blocks": (1, 1), "pooled": True},
+        (3, 4, 6),
     ),
 }
 every_network = pytest.mark.parametrize(("kind", "arguments", "shape"), NETWORKS.values(), ids=NETWORKS.keys())
@@ -174,9 +180,9 @@ def trained_codebook(steps, state=None):
 def test_unused_codes_come_into_use():
     """All 32 begin far from the data, so that one or few are nearest to all of them."""
     quantizer, h = trained_codebook(0)
-    assert perplexity(quantizer.eval()(h).codes, 32) < 6
+    assert perplexity(quantizer.eval()(h).codes) < 6
     quantizer, h = trained_codebook(400)
-    assert perplexity(quantizer.eval()(h).codes, 32) > 24
+    assert perplexity(quantizer.eval()(h).codes) > 24
     torch.testing.assert_close(quantizer.usage.sum().item(), 1.0)
 
 
@@ -199,7 +205,7 @@ def test_only_training_steps_count():
 
 @pytest.mark.parametrize(("codes", "expected"), [([0, 0, 0], 1.0), ([0, 1, 2, 3], 4.0), ([5, 5, 1, 1], 2.0)])
 def test_perplexity_is_the_number_of_equally_likely_codes(codes, expected):
-    assert math.isclose(perplexity(torch.tensor([codes]), 8), expected)
+    assert math.isclose(perplexity(torch.tensor([codes])), expected)
 
 
 # mistakes
@@ -221,6 +227,15 @@ def test_perplexity_is_the_number_of_equally_likely_codes(codes, expected):
 def test_sizes_that_do_not_go_together_are_refused(arguments, message):
     with pytest.raises(UsageError, match=message):
         ConvAutoencoder(3, **arguments)
+
+
+def test_sizes_of_the_others_that_do_not_go_together_are_refused():
+    with pytest.raises(UsageError, match=r"encoder_blocks=\(1, 3\) and decoder_blocks=\(1,\) .*equally many"):
+        TinyAutoencoder(encoder_blocks=(1, 3), decoder_blocks=(1,))
+    with pytest.raises(UsageError, match=r"latent_channels=0 of TinyAutoencoder"):
+        TinyAutoencoder(latent_channels=0)
+    with pytest.raises(UsageError, match=r"bound=0.0 of TinyAutoencoder: must be positive"):
+        TinyAutoencoder(bound=0.0)
     with pytest.raises(UsageError, match=r"latent_channels=6: need 1 to channels_in=5"):
         LinearAutoencoder(5, 6)
 

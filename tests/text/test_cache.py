@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -54,6 +56,22 @@ def test_another_encoder_has_another_file(tmp_path):
     for encoder in (Counting(), Counting("another"), OwnTextEncoder(captioned.model(), "own")):
         assert same(encode_cached(encoder, ["a"], tmp_path), encoder.encode(["a"]))
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_several_at_once_do_not_disturb_each_other(tmp_path):
+    """As the processes of a run do."""
+    encoder = Counting()
+    texts = [f"text {i}" for i in range(200)]
+    expected = encoder.encode(texts)
+    start = threading.Barrier(8)
+
+    def call(_):
+        start.wait()
+        return encode_cached(encoder, texts, tmp_path)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(same(found, expected) for found in pool.map(call, range(8)))
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "emptied", "foreign"])
