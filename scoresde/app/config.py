@@ -106,6 +106,7 @@ def as_autoencoder(config: ConfigDict) -> ConfigDict:
     config.objective = ConfigDict(
         {"name": type(loss).__name__, **{f.name: getattr(loss, f.name) for f in fields(loss)}}
     )
+    config.training.num_steps = 1200
     config.training.lr = 1e-3
     return config
 
@@ -123,6 +124,7 @@ def as_text_encoder(config: ConfigDict) -> ConfigDict:
     names = ("width", "depth", "num_heads", "max_length", "dropout")
     config.network = ConfigDict({"name": TextTransformer.__name__, **{name: taken[name] for name in names}})
     config.objective = ConfigDict({"name": ContrastiveObjective.__name__})
+    config.training.num_steps = 600
     config.training.batch_size = 128  # each sample is sought among these
     config.training.lr = 1e-3
     return config
