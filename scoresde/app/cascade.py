@@ -146,7 +146,7 @@ def _conditions(links: Sequence[Link], flags: SampleFlags) -> list[Condition]:
             f"{given}: {labelled[0].name} has {counts[0]} classes, and {link.name} has {counts[1]}",
         )
     captioned = [link.trained for link in links if link.trained.captioned]
-    texts = read_prompts(flags)
+    texts = read_prompts(flags.prompt, flags.labels)
     require(not texts or bool(captioned), f"{given}: no stage was trained with captions; leave --prompt out")
     if captioned and not texts:
         texts = examples_of(captioned[0].checkpoint)

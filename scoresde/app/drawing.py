@@ -65,16 +65,19 @@ def check_flags(flags: SampleFlags, trained: Trained) -> None:
         build.build_sampler(trained.config, flags.sampler, flags.num_steps)
 
 
-def read_prompts(flags: SampleFlags) -> list[str]:
+def read_prompts(given: str | None, labels: str | None) -> list[str]:
     """What --prompt asks for: texts between |, or the lines of a .txt file; none without it.
+
+    Args:
+        given: the flag.
+        labels: the flag --labels.
 
     Raises:
         UsageError: for a prompt beside labels, or a file that cannot be read.
     """
-    given = flags.prompt
     if given is None:
         return []
-    require(flags.labels is None, f"prompt={given!r}, labels={flags.labels!r}: give one of the two")
+    require(labels is None, f"prompt={given!r}, labels={labels!r}: give one of the two")
     if not given.endswith(".txt"):
         return [text.strip() for text in given.split("|")]
     path = Path(given).expanduser()

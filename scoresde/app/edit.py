@@ -29,7 +29,7 @@ def edit_samples(flags: EditFlags, overrides: Sequence[str]) -> int:
     levels = _levels(flags.noise_levels)
     output = output_path(flags.output, trained.folder / "edit.png", ".npz")
     sampler = build.build_sampler(trained.config, flags.sampler, flags.num_steps)
-    data, source = asked_data(trained, flags.input, flags.labels)
+    data, source = asked_data(trained, flags.input, flags.labels, flags.prompt)
     count = min(flags.num_samples, len(data))
     x, cond = data.batch(slice(0, count))
     model = trained.model

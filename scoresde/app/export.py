@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from samplers.module import SamplerModule
+from scoresde import condition
 from scoresde.app.drawing import choose_sampler
 from scoresde.app.files import make_folder
 from scoresde.app.flags import ExportFlags
@@ -27,6 +28,7 @@ from scoresde.score_model import ScoreModel
 TARGETS = ("diffusers", "onnx", "torch_export")
 SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2"}
 CLOSE = 1e-4  # largest difference of a graph's output, relative to the largest value, that passes
+Inputs = dict[str, Tensor | dict[str, Tensor]]  # in the order of a module's arguments
 EXAMPLES = 3  # samples of the batch that a graph is made with
 CHECKED = 5  # and of the one that it is compared on
 
@@ -65,7 +67,7 @@ def export(flags: ExportFlags, overrides: Sequence[str]) -> int:
     require(file.suffix == SUFFIXES[target], f"output={str(file)!r}: a file of {target} ends in {SUFFIXES[target]}")
     make_folder(file.parent, "output", file.parent)
     difference = _write(module.eval(), inputs, target, file)
-    names = ", ".join(inputs(1))
+    names = ", ".join(_named(inputs(1)))
     print(f"written: {file}, of inputs {names}; its largest relative difference from the model is {difference:.1e}")
     return 0
 
@@ -75,13 +77,23 @@ def _default(trained: Trained, name: str) -> Path:
     return trained.folder.parent / "exported" / name
 
 
-def _inputs(trained: Trained, count: int) -> dict[str, Tensor]:
-    """Noise and classes of some samples."""
+def _inputs(trained: Trained, count: int) -> Inputs:
+    """Noise, and classes or encoded captions, of some samples."""
     model = trained.network_model
     generator = torch.Generator().manual_seed(count)
-    found = {"z": torch.randn(count, *model.shape, generator=generator).to(model.device, model.dtype)}
-    cond = trained.conditions(count)
-    return found | ({"label": cond.to(model.device)} if isinstance(cond, Tensor) else {})
+    found: Inputs = {"z": torch.randn(count, *model.shape, generator=generator).to(model.device, model.dtype)}
+    cond = condition.to(trained.conditions(count), model.device)
+    if isinstance(cond, Tensor):
+        return {**found, "label": cond}
+    return {**found, "cond": dict(condition.parts(cond))} if cond is not None else found
+
+
+def _named(inputs: Inputs) -> dict[str, Tensor]:
+    """The tensors of inputs by name; those of a condition of several parts by the names of the parts."""
+    found: dict[str, Tensor] = {}
+    for name, value in inputs.items():
+        found |= {name: value} if isinstance(value, Tensor) else value
+    return found
 
 
 def _sampler(trained: Trained, flags: ExportFlags) -> tuple[SamplerModule, Any]:
@@ -96,11 +108,11 @@ def _denoiser(trained: Trained) -> tuple[DenoiserModule, Any]:
     """The denoiser, and its inputs for a number of samples."""
     model = trained.network_model
 
-    def inputs(count: int) -> dict[str, Tensor]:
+    def inputs(count: int) -> Inputs:
         found = _inputs(trained, count)
         x_t = found.pop("z")
         t = torch.linspace(model.sde.t_min, model.sde.t_max, count + 1, device=model.device, dtype=model.dtype)[1:]
-        return {"x_t": x_t, "t": t} | found
+        return {"x_t": x_t, "t": t, **found}
 
     return DenoiserModule(model, trained.model), inputs
 
@@ -114,7 +126,9 @@ def _write(module: nn.Module, inputs: Any, target: str, file: Path) -> float:
     """
     given = inputs(EXAMPLES)
     batch = torch.export.Dim("batch", min=1, max=2**16)
-    shapes = tuple({0: batch} for _ in given)
+    shapes = tuple(
+        {0: batch} if isinstance(value, Tensor) else {name: {0: batch} for name in value} for value in given.values()
+    )
     checked = inputs(CHECKED)
     exact = module(*checked.values())
     partial = file.with_name(f".partial-{file.name}")
@@ -126,7 +140,7 @@ def _write(module: nn.Module, inputs: Any, target: str, file: Path) -> float:
                 torch.export.save(program, handle)
             found = torch.export.load(partial).module()(*checked.values())
         else:
-            found = _write_onnx(program, list(given), checked, partial)
+            found = _write_onnx(program, list(_named(given)), _named(checked), partial)
         difference = float((found - exact).abs().max() / exact.abs().max().clamp_min(1e-12))
         require(
             difference <= CLOSE,

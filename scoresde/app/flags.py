@@ -215,6 +215,7 @@ class SolveFlags(TrainedFlags):
     draws: int = flag(16, "samples of each posterior")
     num_steps: int | None = flag(None, "of the sampler (30 for mmps)")
     labels: str | None = flag(None, "classes of measurements, as in 3 or 3,1,4 (those of the samples)")
+    prompt: str | None = flag(None, "captions of measurements, as of --mode sample (those of the samples)")
     cases: int = flag(20, "held-out samples that calibration is seen from; 0 for none")
     output: str | None = flag(None, "the picture, .png, or a folder; the numbers lie beside it (samples/ of the run)")
 
@@ -230,6 +231,7 @@ class EditFlags(TrainedFlags):
     draws: int = flag(1, "edits of each, at each noise level")
     num_steps: int | None = flag(None, "of the sampler (its default)")
     labels: str | None = flag(None, "classes of the edits, as in 3 or 3,1,4 (those of the samples)")
+    prompt: str | None = flag(None, "captions of the edits, as of --mode sample (those of the samples)")
     output: str | None = flag(None, "the picture, .png, or a folder; the numbers lie beside it (samples/ of the run)")
 
 

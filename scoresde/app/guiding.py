@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -117,6 +118,11 @@ class Guiding:
         if self.other is not None:
             _check_same_latents(own, self.other)
         if self.other is not None and self.by_classifier:
+            require(
+                not isinstance(example, Mapping),
+                f"guide_with={str(self.other.path)!r}: a classifier guides to classes, and this model takes captions; "
+                "leave it out, and --guidance weighs the captions",
+            )
             classifier = self.other.classifier(autoencoder=autoencoder).to(model.device)
             return ClassifierGuidance(
                 model, classifier, self.scale, interval=self.interval, model_cond=example is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from scoresde.app.pictures import labels_array, save_numbers, save_picture
 from scoresde.app.progress import Progress
 from scoresde.app.trained import Trained
 from scoresde.app.user_data import asked_data
+from scoresde.data.arrays import ArrayData
 from scoresde.errors import require
 
 EVALUATIONS = 64
@@ -62,7 +63,7 @@ def invert(flags: InvertFlags, overrides: Sequence[str]) -> int:
 def interpolate(flags: InterpolateFlags, overrides: Sequence[str]) -> int:
     """Draws rows from one sample to another: data from the great circle between their noises.
 
-    A conditional model draws each row in the class of its samples: pairs are of one class.
+    A conditional model draws each row in the class of its samples, or of their caption: pairs are of one.
     """
     trained = Trained.of(flags, overrides)
     pairs = flags.num_samples
@@ -70,11 +71,11 @@ def interpolate(flags: InterpolateFlags, overrides: Sequence[str]) -> int:
     output = output_path(flags.output, trained.folder / "interpolate.png", ".npz")
     data, source = asked_data(trained, flags.input)
     steps = EVALUATIONS if flags.num_steps is None else flags.num_steps
-    labels = data.labels
-    index = _pairs(torch.zeros(len(data), dtype=torch.long) if labels is None else labels, pairs)
+    index = _pairs(_kinds(data), pairs)
     require(
         len(index) == 2 * pairs,
-        f"num_samples={pairs}: there are only {len(index) // 2} pairs among {len(data)} samples",
+        f"num_samples={pairs}: there are only {len(index) // 2} pairs among {len(data)} samples"
+        + (", of one caption each; samples of --input are taken without captions" if trained.captioned else ""),
     )
     model = trained.model
     size = trained.batch_size()
@@ -99,6 +100,13 @@ def interpolate(flags: InterpolateFlags, overrides: Sequence[str]) -> int:
     print(f"{pairs} pairs ({source}), {COLUMNS} samples a row; the ends are met with an RMS error of {error:.2g}")
     print(f"picture: {output}\nnumbers: {numbers}")
     return 0
+
+
+def _kinds(data: ArrayData) -> Tensor:
+    """A number for each sample, the same for those of one class or caption."""
+    cond = data.cond
+    known = cond.get("text") if isinstance(cond, Mapping) else data.labels
+    return known if isinstance(known, Tensor) else torch.zeros(len(data), dtype=torch.long)
 
 
 def _pairs(labels: Tensor, count: int) -> Tensor:

@@ -35,7 +35,7 @@ def sample(flags: SampleFlags, overrides: Sequence[str]) -> int:
         flags.output, trained.folder / f"{flags.sampler}{trained.guiding.label}-seed{trained.seed}.png", ".npz"
     )
     numbers = output.with_suffix(".npz")
-    texts = read_prompts(flags)
+    texts = read_prompts(flags.prompt, flags.labels)
     if trained.captioned and flags.labels is None:
         texts = texts or examples_of(trained.checkpoint)
     cond = trained.of_texts(texts, flags.num_samples) if texts else trained.conditions(flags.num_samples, flags.labels)

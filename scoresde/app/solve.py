@@ -16,6 +16,7 @@ from scoresde import condition
 from scoresde._batches import batches
 from scoresde.app.calibration import calibrate, choose_method, simulate
 from scoresde.app.device import choose_threads
+from scoresde.app.drawing import read_prompts
 from scoresde.app.files import output_path
 from scoresde.app.flags import SolveFlags
 from scoresde.app.methods import Solver
@@ -27,6 +28,7 @@ from scoresde.app.tasks import Problems, Task, build_task, read_measured, task_k
 from scoresde.app.trained import Trained
 from scoresde.app.user_data import asked_data, own_data
 from scoresde.checkpoint import digest
+from scoresde.condition import Condition
 from scoresde.data.arrays import ArrayData
 from scoresde.data.toys import known_mixture
 from scoresde.errors import UsageError, require
@@ -101,15 +103,25 @@ def _problems(task: Task, flags: SolveFlags) -> Problems:
     )
     if flags.measured is not None:
         y = read_measured(task, flags)[: flags.num_samples]
-        require(
-            trained.every_condition is None or flags.labels is not None,
-            "labels: this model was trained with classes; give those of the measurements, as in --labels 3",
-        )
-        return Problems(y, trained.conditions(len(y), flags.labels), None, f"{len(y)} of {flags.measured}")
-    data, source = asked_data(trained, flags.input, flags.labels)
+        return Problems(y, _conditions(trained, flags, len(y)), None, f"{len(y)} of {flags.measured}")
+    data, source = asked_data(trained, flags.input, flags.labels, flags.prompt)
     count = min(flags.num_samples, len(data))
     x, cond, y = simulate(task, data, count, trained.seed)
     return Problems(y, cond, x, f"simulated for {count} samples ({source})")
+
+
+def _conditions(trained: Trained, flags: SolveFlags, count: int) -> Condition:
+    """Of measurements of a file: their classes or captions, which may be left out."""
+    texts = read_prompts(flags.prompt, flags.labels)
+    if texts:
+        return trained.of_texts(texts, count)
+    if trained.captioned and flags.labels is None:
+        return trained.without_caption(count)
+    require(
+        trained.every_condition is None or flags.labels is not None,
+        "labels: this model was trained with classes; give those of the measurements, as in --labels 3",
+    )
+    return trained.conditions(count, flags.labels)
 
 
 def _held_out(trained: Trained) -> tuple[ArrayData | None, str]:

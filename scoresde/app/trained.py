@@ -202,6 +202,10 @@ class Trained:
             return self.text_encoder.encode([""])
         return torch.zeros(1, dtype=torch.long) if self.data.num_classes else None
 
+    def without_caption(self, num_samples: int) -> Condition:
+        """The condition that there is no caption, of samples of a model of captions."""
+        return condition.spread(self.text_encoder.encode([""]), num_samples)
+
     def of_texts(self, texts: Sequence[str], num_samples: int) -> Condition:
         """Conditions of samples with some captions in turn.
 

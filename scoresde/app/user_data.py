@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from scoresde.app.conversion import read_data
+from scoresde.app.drawing import read_prompts
 from scoresde.app.import_weights import IMPORTED
 from scoresde.app.parts import captioned
 from scoresde.app.trained import Trained
@@ -57,18 +58,24 @@ def _as_trained(trained: Trained, data: ArrayData) -> ArrayData:
     return replace(data, codec=trained.network_model.codec)
 
 
-def asked_data(trained: Trained, path: str | None, classes: str | None = None) -> tuple[ArrayData, str]:
+def asked_data(
+    trained: Trained, path: str | None, classes: str | None = None, prompt: str | None = None
+) -> tuple[ArrayData, str]:
     """The samples that are asked about, in the model's codec and with the model's conditions, and what they are.
 
     Args:
         trained: what is asked.
         path: a user's file or folder; None for the held-out samples.
         classes: of the samples, as in "3,1,4", instead of their own labels.
+        prompt: their captions, as `read_prompts` takes them, instead of their own.
 
     Raises:
         UsageError: for a run without held-out samples, or a file that does not suit the model.
     """
+    texts = read_prompts(prompt, classes)
     data, source = _asked(trained, path, classes is None)
+    if texts:
+        return replace(data, cond=trained.of_texts(texts, len(data)), texts=(), table=None), source
     if classes is not None:
         data = replace(data, cond=trained.conditions(len(data), classes))
     return data, source
@@ -112,7 +119,7 @@ def _of_file(trained: Trained, path: str, labelled: bool) -> ArrayData:
     )
     labels: Condition = _labels(data, info, source) if info.num_classes and labelled else None
     if trained.captioned:
-        labels = trained.of_texts([""], len(data))
+        labels = trained.without_caption(len(data))
     return replace(data, cond=labels, class_names=info.class_names, codec=model.codec)
 
 

@@ -65,6 +65,11 @@ def draw(subject: Subject, options: FigureOptions) -> Figure:
     count = options.num_samples
     require(count is None or count >= 1, f"num_samples={count}: need at least 1")
     require(
+        not subject.captioned,
+        "what='guidance': is of classes, and this model was trained with captions; --mode sample --prompt TEXT "
+        "--guidance W shows what guidance makes of one",
+    )
+    require(
         subject.learned or subject.exact_labelled is not None,
         f"data={subject.config.data.path or subject.config.data.name!r}: without a run guidance is shown of blobs, "
         "whose scores are known for each class; name a run with --workdir",

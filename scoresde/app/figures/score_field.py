@@ -15,6 +15,7 @@ from torch import Tensor
 
 from scoresde import plots
 from scoresde.app.figures.subject import FigureOptions, Plane, Subject, in_chunks
+from scoresde.condition import Condition
 from scoresde.score_model import ScoreModel
 from scoresde.sde import Level
 
@@ -105,7 +106,7 @@ def _look(subject: Subject, plane: Plane, level: Level) -> tuple[Tensor, Tensor,
     def points(some: Tensor) -> Tensor:
         return plane.points(some, level.alpha).to(device, dtype)
 
-    def field(model: ScoreModel, cond: Tensor | None) -> Tensor:
+    def field(model: ScoreModel, cond: Condition) -> Tensor:
         with model.eval_mode():
             along = in_chunks(
                 lambda some, given: plane.vectors(model.score(points(some), t, given)), places, size, cond

@@ -134,8 +134,18 @@ class Subject:
         """Samples at a time; see `Trained.batch_size`."""
         return build.build_batch_size(self.config, self.model.shape, self.model.device, graphs)
 
-    def labels(self, count: int) -> Tensor | None:
-        """Conditions for samples: the class that is looked at, otherwise all in turn; None for a model without."""
+    @property
+    def captioned(self) -> bool:
+        """Whether the model was trained with captions; it is then looked at without one."""
+        return self.trained is not None and self.trained.captioned
+
+    def labels(self, count: int) -> Condition:
+        """Conditions for samples: the class that is looked at, otherwise all in turn; None for a model without.
+
+        Those of a model of captions are that there is none.
+        """
+        if self.trained is not None and self.captioned:
+            return condition.to(self.trained.without_caption(count), self.model.device)
         if not (self.learned and self.num_classes):
             return None
         chosen = torch.arange(count) % self.num_classes if self.label is None else torch.full((count,), self.label)
@@ -172,7 +182,8 @@ def subject_of_run(trained: Trained, labels: str | None, with_data: bool) -> Sub
     data = None
     if with_data:
         train, held_out = own_data(trained)
-        data = (train if trained.data.num_classes else replace(train, cond=None), held_out)
+        takes_cond = trained.data.num_classes or trained.captioned
+        data = (train if takes_cond else replace(train, cond=None), held_out)
     subject = Subject(trained.model, True, trained.config, data, trained.data, None, trained, trained.guiding)
     label = _label(labels, trained.data)
     return subject if label is None else subject.of_class(label)

@@ -52,7 +52,8 @@ def draw(subject: Subject, options: FigureOptions) -> Figure:
     level = subject.levels(NOISE_LEVELS)
     data = subject.held_out or subject.train
     size = subject.batch_size()
-    errors = {"learned": _errors(model, data, level, bool(subject.num_classes), options.seed, size)}
+    takes_cond = subject.num_classes > 0 or subject.captioned
+    errors = {"learned": _errors(model, data, level, takes_cond, options.seed, size)}
     if subject.closed_form:
         errors["exact"] = _errors(subject.exact, data, level, False, options.seed, size)
     errors["best of a Gaussian"] = gaussian_error(subject.train, level)
