@@ -7,7 +7,7 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -28,7 +28,6 @@ from scoresde.score_model import ScoreModel
 TARGETS = ("diffusers", "onnx", "torch_export")
 SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2"}
 CLOSE = 1e-4  # largest difference of a graph's output, relative to the largest value, that passes
-Inputs = dict[str, Tensor | dict[str, Tensor]]  # in the order of a module's arguments
 EXAMPLES = 3  # samples of the batch that a graph is made with
 CHECKED = 5  # and of the one that it is compared on
 
@@ -46,6 +45,33 @@ class DenoiserModule(nn.Module):
         return self._model.denoise_at(x_t, self._model.sde.level(t), cond)  # `denoise` would check values
 
 
+@final
+class CaptionedSampler(nn.Module):
+    """A sampler of a model of captions: z `(B, *shape)`, tokens `(B, L, C)` and their mask `(B, L)` to samples."""
+
+    def __init__(self, sampler: SamplerModule) -> None:
+        super().__init__()
+        self.sampler = sampler
+        self.nfe = sampler.nfe
+
+    def forward(self, z: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+        samples: Tensor = self.sampler(z, {"tokens": tokens, "mask": mask})
+        return samples
+
+
+@final
+class CaptionedDenoiser(nn.Module):
+    """The denoiser of a model of captions: x_t `(B, *shape)`, t `(B,)`, tokens and mask to D."""
+
+    def __init__(self, denoiser: DenoiserModule) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+
+    def forward(self, x_t: Tensor, t: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+        x0_hat: Tensor = self.denoiser(x_t, t, {"tokens": tokens, "mask": mask})
+        return x0_hat
+
+
 def export(flags: ExportFlags, overrides: Sequence[str]) -> int:
     """Writes what flags ask for, and compares it with the model; returns the exit status."""
     target = flags.to
@@ -61,13 +87,13 @@ def export(flags: ExportFlags, overrides: Sequence[str]) -> int:
         print(f"written: {folder}, a pipeline of diffusers")
         return 0
     module, inputs = _sampler(trained, flags) if flags.sampler else _denoiser(trained)
-    what = f"{flags.sampler}-{module.nfe}" if isinstance(module, SamplerModule) else "denoiser"
+    what = f"{flags.sampler}-{module.nfe}" if isinstance(module, SamplerModule | CaptionedSampler) else "denoiser"
     what += trained.guiding.label  # beside the graph without guidance
     file = Path(flags.output or f"{_default(trained, what)}{SUFFIXES[target]}")
     require(file.suffix == SUFFIXES[target], f"output={str(file)!r}: a file of {target} ends in {SUFFIXES[target]}")
     make_folder(file.parent, "output", file.parent)
     difference = _write(module.eval(), inputs, target, file)
-    names = ", ".join(_named(inputs(1)))
+    names = ", ".join(inputs(1))
     print(f"written: {file}, of inputs {names}; its largest relative difference from the model is {difference:.1e}")
     return 0
 
@@ -77,44 +103,41 @@ def _default(trained: Trained, name: str) -> Path:
     return trained.folder.parent / "exported" / name
 
 
-def _inputs(trained: Trained, count: int) -> Inputs:
+def _inputs(trained: Trained, count: int) -> dict[str, Tensor]:
     """Noise, and classes or encoded captions, of some samples."""
     model = trained.network_model
     generator = torch.Generator().manual_seed(count)
-    found: Inputs = {"z": torch.randn(count, *model.shape, generator=generator).to(model.device, model.dtype)}
+    found: dict[str, Tensor] = {
+        "z": torch.randn(count, *model.shape, generator=generator).to(model.device, model.dtype)
+    }
     cond = condition.to(trained.conditions(count), model.device)
     if isinstance(cond, Tensor):
         return {**found, "label": cond}
-    return {**found, "cond": dict(condition.parts(cond))} if cond is not None else found
+    if not isinstance(cond, Mapping):
+        return found
+    return found | {name: part for name, part in cond.items() if isinstance(part, Tensor)}
 
 
-def _named(inputs: Inputs) -> dict[str, Tensor]:
-    """The tensors of inputs by name; those of a condition of several parts by the names of the parts."""
-    found: dict[str, Tensor] = {}
-    for name, value in inputs.items():
-        found |= {name: value} if isinstance(value, Tensor) else value
-    return found
-
-
-def _sampler(trained: Trained, flags: ExportFlags) -> tuple[SamplerModule, Any]:
+def _sampler(trained: Trained, flags: ExportFlags) -> tuple[SamplerModule | CaptionedSampler, Any]:
     """A whole sampler, and its inputs for a number of samples."""
     assert flags.sampler is not None
     sampler, grid = choose_sampler(trained, flags.sampler, flags.num_steps, leader=True)
     module = SamplerModule(trained.network_model, sampler, grid, model=trained.model)
-    return module, lambda count: _inputs(trained, count)
+    return CaptionedSampler(module) if trained.captioned else module, lambda count: _inputs(trained, count)
 
 
-def _denoiser(trained: Trained) -> tuple[DenoiserModule, Any]:
+def _denoiser(trained: Trained) -> tuple[DenoiserModule | CaptionedDenoiser, Any]:
     """The denoiser, and its inputs for a number of samples."""
     model = trained.network_model
 
-    def inputs(count: int) -> Inputs:
+    def inputs(count: int) -> dict[str, Tensor]:
         found = _inputs(trained, count)
         x_t = found.pop("z")
         t = torch.linspace(model.sde.t_min, model.sde.t_max, count + 1, device=model.device, dtype=model.dtype)[1:]
         return {"x_t": x_t, "t": t, **found}
 
-    return DenoiserModule(model, trained.model), inputs
+    module = DenoiserModule(model, trained.model)
+    return CaptionedDenoiser(module) if trained.captioned else module, inputs
 
 
 @torch.no_grad()
@@ -126,9 +149,7 @@ def _write(module: nn.Module, inputs: Any, target: str, file: Path) -> float:
     """
     given = inputs(EXAMPLES)
     batch = torch.export.Dim("batch", min=1, max=2**16)
-    shapes = tuple(
-        {0: batch} if isinstance(value, Tensor) else {name: {0: batch} for name in value} for value in given.values()
-    )
+    shapes = tuple({0: batch} for _ in given)
     checked = inputs(CHECKED)
     exact = module(*checked.values())
     partial = file.with_name(f".partial-{file.name}")
@@ -140,7 +161,7 @@ def _write(module: nn.Module, inputs: Any, target: str, file: Path) -> float:
                 torch.export.save(program, handle)
             found = torch.export.load(partial).module()(*checked.values())
         else:
-            found = _write_onnx(program, list(_named(given)), _named(checked), partial)
+            found = _write_onnx(program, list(given), checked, partial)
         difference = float((found - exact).abs().max() / exact.abs().max().clamp_min(1e-12))
         require(
             difference <= CLOSE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -135,7 +136,8 @@ def _check_scaling(config: ConfigDict, data: ArrayData, codec: AutoencoderCodec)
 
 
 def _in_latents(data: ArrayData, codec: AutoencoderCodec, device: torch.device) -> ArrayData:
-    with Progress("encode", len(data), unit="samples") as progress:
+    first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started, or the only one
+    with Progress("encode", len(data), unit="samples", shown=first) as progress:
         return encoded(data, codec, device, progress.update)
 
 
