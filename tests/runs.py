@@ -23,6 +23,23 @@ TINY = ["--mode=train", "--device=cpu", "--config.training.num_steps=2", "--conf
 DIGITS = [*TINY, "--sde=vp", "--config.network.channels=8", "--config.training.dequantize=True"]
 SMALL_MLP = ["--config=toy", "--config.network.width=16", "--config.network.depth=1"]
 TOY = [*TINY, *SMALL_MLP, "--config.training.num_steps=4"]
+SMALL = ["--device=cpu", "--config=vp", "--config.training.num_steps=2", "--config.training.batch_size=32"]
+AUTOENCODER = [
+    *("--mode=train_autoencoder", *SMALL, "--config.network.channels=8", "--config.network.latent_channels=3"),
+    *("--config.network.multipliers=(1,2)", "--config.network.num_blocks=1"),
+]
+OF_LATENTS = [*SMALL, "--config.data.autoencoder=runs/ae", "--config.network.channels=8"]
+LATENT = ["--mode=train", *OF_LATENTS, "--config.network.label_dropout=0.1"]
+LATENT_CLASSIFIER = ["--mode=train_classifier", *OF_LATENTS]
+CAPTIONS = "--config.data.captions=digits"
+TEXT_ENCODER = [
+    *("--mode=train_text_encoder", *SMALL, CAPTIONS, "--config.network.width=16", "--config.network.depth=1"),
+    "--config.network.max_length=12",
+]
+CAPTIONED = [
+    *("--mode=train", *OF_LATENTS, CAPTIONS, "--config.data.text_encoder=runs/text"),
+    *("--config.network.label_dropout=0.1", "--config.network.attention_levels=(1,)"),
+]
 LOGGED = [  # a run with lines of metrics, checkpoints and pictures on the way
     *("--mode=train", *SMALL_MLP, "--config.training.batch_size=32", "--config.training.num_steps=20"),
     *("--config.logging.every=3", "--config.logging.checkpoint_every=7"),

@@ -28,6 +28,7 @@ from scoresde.errors import (
 
 HELP = {"--help", "-h", "--helpfull", "help"}
 TRY_SAMPLES = 16  # at a time, if there is not enough memory for more
+MAY_BE_EMPTY = ("prompt",)  # flags whose empty value means something
 NO_COMPILER = "install a compiler (of C++, for CUDA Triton), or leave --config.sampling.compile out"
 EXAMPLES = """scoresde: score-based generative modelling through SDEs
 
@@ -171,7 +172,7 @@ def _parsed(values: absl_flags.FlagValues, name: str, mode: Mode) -> Flags:
         if flag == "mode" or not values[flag].present:
             continue
         value = values[flag].value
-        require(value != "", f"{flag}='': is empty; give a value, or leave --{flag} out")
+        require(value != "" or flag in MAY_BE_EMPTY, f"{flag}='': is empty; give a value, or leave --{flag} out")
         shown = f"{value:g}" if isinstance(value, float) else value
         require(flag in own, f"{flag}={shown}: belongs to {_list_modes(flag)}; {_instead(name, mode, flag)}")
         given[own[flag].name] = value

@@ -24,6 +24,7 @@ from torch import nn
 from scoresde import checkpoint
 from scoresde.app.config import from_json, load_config, of_run
 from scoresde.app.files import flat
+from scoresde.app.parts import autoencoder_at
 from scoresde.app.run_folder import RunFolder, checkpoint_at
 from scoresde.codec import Codec, Scaling
 from scoresde.data.arrays import ArrayData
@@ -184,17 +185,21 @@ class Origin:
             )
         return codec if suits(data.values, codec) else data.codec
 
-    def check_latents(self, codec: Codec) -> None:
-        """Raises `UsageError` unless data are in the latents that the checkpoint's model knows, if it knows any."""
-        was, now = self.model["codec"], describe_codec(codec)
-        if LATENT not in (was.get("name"), now.get("name")):
-            return
-        digests = [part.get("digest") for part in (was, now)]
-        known = f"learned the latents of {was.get('path')} ({digests[0]})" if digests[0] else "learned data"
+    def check_latents(self, autoencoder: str) -> None:
+        """Raises `UsageError` unless data are in the latents that the checkpoint's model knows, if it knows any.
+
+        Args:
+            autoencoder: `config.data.autoencoder`.
+        """
+        codec = self.model["codec"]
+        was = codec.get("digest", "") if codec.get("name") == LATENT else ""
+        field = "config.data.autoencoder"
+        now = checkpoint.read_header(autoencoder_at(autoencoder, field))["digest"] if autoencoder else ""
+        known = f"the latents of {codec.get('path')} ({was})" if was else "data"
         require(
-            digests[0] == digests[1],
-            f"init_from={self.path!r}: its model {known}, and config.data.autoencoder={now.get('path', '')!r} "
-            f"({digests[1] or 'none'}); its weights need the former",
+            was == now,
+            f"init_from={self.path!r}: its model learned {known}, and {field}={autoencoder!r} ({now or 'none'}); its "
+            "weights need the former",
         )
 
     def announcement(self, model: NetworkScoreModel) -> str:

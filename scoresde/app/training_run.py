@@ -88,6 +88,8 @@ def build_run(folder: RunFolder, config: ConfigDict, device: torch.device, origi
     """The run as it begins: with fresh weights, or with those of its origin if the folder has no checkpoints yet."""
     world, device = join_world(device)
     plain_config = json.loads(config.to_json_best_effort())
+    if origin is not None:
+        origin.check_latents(config.data.autoencoder)
     data, held_out = read_data(config)
     if origin is not None and not config.data.center and not config.data.autoencoder:
         codec = origin.scaling(data)
@@ -96,8 +98,6 @@ def build_run(folder: RunFolder, config: ConfigDict, device: torch.device, origi
     choose_threads(config.training.batch_size // world.size * math.prod(data.shape))
     info = DataInfo.of(data, held_out)  # before the model, which may need of the data what is found in this pass
     data, held_out, parts = kind.prepare(folder, config, data, held_out, device)
-    if origin is not None:
-        origin.check_latents(data.codec)
     model = kind.build_model(config, data).to(device)
     description = {
         "models": {model.role: describe_model(model)},

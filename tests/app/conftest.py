@@ -9,7 +9,7 @@ import pytest
 
 from scoresde.app import fitted_tables
 from scoresde.app.cli import main
-from tests.runs import DIGITS, TOY, train_logged
+from tests.runs import AUTOENCODER, CAPTIONED, DIGITS, LATENT, LATENT_CLASSIFIER, TEXT_ENCODER, TOY, train_logged
 
 
 @pytest.fixture(scope="session")
@@ -38,6 +38,40 @@ def work(runs, monkeypatch):
     """The module's copy of the trained runs as the working directory."""
     monkeypatch.chdir(runs)
     return runs
+
+
+@pytest.fixture(scope="session")
+def trained_in_latents(tmp_path_factory):
+    """A folder with runs on digits: two autoencoders (ae, other), a model of the latents of the first (latent), its
+    classifier (classifier), an encoder of captions (text), and a model of latents with captions (captioned)."""
+    folder = tmp_path_factory.mktemp("latents")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name, command in {
+            "ae": AUTOENCODER,
+            "other": [*AUTOENCODER, "--seed=1"],
+            "latent": LATENT,
+            "classifier": LATENT_CLASSIFIER,
+            "text": TEXT_ENCODER,
+            "captioned": CAPTIONED,
+        }.items():
+            assert main([*command, f"--workdir=runs/{name}"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def latent_runs(trained_in_latents, tmp_path_factory):
+    """The module's own copy of the runs in latents."""
+    folder = tmp_path_factory.mktemp("work") / "copy"
+    shutil.copytree(trained_in_latents, folder)
+    return folder
+
+
+@pytest.fixture
+def latents(latent_runs, monkeypatch):
+    """The module's copy of the runs in latents as the working directory."""
+    monkeypatch.chdir(latent_runs)
+    return latent_runs
 
 
 @pytest.fixture(scope="session")
