@@ -11,6 +11,7 @@ from scoresde.errors import UsageError, require
 from scoresde.interop.hf_diffusers import FILES, SCHEDULER, unet_places
 from scoresde.interop.weights import copy_out
 from scoresde.models.base import plain_network
+from scoresde.models.latent_codec import AutoencoderCodec
 from scoresde.models.network import NetworkScoreModel
 from scoresde.named_sdes import EDMSDE, DiscreteVPSDE, RectifiedFlowSDE
 from scoresde.networks import UNet
@@ -40,11 +41,16 @@ def to_diffusers(model: NetworkScoreModel, folder: Path | str) -> None:
     samples from -1 to 1.
 
     Raises:
-        UsageError: for a network, SDE or parametrisation that diffusers does not have.
+        UsageError: for a model of latents; for a network, SDE or parametrisation that diffusers does not have.
     """
     from safetensors.torch import save
 
     network = plain_network(model.network)
+    require(
+        not isinstance(model.codec, AutoencoderCodec),
+        "to='diffusers': this model makes latents, and the pipeline that is written would show them as images; take "
+        "onnx or torch_export, whose samplers decode them",
+    )
     require(
         isinstance(network, UNet),
         f"to='diffusers': the network is a {type(network).__name__}; only a UNet is written; take onnx or torch_export",

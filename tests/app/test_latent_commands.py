@@ -200,7 +200,9 @@ def test_a_graph_of_a_denoiser_takes_latents_and_tokens(latents, tmp_path, capsy
 
 
 def test_diffusers_has_no_pipeline_of_latents(latents, capsys):
-    assert_mistake(capsys, ["--mode=export", *ON, "--to=diffusers"], r"to='diffusers': .*take onnx or torch_export")
+    assert_mistake(
+        capsys, ["--mode=export", *ON, "--to=diffusers"], r"to='diffusers': this model makes latents, .*take onnx"
+    )
 
 
 # --- guidance and swapped parts -------------------------------------------------------------------------------------
