@@ -244,6 +244,7 @@ class VisualizeFlags(TrainedFlags):
     num_samples: int | None = flag(None, "how many samples or paths are shown")
     num_steps: int | None = flag(None, "of the sampler")
     labels: str | None = flag(None, "the class that is shown")
+    prompt: str | None = flag(None, "of attention: what is to be seen (a caption of the run's data)")
     output: str | None = flag(None, "the picture to write: .png, .svg or, of pictures that move, .gif; or a folder")
 
 

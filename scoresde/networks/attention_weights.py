@@ -21,8 +21,8 @@ def watching(watch: Watch) -> Iterator[None]:
     """While entered, every attention to tokens in this process calls `watch(weights, mask)`.
 
     Args:
-        watch: is given the weights `(B, heads, N, L)`, which for each of N places sum to 1 over the tokens, and the mask
-            `(B, L)` of tokens that count, None for all. Token 0 is the network's own.
+        watch: is given the weights `(B, heads, N, L)`, which for each of N places sum to 1 over the tokens, and the
+            mask `(B, L)` of tokens that count, None for all. Token 0 is the network's own.
     """
     _watches.append(watch)
     try:
