@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass, replace
 from inspect import signature
 from types import MappingProxyType
@@ -37,6 +38,7 @@ from samplers import (
 )
 from scoresde import condition
 from scoresde._batches import choose_batch_size
+from scoresde.autoencoding import AutoencodingObjective
 from scoresde.codec import Codec, Scaling
 from scoresde.data import ArrayData, ReadOptions, load
 from scoresde.data.stores import Watch
@@ -49,6 +51,7 @@ from scoresde.models.network import NetworkScoreModel
 from scoresde.models.text_encoder import ContrastiveTextModel
 from scoresde.networks import ClassifierNetwork, ContrastiveNetwork, DiT, ImageEncoder, Network, TextTransformer
 from scoresde.networks.autoencoder import AutoencoderNetwork
+from scoresde.networks.discriminator import discriminator_of
 from scoresde.objective import Objective
 from scoresde.parametrization import Parametrization
 from scoresde.registry import classes, construct
@@ -153,7 +156,8 @@ def build_classifier(config: ConfigDict, train: ArrayData) -> NoisyClassifier:
 
 
 def build_autoencoder(config: ConfigDict, train: ArrayData) -> Autoencoder:
-    """The autoencoder for some data."""
+    """The autoencoder for some data; not sharded, as its halves are used apart and a codebook changes in a step."""
+    require(not config.training.shard, "training.shard=True: autoencoders are not sharded; set it to False")
     network: dict[str, Any] = config.network.to_dict()
     shape = train.codec.encoded_shape(train.shape)
     cls = classes(AutoencoderNetwork).get(network["name"])
@@ -162,7 +166,11 @@ def build_autoencoder(config: ConfigDict, train: ArrayData) -> Autoencoder:
     network |= {name: value for name, value in given.items() if name in taken}
     built: AutoencoderNetwork = _drawn(network, AutoencoderNetwork, config.seed)
     built.latent_shape(shape)  # a mistake is answered before a run folder is made
-    return Autoencoder(built, shape, train.codec)
+    objective = build_objective(config)
+    adversarial = isinstance(objective, AutoencodingObjective) and objective.adversarial_weight > 0
+    with _seeded(config.seed):
+        discriminator = discriminator_of(shape) if adversarial else None
+    return Autoencoder(built, shape, train.codec, discriminator)
 
 
 def build_text_encoder(config: ConfigDict, train: ArrayData) -> ContrastiveTextModel:
@@ -174,8 +182,7 @@ def build_text_encoder(config: ConfigDict, train: ArrayData) -> ContrastiveTextM
     )
     words = build_vocabulary(train).words
     text: TextTransformer = _drawn(config.network.to_dict() | {"words": words}, TextTransformer, config.seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+    with _seeded(config.seed):
         network = ContrastiveNetwork(text, ImageEncoder(shape[0], dims=len(shape) - 1))
     return ContrastiveTextModel(network, shape, train.codec)
 
@@ -224,9 +231,16 @@ def _build_network(
 def _drawn(description: dict[str, Any], kind: type[nn.Module], seed: int) -> Any:
     """The network of a description, its weights drawn from the seed; the global random state is left as it was."""
     require(0 <= seed < 2**64, f"seed={seed}: need 0 <= seed < 2**64")
+    with _seeded(seed):
+        return construct(description, kind, "config.network")
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """While entered, weights are drawn from the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return construct(description, kind, "config.network")
+        yield
 
 
 def _condition_sizes(name: str, train: ArrayData) -> dict[str, int]:

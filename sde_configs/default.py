@@ -36,6 +36,7 @@ def _data(config: ConfigDict) -> None:
     config.data.held_out = 0.25  # share of the samples that is not trained on
     config.data.autoencoder = ""  # a run or a checkpoint of --mode train_autoencoder: its latents are learned
     config.data.text_encoder = ""  # of captions: a run of --mode train_text_encoder, minilm, a folder, or hf:NAME
+    config.data.captions = ""  # texts to train on: own (beside images, in tables), classes, digits (made from labels)
     config.data.class_conditional = True  # give labels to the network, if the data has them
     config.data.center = ()  # one number, or one a column or channel: raw values of 0 in the model; (): from the data
     config.data.scale = ()  # raw values of a unit of the model, with data.center

@@ -8,6 +8,7 @@ import pkgutil
 import re
 import shlex
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ml_collections import ConfigDict, config_flags
 import sde_configs
 from scoresde._json import parse_json
 from scoresde.app.files import PLACE, flat
+from scoresde.autoencoding import AutoencodingObjective
 from scoresde.contrastive import ContrastiveObjective
 from scoresde.errors import UsageError, flag_error, require, unknown_name
 from scoresde.networks import ClassifierNetwork, ConvAutoencoder, TextTransformer
@@ -100,7 +102,11 @@ def as_autoencoder(config: ConfigDict) -> ConfigDict:
     taken = {name: p.default for name, p in inspect.signature(ConvAutoencoder).parameters.items()}
     names = ("channels", "multipliers", "num_blocks", "latent_channels", "kind")
     config.network = ConfigDict({"name": ConvAutoencoder.__name__, **{name: taken[name] for name in names}})
-    config.objective = ConfigDict({"name": "AutoencodingObjective"})
+    loss = AutoencodingObjective()
+    config.objective = ConfigDict(
+        {"name": type(loss).__name__, **{f.name: getattr(loss, f.name) for f in fields(loss)}}
+    )
+    config.training.num_steps = 1200
     config.training.lr = 1e-3
     return config
 
@@ -118,6 +124,7 @@ def as_text_encoder(config: ConfigDict) -> ConfigDict:
     names = ("width", "depth", "num_heads", "max_length", "dropout")
     config.network = ConfigDict({"name": TextTransformer.__name__, **{name: taken[name] for name in names}})
     config.objective = ConfigDict({"name": ContrastiveObjective.__name__})
+    config.training.num_steps = 600
     config.training.batch_size = 128  # each sample is sought among these
     config.training.lr = 1e-3
     return config

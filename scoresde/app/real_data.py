@@ -49,6 +49,7 @@ def read_samples(path: str, argument: str, config: ConfigDict, codec: Codec | No
         UsageError: if it cannot be read.
     """
     options = {f.name: config.data[f.name] for f in fields(ReadOptions) if f.name in config.data}
+    options |= {"captions": ""}
     source = f"{argument}={path!r}"
     with reading(source, "data"):
         data = read_path(Path(path).expanduser(), ReadOptions(**options), source)

@@ -139,7 +139,7 @@ def read_samples(trained: Trained, path: str, source: str, given: Mapping[str, A
     info = trained.data
     known = trained.config.data
     options: dict[str, Any] = {f.name: known[f.name] for f in fields(ReadOptions) if f.name in known}
-    options |= {"labels_path": "", **given}
+    options |= {"labels_path": "", "captions": "", **given}
     place = Path(path).expanduser()
     with reading(source, "data"):
         data = read_path(place, ReadOptions(**options), source)

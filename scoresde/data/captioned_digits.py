@@ -26,7 +26,7 @@ from torch import Tensor
 
 from scoresde.codec import Scaling
 from scoresde.data.arrays import ArrayData
-from scoresde.data.captioning import describe, digit_captions, numbered
+from scoresde.data.captioning import describe, digit_captions, with_captions
 from scoresde.data.centre_lines import Lines, centre_lines
 from scoresde.data.strokes import EDGES, UPRIGHT, measure_strokes
 
@@ -44,8 +44,8 @@ def digits_text() -> ArrayData:
     """9,684 drawn digits, 24 x 24, with captions in the wordings for training."""
     images, labels = draw_digits()
     strokes = measure_strokes(images / 255, labels)
-    texts, numbers = numbered(digit_captions(describe(strokes, labels, EDGES)))
-    return ArrayData(images, {"text": numbers}, Scaling(127.5, 127.5), texts=texts)
+    data = ArrayData(images, codec=Scaling(127.5, 127.5))
+    return with_captions(data, digit_captions(describe(strokes, labels, EDGES)))
 
 
 class Drawn(NamedTuple):

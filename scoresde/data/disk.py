@@ -1,8 +1,8 @@
 """Data that are read from disk, batch by batch, because they do not fit into memory.
 
 A .npy file is read where it lies. Everything else (folders of images, tables, archives) is converted once to a .npy
-file in the folder `data.cache`, by the same readers as in memory. With it are kept the labels, the names of the
-classes, the type of the tensors and the scaling. So every kind of data is trained on in one way.
+file in the folder `data.cache`, by the same readers as in memory. With it are kept the labels or captions, the names of
+the classes, the type of the tensors and the scaling. So every kind of data is trained on in one way.
 
 A conversion has a folder of its own. Its name is a checksum of what it depends on: the names, sizes and times of the
 files, and the options. The folder gets this name when it is whole; one that was left by a killed process is begun
@@ -21,26 +21,28 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from scoresde import condition
 from scoresde._files import write_bytes, write_text
 from scoresde._json import parse_json
 from scoresde.codec import Scaling
 from scoresde.data.arrays import ArrayData
 from scoresde.data.file_array import FileArray
 from scoresde.data.folders import walk
-from scoresde.data.options import ReadOptions
+from scoresde.data.options import OWN, ReadOptions
 from scoresde.data.stores import FileStore, NewStore, Watch, open_array
 from scoresde.errors import UsageError, machine_error, require
 
 FORMAT = 1  # of a conversion
 VALUES = "values.npy"
 LABELS = "labels.npy"
+CAPTIONS = "captions.json"
 DESCRIPTION = "description.json"
 TYPES = (torch.uint8, torch.int16, torch.int32, torch.int64, torch.float32, torch.float64)
 IRRELEVANT = ("max_gigabytes", "from_disk", "cache")  # to what is read
@@ -110,6 +112,8 @@ def _key(files: Sequence[tuple[str, Path | None]], options: ReadOptions) -> str:
         found = path.stat() if path.exists() else path.lstat()  # a link may lead nowhere
         states.append([name, found.st_size, found.st_mtime_ns])
     chosen = {name: value for name, value in asdict(options).items() if name not in IRRELEVANT}
+    if options.captions != OWN:  # others are made of what is read
+        del chosen["captions"]
     text = json.dumps([FORMAT, states, chosen], sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
@@ -162,6 +166,10 @@ def _write(folder: Path, read: Callable[[NewStore], ArrayData], watch: Watch | N
         content = io.BytesIO()
         np.save(content, data.labels.numpy())
         write_bytes(folder / LABELS, content.getvalue())
+    if data.texts:
+        ((_, places),) = condition.parts(data.cond)
+        captions = {"texts": data.texts, "numbers": places.tolist()}
+        write_text(folder / CAPTIONS, json.dumps(captions))
     description = {
         "shape": values.shape,
         "dtype": str(values.dtype),
@@ -186,7 +194,12 @@ def _read(folder: Path) -> ArrayData:
         values = open_array(folder / VALUES, str(folder / VALUES)).reshape(*found["shape"]).typed(dtype)
         labels = folder / LABELS
         cond = torch.from_numpy(np.load(labels, allow_pickle=False)) if labels.exists() else None
-        return ArrayData(values, cond, Scaling(center, scale), tuple(found["class_names"]))
+        data = ArrayData(values, cond, Scaling(center, scale), tuple(found["class_names"]))
+        if not (folder / CAPTIONS).exists():
+            return data
+        captions = parse_json((folder / CAPTIONS).read_bytes())
+        numbers = torch.tensor(captions["numbers"], dtype=torch.long)
+        return replace(data, cond={"text": numbers}, texts=tuple(map(str, captions["texts"])))
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UsageError(f"{str(folder)!r}: is damaged ({error}); delete it, and it is written anew") from error
 

@@ -19,7 +19,8 @@ import numpy as np
 
 from scoresde.data.decoding import gather
 from scoresde.data.images import SUFFIXES
-from scoresde.data.options import ReadOptions, choose_split, reading
+from scoresde.data.options import OWN, ReadOptions, choose_split, reading
+from scoresde.data.own_captions import beside
 from scoresde.data.parquet import is_saved, read_parquet, read_saved
 from scoresde.data.stores import Raw, Store
 from scoresde.errors import require
@@ -95,6 +96,8 @@ def read_images(root: Path, files: list[Path], options: ReadOptions, source: str
         root = root / choose_split(names, options, source)
         return read_images(root, [file for file in files if file.is_relative_to(root)], options, source, store)
     values, kept = gather(((repr(str(file)), file) for file in files), len(files), options, source, store)
+    if options.captions == OWN:
+        return Raw(values, captions=beside([files[number] for number in kept], root, source))
     if not nested or len(names) < 2:
         return Raw(values)
     labels = np.array([names.index(p[0]) for p in parts])

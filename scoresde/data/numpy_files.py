@@ -22,8 +22,9 @@ from numpy.lib import format as npy_format
 from torch import Tensor
 
 from scoresde.data.arrays import MAX_CLASSES, ArrayData, check_finite, check_shape
+from scoresde.data.captioning import with_captions
 from scoresde.data.file_array import FileArray
-from scoresde.data.options import ReadOptions, reading
+from scoresde.data.options import OWN, ReadOptions, reading
 from scoresde.data.scaling import scaling_of, typed_moments
 from scoresde.data.stores import (
     COLUMNS_FIRST,
@@ -126,7 +127,7 @@ def _read_array(
 
 def from_raw(raw: Raw, options: ReadOptions, source: str) -> ArrayData:
     """Data from arrays, with the checks and the scaling that all sources share."""
-    values, labels, class_names = raw
+    values, labels, class_names, captions = raw
     try:
         check_shape(values.shape)
     except UsageError as error:
@@ -138,7 +139,12 @@ def from_raw(raw: Raw, options: ReadOptions, source: str) -> ArrayData:
         f"{source}: looks like (N, H, W, C), with channels last, by its shape {values.shape}; "
         "save x.transpose(0, 3, 1, 2)",
     )
-    if not options.class_conditional:
+    require(
+        options.captions != OWN or captions is not None,
+        f"{source}: data.captions={OWN!r} reads the captions of folders of images and of tables, and here are none; "
+        "leave it out",
+    )
+    if not options.class_conditional or captions is not None:
         labels = None
         class_names = ()
     if labels is not None:
@@ -158,7 +164,8 @@ def from_raw(raw: Raw, options: ReadOptions, source: str) -> ArrayData:
             check_finite(tensor)
     except UsageError as error:
         raise UsageError(f"{source}: {error}") from error
-    return replace(data, codec=scaling_of(found, tensor.ndim, source))
+    data = replace(data, codec=scaling_of(found, tensor.ndim, source))
+    return data if captions is None else with_captions(data, captions)
 
 
 def number_classes(labels: np.ndarray, names: tuple[str, ...]) -> tuple[Tensor, tuple[str, ...]]:

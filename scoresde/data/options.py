@@ -10,6 +10,9 @@ as they are, and files that do not are refused until the options say what to do 
 - "squash" scales each axis by its own factor, and so changes the proportions;
 - "center" does not scale: on each axis it cuts out the centre, or surrounds it with black.
 
+`captions` says where the texts come from that a model of text is trained on: "" is none, "own" those that lie with the
+images, "classes" are made from the names of the classes, and "digits" from the labels and what is measured of strokes.
+
 Scaling is bicubic, with a filter as wide as the pixels of the coarser image to avoid aliasing.
 """
 
@@ -25,6 +28,8 @@ from scoresde.errors import UsageError, require, unknown_name
 
 RESIZE_MODES = ("crop", "pad", "squash", "center")
 LARGEST_SIDE = 2**14
+OWN, CLASSES, DIGITS = "own", "classes", "digits"
+CAPTIONS = (OWN, CLASSES, DIGITS)
 
 
 @final
@@ -46,6 +51,7 @@ class ReadOptions:
     max_gigabytes: float = 8.0
     from_disk: bool = False
     cache: str = ""
+    captions: str = ""
 
     def __post_init__(self) -> None:
         size = self.image_size
@@ -61,6 +67,12 @@ class ReadOptions:
         require(
             self.from_disk or not self.cache,
             f"data.cache={self.cache!r}: is for data that are read from disk; set data.from_disk=True, or leave it out",
+        )
+        if self.captions and self.captions not in CAPTIONS:
+            raise unknown_name("data.captions", self.captions, CAPTIONS)
+        require(
+            self.class_conditional or self.captions in ("", OWN),
+            f"data.captions={self.captions!r}: is made from labels; set data.class_conditional=True, which reads them",
         )
 
     @property

@@ -1,9 +1,9 @@
 """Images in tables: parquet files, folders written by `save_to_disk`, and Hugging Face data sets by name.
 
 All three are the same thing: a column `image` with the bytes of image files, as {bytes, path} or bare, and a column
-`label` of numbers (or of words, which are numbered in sorted order). The names of the classes are in the schema, as
-Hugging Face's libraries write it. Tables are read one column and some rows at a time: first the labels, then the
-images. The undecoded images are never in memory all at once.
+`label` of numbers (or of words, which are numbered in sorted order), or a column `text` if captions are asked for. The
+names of the classes are in the schema, as Hugging Face's libraries write it. Tables are read one column and some rows
+at a time: first the labels or texts, then the images. The undecoded images are never in memory all at once.
 
 Parquet and Arrow files are read with pyarrow alone. Paths in a table are not followed: a table does not choose what is
 read on this machine. Only a name that begins with `hf:` is given to the `datasets` library, which may then download.
@@ -21,12 +21,14 @@ import numpy as np
 
 from scoresde._json import parse_json
 from scoresde.data.decoding import Item, gather
-from scoresde.data.options import ReadOptions, choose_split, optional_module, reading
+from scoresde.data.options import OWN, ReadOptions, choose_split, optional_module, reading
+from scoresde.data.own_captions import checked, plain
 from scoresde.data.stores import Raw, Store
 from scoresde.errors import UsageError, require
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "labels")
+TEXT_COLUMNS = ("text", "caption", "captions")
 ROWS = 256  # read at a time
 SPLIT_FILE = re.compile(r"(.+)-\d{5}-of-\d{5}(-\w+)?\.parquet")  # Hugging Face's names: train-00000-of-00002.parquet
 
@@ -153,12 +155,15 @@ def _read_tables(tables: list[Table], options: ReadOptions, source: str, store: 
         )
     labels: np.ndarray | None = None
     names: tuple[str, ...] = ()
-    if label is not None and options.class_conditional:
+    if label is not None and options.class_conditional and options.captions != OWN:
         labels, names = _labels(tables, label, source)
     total = sum(table.num_rows for table in tables)
+    texts = _texts(tables, source) if options.captions == OWN else None
     values, kept = gather(_items(tables, image), total, options, source, store)
     require(labels is None or len(labels) == total, f"{source}: holds fewer labels than the {total} rows it declares")
-    return Raw(values, None if labels is None else labels[kept], names)
+    require(texts is None or len(texts) == total, f"{source}: holds fewer captions than the {total} rows it declares")
+    captions = None if texts is None else checked([texts[row] for row in kept], source)
+    return Raw(values, None if labels is None else labels[kept], names, captions)
 
 
 def _columns(table: Table, source: str) -> tuple[str, str | None]:
@@ -205,6 +210,24 @@ def _labels(tables: list[Table], label: str, source: str) -> tuple[np.ndarray, t
         all(type(cell) is int for cell in cells), f"{source}: {label!r} holds other things than whole numbers or words"
     )
     return np.array(cells, np.int64), _class_names(tables[0].schema, label)
+
+
+def _texts(tables: list[Table], source: str) -> list[str]:
+    """The caption of each row; of a list of several, the first."""
+    column = next((name for name in TEXT_COLUMNS if name in tables[0].schema.names), None)
+    if column is None:
+        found = tables[0].schema.names[:10]
+        raise UsageError(f"{source}: data.captions={OWN!r} needs a column 'text' or 'caption', not {found}")
+    texts = []
+    for table in tables:
+        for batch in table.batches(column):
+            batch.validate(full=True)
+            for cell in batch.column(0).to_pylist():
+                text = (cell[0] if cell else None) if isinstance(cell, list) else cell
+                kind = type(text).__name__
+                require(text is None or isinstance(text, str), f"{source}: {column!r} holds a {kind}; need text")
+                texts.append(plain(text))
+    return texts
 
 
 def _class_names(schema: Any, label: str) -> tuple[str, ...]:

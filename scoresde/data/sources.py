@@ -18,12 +18,13 @@ import torch
 from scoresde.codec import Scaling
 from scoresde.data.arrays import ArrayData
 from scoresde.data.captioned_digits import digits_text
+from scoresde.data.captioning import captioned
 from scoresde.data.disk import converted, files_of
 from scoresde.data.folders import read_folder, read_images
 from scoresde.data.idx import idx_images, is_idx, labels_beside, read_idx
 from scoresde.data.images import SUFFIXES, refits, refitted
 from scoresde.data.numpy_files import array_shape, from_raw, is_array, read_numpy
-from scoresde.data.options import ReadOptions, reading
+from scoresde.data.options import OWN, ReadOptions, reading
 from scoresde.data.parquet import hugging_face_stream, hugging_face_table, read_hugging_face, read_parquet
 from scoresde.data.stores import MemoryStore, NewStore, Watch
 from scoresde.data.toys import TOYS
@@ -60,7 +61,7 @@ def load(name: str = "", path: str = "", options: ReadOptions | None = None, wat
     if path:
         source = f"data.path={path!r}"
         with reading(source, "data"):
-            return read_path(Path(path), options, source, watch)
+            return captioned(read_path(Path(path), options, source, watch), options, source)
     source = f"data.name={name!r}"
     if name.startswith(HUGGING_FACE):
         given = name.removeprefix(HUGGING_FACE)
@@ -76,17 +77,18 @@ def load(name: str = "", path: str = "", options: ReadOptions | None = None, wat
         def read(new_store: NewStore) -> ArrayData:
             return from_raw(read_hugging_face(table, options, source, new_store()), options, source)
 
-        if not options.from_disk:
-            return read(lambda: MemoryStore(options))
-        return converted(files, options, source, read, watch)
+        if options.from_disk:
+            return captioned(converted(files, options, source, read, watch), options, source)
+        return captioned(read(lambda: MemoryStore(options)), options, source)
     if name not in SOURCES:
         unknown = unknown_name("data.name", name, [*SOURCES, f"{HUGGING_FACE}NAME"])
         raise UsageError(f"{unknown}; data of your own are given by config.data.path")
     require(not options.from_disk, f"data.from_disk=True: {source} is made in memory; leave it at False")
+    require(options.captions != OWN, f"{source}: data.captions={OWN!r} is for data of your own; leave it out")
     data = SOURCES[name]()
     if not options.class_conditional:
-        data = replace(data, cond=None)
-    return refitted(data, options, source, lambda: MemoryStore(options))
+        data = replace(data, cond=None, texts=())
+    return captioned(refitted(data, options, source, lambda: MemoryStore(options)), options, source)
 
 
 def read_path(path: Path, options: ReadOptions, source: str, watch: Watch | None = None) -> ArrayData:

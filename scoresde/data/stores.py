@@ -27,11 +27,12 @@ KINDS = "fiub"  # floating point, integer, unsigned, truth value
 
 
 class Raw(NamedTuple):
-    """Samples as a reader finds them, their labels `(N,)`, and the names of the classes."""
+    """Samples as a reader finds them, their labels `(N,)`, the names of the classes, and the samples' captions."""
 
     values: np.ndarray | FileArray
     labels: np.ndarray | None = None
     class_names: tuple[str, ...] = ()
+    captions: tuple[str, ...] | None = None
 
 
 class Store(ABC):

@@ -124,8 +124,8 @@ class ConvAutoencoder(AutoencoderNetwork):
     def __init__(
         self,
         channels_in: int,
-        channels: int = 32,
-        multipliers: tuple[int, ...] = (1, 2, 2),
+        channels: int = 16,
+        multipliers: tuple[int, ...] = (1, 2, 4),
         num_blocks: int = 1,
         latent_channels: int = 4,
         kind: str = "kl",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import final
 
 import torch.nn.functional as F
@@ -58,3 +59,19 @@ class PatchDiscriminator(nn.Module):
         for layer in self.layers:
             h = F.leaky_relu(layer(h), SLOPE)
         return self.last(h)
+
+
+def discriminator_of(shape: Sequence[int]) -> PatchDiscriminator:
+    """One for samples `(channels, *sizes)`, which halves them three times, or as often as they are large enough for.
+
+    Raises:
+        UsageError: for samples that are neither series nor images, or smaller than 6.
+    """
+    channels, *sizes = shape
+    require(
+        len(sizes) in (1, 2) and min(sizes) >= 6,
+        f"data of shape {tuple(shape)}: an adversarial term needs series or images with sides of 6 or more; set "
+        "adversarial_weight to 0",
+    )
+    num_levels = max(levels for levels in (1, 2, 3) if min(sizes) >= 3 * 2**levels)
+    return PatchDiscriminator(channels, num_levels=num_levels, dims=len(sizes))

@@ -110,7 +110,7 @@ class VectorQuantizer(Quantizer):
     A code that is hardly used any more is put close to one of those used most, on the line from there to where it was,
     so that they share its features from then on. How much each code is used, a running mean over the last WINDOW
     features a code, is a part of the state; so a restart depends on nothing else, neither on a batch nor on random
-    numbers, and is the same in all processes of a training. The mean is of training steps only.
+    numbers. Processes that train together use the mean of the first one. The mean is of training steps only.
 
     Args:
         num_codes: size of the codebook.

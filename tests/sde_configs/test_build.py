@@ -27,7 +27,7 @@ from scoresde import (
     register,
     registry,
 )
-from scoresde.app.config import load_config, override, recipes
+from scoresde.app.config import as_autoencoder, load_config, override, recipes
 from scoresde.data import ArrayData
 from scoresde.models import ThresholdedModel
 from scoresde.training import Trainer
@@ -375,3 +375,36 @@ def test_bare_vectors_and_parts_that_a_network_does_not_take():
     wrong = replace(data, cond={"image": torch.randn(20, 1, 2, 2)})
     with pytest.raises(UsageError, match=r"network.name='MLP': takes no 'image', and the condition of the data is"):
         build.build_model(config, wrong)
+
+
+# autoencoders
+
+
+@pytest.mark.parametrize(("side", "num_levels"), [(6, 1), (8, 1), (12, 2), (32, 3)])
+def test_an_adversarial_autoencoder_has_a_discriminator_for_its_samples(side, num_levels):
+    config = as_autoencoder(default.get_config())
+    config.network.multipliers = (1, 2)
+    data = ArrayData(torch.rand(4, 3, side, side))
+    assert build.build_autoencoder(config, data).discriminator is None
+    config.objective.adversarial_weight = 0.5
+    torch.manual_seed(1)
+    models = [build.build_autoencoder(config, data) for _ in range(2)]
+    assert models[0].discriminator.num_levels == num_levels
+    states = [model.state_dict() for model in models]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert build.build_objective(config)(models[0], data.values).isfinite().all()
+
+
+def test_an_adversarial_autoencoder_of_tiny_images_is_refused():
+    config = as_autoencoder(default.get_config())
+    config.network.multipliers = (1, 2)
+    config.objective.adversarial_weight = 0.5
+    with pytest.raises(UsageError, match=r"shape \(3, 4, 4\): an adversarial term needs .* sides of 6 or more"):
+        build.build_autoencoder(config, ArrayData(torch.rand(4, 3, 4, 4)))
+
+
+def test_an_autoencoder_is_not_sharded():
+    config = as_autoencoder(default.get_config())
+    config.training.shard = True
+    with pytest.raises(UsageError, match=r"training.shard=True: autoencoders are not sharded"):
+        build.build_autoencoder(config, ArrayData(torch.rand(4, 3, 8, 8)))
