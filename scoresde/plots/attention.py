@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from scoresde.plots.style import literal
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COLUMNS = 8  # words in a row
+COLUMNS = 8  # words in a row, at most
 
 
 def attention(image: Tensor, maps: Tensor, words: Sequence[str], title: str) -> Figure:
@@ -43,11 +44,13 @@ def attention(image: Tensor, maps: Tensor, words: Sequence[str], title: str) -> 
     alone = _coloured(F.interpolate(scaled, size=size, mode="nearest"))
     over = (image + _coloured(F.interpolate(scaled, size=size, mode="bilinear"))) / 2
     strips = [Strip(literal(title), image[None, None])]
-    for start in range(0, len(words), COLUMNS):
-        part = slice(start, start + COLUMNS)
+    columns = math.ceil(len(words) / math.ceil(len(words) / COLUMNS))
+    for start in range(0, len(words), columns):
+        part = slice(start, start + columns)
         shares = ", ".join(f"{share:.3f}" for share in maps[part].mean((1, 2)).tolist())
         names = [literal(word) for word in words[part]]
         both = torch.stack([alone[part], over[part]])
+        both = F.pad(both, (0, 0) * 3 + (0, columns - both.shape[1]), value=1.0)  # white
         heading = "attention of the places to each word" if start == 0 else ""
         strips.append(Strip(heading, both, ("map", "over the image"), names, f"mean shares: {shares}"))
     return image_strips(strips, 9.0)
