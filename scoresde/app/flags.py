@@ -254,9 +254,7 @@ class ImportFlags(Flags):
 
     instead: ClassVar[Mapping[str, str]] = {"input": "--from", "checkpoint": "--from", "output": "--workdir"}
 
-    from_: str | None = flag(
-        None, "published weights, also of an autoencoder: a file, a folder, or hf:NAME of a hub"
-    )
+    from_: str | None = flag(None, "published weights, also of an autoencoder: a file, a folder, or hf:NAME of a hub")
     as_: str | None = flag(None, "{formats} (as the file looks)")
     sde: str | None = flag(None, "what it was trained under, if the file does not say: vp, subvp, ddpm or flow")
     qkv: str | None = flag(None, "of guided_diffusion: the order of its attention's rows, new or legacy")

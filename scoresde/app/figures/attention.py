@@ -62,7 +62,7 @@ class AttentionMaps:
         Raises:
             UsageError: if nothing was shown.
         """
-        require(self.count > 0, "attention: the network attended to no token; it needs a level with attention")
+        require(self.count > 0, "attention: the network attended to no token; of those here UNet and DiT do")
         return self.sum / self.count
 
 
