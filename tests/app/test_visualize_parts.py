@@ -21,7 +21,7 @@ ATTENDS = ["--config.network.attention_levels=(0,1)", "--config.network.label_dr
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Runs of an autoencoder of digits (ae), of its latents (latent), of captions (text, captioned), of points (toy)."""
+    """Runs of an autoencoder of digits (ae), its latents (latent), captions (text, captioned) and points (toy)."""
     folder = tmp_path_factory.mktemp("parts")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
