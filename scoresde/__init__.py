@@ -1,7 +1,8 @@
 """Score-based generative modelling through stochastic differential equations."""
 
+from scoresde.autoencoding import AutoencodingObjective
 from scoresde.bounds import ddpm_bound, elbo
-from scoresde.checkpoint import load_classifier, load_model, models_in, save_model, save_models
+from scoresde.checkpoint import load_autoencoder, load_classifier, load_model, models_in, save_model, save_models
 from scoresde.classification import ClassificationObjective
 from scoresde.codec import Codec, Scaling
 from scoresde.condition import Condition
@@ -18,12 +19,24 @@ from scoresde.guidance import (
 )
 from scoresde.hybrid import HybridObjective
 from scoresde.learned_sde import LearnedVPSDE
+from scoresde.models.autoencoder import Autoencoder
 from scoresde.models.classifier import NoisyClassifier
 from scoresde.models.exact import ExactLabelledModel, ExactScoreModel
+from scoresde.models.latent_codec import AutoencoderCodec
 from scoresde.models.network import CallableScoreModel, NetworkScoreModel
 from scoresde.models.thresholded import ThresholdedModel
 from scoresde.named_sdes import EDMSDE, VESDE, VPSDE, CosineSDE, DiscreteVPSDE, RectifiedFlowSDE, SubVPSDE
-from scoresde.networks import MLP, ClassifierNetwork, DiT, MLPClassifier, MPUNet, Network, UNet, UNetClassifier
+from scoresde.networks import (
+    MLP,
+    ClassifierNetwork,
+    ConvAutoencoder,
+    DiT,
+    MLPClassifier,
+    MPUNet,
+    Network,
+    UNet,
+    UNetClassifier,
+)
 from scoresde.noise import BatchNoise, Noise
 from scoresde.objective import (
     Batch,
@@ -58,6 +71,7 @@ from scoresde.reverse import MeasuredVariance
 from scoresde.score_model import GridModel, ScoreModel, WrappedModel
 from scoresde.sde import SDE, GaussianPathSDE, Level
 from scoresde.targets import EmpiricalDistribution, Gaussian, GaussianMixture
+from scoresde.text import TextEncoder, open_text_encoder
 from scoresde.training import TrainingOptions, fit
 from scoresde.upsampling import UpsamplingObjective
 
@@ -68,6 +82,9 @@ __all__ = [
     "SDE",
     "VESDE",
     "VPSDE",
+    "Autoencoder",
+    "AutoencoderCodec",
+    "AutoencodingObjective",
     "Autoguidance",
     "Batch",
     "BatchNoise",
@@ -79,6 +96,7 @@ __all__ = [
     "Codec",
     "Condition",
     "ConditionedModel",
+    "ConvAutoencoder",
     "CosineSDE",
     "DenoisedParametrization",
     "DenoisedWeighting",
@@ -123,6 +141,7 @@ __all__ = [
     "ScoreModel",
     "ScoreParametrization",
     "SubVPSDE",
+    "TextEncoder",
     "ThresholdedModel",
     "TimeInput",
     "TrainingOptions",
@@ -139,9 +158,11 @@ __all__ = [
     "ddpm_bound",
     "elbo",
     "fit",
+    "load_autoencoder",
     "load_classifier",
     "load_model",
     "models_in",
+    "open_text_encoder",
     "register",
     "save_model",
     "save_models",

@@ -27,6 +27,7 @@ Written by `make gallery`, each picture by the command above it; the embedded da
 way takes seconds. `python main.py --mode visualize --what NAME` is also `python scripts/NAME.py`. `--output` takes
 .png, .svg and, of pictures that move, .gif. Without `--sde`, `--config`, `--workdir` and `--checkpoint` a picture is of
 the newest run, where there is one; `--workdir runs/vp` or `--checkpoint FILE` names one.
+[latent-and-text.md](latent-and-text.md) has the pictures of autoencoders and of attention to words.
 """
 TRAIN = "--mode train --sde vp --config.training.num_steps=300 --workdir runs/digits"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import runpy
+import shlex
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,10 @@ import scoresde
 from benchmarks import orders
 from samplers import TableSampler, grids
 from scoresde import VPSDE, ExactScoreModel
-from scoresde.app.config import load_config
+from scoresde.app import import_weights
+from scoresde.app.cli import main
+from scoresde.app.config import as_autoencoder, as_text_encoder, load_config, override, override_sampling
+from scoresde.app.flags import Mode
 from scoresde.data import nine_modes
 from scoresde.registry import construct
 from sde_configs import default
@@ -34,6 +38,39 @@ def test_python_of_the_documents_runs(page):
         radius = scope["samples"].norm(dim=1)
         assert abs(radius.mean() - 1) < 0.05
         assert radius.std() < 0.12
+
+
+def commands_of(page):
+    """The commands in the blocks of a page, as lists of their arguments."""
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text().replace("\\\n", " "), re.S | re.M)
+    lines = [line for language, block in blocks if language in ("", "bash") for line in block.splitlines()]
+    return [shlex.split(line, comments=True)[2:] for line in lines if line.startswith("python main.py ")]
+
+
+COMMANDS = {f"{page.stem}: {' '.join(command)}": command for page in PAGES for command in commands_of(page)}
+OF_KINDS = {"train_autoencoder": as_autoencoder, "train_text_encoder": as_text_encoder}
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+def test_the_commands_of_the_documents_are_understood(monkeypatch, capsys, command):
+    """Their modes take their flags, and their configurations have their fields; nothing is run."""
+    seen = []
+    monkeypatch.setattr(Mode, "load", lambda mode: lambda flags, rest: seen.append((flags, rest)) or 0)
+    assert main(command) == 0, capsys.readouterr().err
+    if "--help" in command:
+        return
+    ((flags, rest),) = seen
+    mode = re.search(r"--mode[ =](\w+)", " ".join(command))[1]
+    if mode == "import":
+        import_weights._given(rest)
+    elif mode.startswith("train"):
+        own = (flags.config or "").endswith((".py", ".json"))  # a user's file
+        config = load_config(getattr(flags, "sde", None), None if own else flags.config)
+        override(OF_KINDS.get(mode, lambda known: known)(config), rest)
+    elif mode == "visualize":
+        override(load_config(flags.sde, flags.config), rest)
+    else:
+        override_sampling(load_config(None, None), rest)
 
 
 def table_rows(first_column):

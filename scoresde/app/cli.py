@@ -223,10 +223,10 @@ def _describe_flags(flags: type[Flags], left_out: Collection[str] = ()) -> list[
     from scoresde.app.distances import NETWORKS
     from scoresde.app.evaluate import METRICS
     from scoresde.app.export import TARGETS
+    from scoresde.app.import_weights import AS
     from scoresde.app.methods import METHODS
     from scoresde.app.tasks import TASKS
     from scoresde.app.visualize import FIGURES
-    from scoresde.interop import FORMATS
     from scoresde.metrics import DEQUANTIZATIONS
     from sde_configs.build import AUTO, SAMPLERS
 
@@ -234,7 +234,7 @@ def _describe_flags(flags: type[Flags], left_out: Collection[str] = ()) -> list[
         "sdes": ", ".join(sdes()),
         "samplers": ", ".join((AUTO, *SAMPLERS)),
         "metrics": ", ".join(METRICS),
-        "formats": ", ".join(FORMATS),
+        "formats": ", ".join(AS),
         "targets": ", ".join(TARGETS),
         "tasks": ", ".join(TASKS),
         "methods": ", ".join((AUTO, *METHODS)),

@@ -185,14 +185,19 @@ def _read(name: str) -> ConfigDict:
     return config
 
 
-def of_checkpoint(values: Any) -> ConfigDict:
+def of_checkpoint(values: Any, has_sde: bool = True) -> ConfigDict:
     """The configuration of a trained model, of which sampling must know its part; the rest may be older than this.
 
     How samples are drawn is no part of the model: settings that an older version did not have get their defaults.
+
+    Args:
+        values: the parsed JSON.
+        has_sde: whether the model is one under an SDE.
     """
     if isinstance(values, dict) and isinstance(values.get("sampling"), dict):
         values = values | {"sampling": default.get_config().sampling.to_dict() | values["sampling"]}
-    return from_json(values, "checkpoint's config", ("seed", "sampling.", "sde.name"))
+    known = ("seed", "sampling.", *(["sde.name"] if has_sde else []))
+    return from_json(values, "checkpoint's config", known)
 
 
 def of_run(values: dict[str, Any], source: str) -> ConfigDict:

@@ -246,6 +246,7 @@ class VisualizeFlags(TrainedFlags):
     num_samples: int | None = flag(None, "how many samples or paths are shown")
     num_steps: int | None = flag(None, "of the sampler")
     labels: str | None = flag(None, "the class that is shown")
+    prompt: str | None = flag(None, "of attention: what is to be seen (a caption of the run's data)")
     output: str | None = flag(None, "the picture to write: .png, .svg or, of pictures that move, .gif; or a folder")
 
 
@@ -255,7 +256,7 @@ class ImportFlags(Flags):
 
     instead: ClassVar[Mapping[str, str]] = {"input": "--from", "checkpoint": "--from", "output": "--workdir"}
 
-    from_: str | None = flag(None, "published weights: a file, a folder of diffusers, or hf:NAME of Hugging Face's hub")
+    from_: str | None = flag(None, "published weights, also of an autoencoder: a file, a folder, or hf:NAME of a hub")
     as_: str | None = flag(None, "{formats} (as the file looks)")
     sde: str | None = flag(None, "what it was trained under, if the file does not say: vp, subvp, ddpm or flow")
     qkv: str | None = flag(None, "of guided_diffusion: the order of its attention's rows, new or legacy")

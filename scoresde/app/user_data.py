@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ml_collections import ConfigDict
 from torch import Tensor
 
 from scoresde.app.conversion import read_data
@@ -15,6 +16,7 @@ from scoresde.app.drawing import read_prompts
 from scoresde.app.import_weights import IMPORTED
 from scoresde.app.parts import captioned
 from scoresde.app.trained import Trained
+from scoresde.checkpoint import Checkpoint
 from scoresde.condition import Condition
 from scoresde.data.arrays import ArrayData
 from scoresde.data.folders import holds_pictures
@@ -27,28 +29,34 @@ PIXELS = (0, 255)  # the range of pictures
 
 
 def own_data(trained: Trained) -> tuple[ArrayData, ArrayData | None]:
-    """The training and the held-out samples of a checkpoint's run, in the model's codec.
+    """The training and the held-out samples of a checkpoint's run, in the model's codec; errors as of `data_of`."""
+    train, held_out = data_of(trained.checkpoint, trained.config, trained.data)
+    return _as_trained(trained, train), None if held_out is None else _as_trained(trained, held_out)
+
+
+def data_of(checkpoint: Checkpoint, config: ConfigDict, info: DataInfo) -> tuple[ArrayData, ArrayData | None]:
+    """The training and the held-out samples of a checkpoint's run, as they were read.
 
     Raises:
         UsageError: if the data are not those that the run was trained on.
     """
     require(
-        trained.config.data.name != IMPORTED or trained.config.data.path != "",
+        config.data.name != IMPORTED or config.data.path != "",
         "data.path='': this run was imported, and its data are not known here; give --input, or the data by "
         "--config.data.path=PLACE",
     )
     try:
-        train, held_out = read_data(trained.config)
+        train, held_out = read_data(config)
     except UsageError as error:
         raise UsageError(f"{error}; if the data moved, give their place with --config.data.path") from error
     changed = "checkpoint: its data have changed since it was trained; put them back as they were"
-    require(trained.data.digest == "" or has_fingerprint(train, trained.data.digest), changed)
-    known = trained.checkpoint.tensors.get("held_out")
+    require(info.digest == "" or has_fingerprint(train, info.digest), changed)
+    known = checkpoint.tensors.get("held_out")
     same = known is None or (held_out is not None and held_out.index is not None and torch.equal(known, held_out.index))
     require(same, changed)
-    digest = trained.data.held_out_digest
+    digest = info.held_out_digest
     require(digest == "" or (held_out is not None and has_fingerprint(held_out, digest)), changed)
-    return _as_trained(trained, train), None if held_out is None else _as_trained(trained, held_out)
+    return train, held_out
 
 
 def _as_trained(trained: Trained, data: ArrayData) -> ArrayData:

@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from scoresde import plots
 from scoresde.app.config import load_config, override
 from scoresde.app.device import choose_device, choose_threads
-from scoresde.app.figures import denoising, density, guidance, langevin, schedule, score_field, training, trajectories
+from scoresde.app.figures import (
+    attention,
+    denoising,
+    density,
+    guidance,
+    langevin,
+    latents,
+    schedule,
+    score_field,
+    training,
+    trajectories,
+)
+from scoresde.app.figures.latents import AutoencoderSubject, autoencoder_subject
 from scoresde.app.figures.subject import TRAINED_IN_SECONDS, FigureOptions, Subject, subject_of_data, subject_of_run
 from scoresde.app.files import output_path
 from scoresde.app.flags import VisualizeFlags
@@ -35,15 +47,19 @@ class FigureSpec(NamedTuple):
         data: what it is of without a run.
         of_sde: whether it is of the SDE alone: then it needs no data of a run, and without any name it is of no run.
         guides: whether it is of guidance, and has weights of its own.
+        of_run: whether it is of a run in any case, and needs no data.
+        of_autoencoder: whether it is of an `AutoencoderSubject`, that of a run.
     """
 
-    draw: Callable[[Subject, FigureOptions], Figure]
-    frames: Callable[[Subject, FigureOptions], Any] | None
+    draw: Callable[[Any, FigureOptions], Figure]
+    frames: Callable[[Any, FigureOptions], Any] | None
     flags: tuple[str, ...]
     learn: bool = False
     data: str = "modes"
     of_sde: bool = False
     guides: bool = False
+    of_run: bool = False
+    of_autoencoder: bool = False
 
 
 FIGURES = {
@@ -59,8 +75,10 @@ FIGURES = {
     "guidance": FigureSpec(
         guidance.draw, None, ("num_samples", "num_steps", "sampler", "labels"), data="blobs", guides=True
     ),
+    "latents": FigureSpec(latents.draw, None, ("num_samples",), of_autoencoder=True),
+    "attention": FigureSpec(attention.draw, None, ("num_steps", "sampler", "prompt"), of_run=True),
 }
-OPTIONAL = ("num_samples", "num_steps", "sampler", "labels")
+OPTIONAL = ("num_samples", "num_steps", "sampler", "labels", "prompt")
 OF_GUIDANCE = ("guidance", "guidance_interval", "guide_with")
 
 
@@ -72,7 +90,7 @@ def visualize(flags: VisualizeFlags, overrides: Sequence[str]) -> int:
         output_path(flags.output, Path(f"{name}.png"), kinds=kinds)
     for flag in OPTIONAL + OF_GUIDANCE:
         value = getattr(flags, flag)
-        takes = flag in figure.flags if flag in OPTIONAL else not figure.of_sde
+        takes = flag in figure.flags if flag in OPTIONAL else not (figure.of_sde or figure.of_autoencoder)
         require(
             value is None or takes,
             f"{flag}={value}: does nothing in the picture {name}; leave it out",
@@ -84,7 +102,7 @@ def visualize(flags: VisualizeFlags, overrides: Sequence[str]) -> int:
     subject, folder = _subject(flags, overrides, figure)
     output = output_path(flags.output, folder / f"{name}.png", kinds=kinds)
     seed = subject.config.seed if flags.seed is None else flags.seed
-    options = FigureOptions(flags.num_samples, flags.num_steps, flags.sampler, seed, flags.guidance)
+    options = FigureOptions(flags.num_samples, flags.num_steps, flags.sampler, seed, flags.guidance, flags.prompt)
     if output.suffix == ".gif" and figure.frames is not None:
         plots.save_animation(figure.frames(subject, options), output)
     else:
@@ -103,23 +121,27 @@ def _figure(flags: VisualizeFlags) -> tuple[str, FigureSpec]:
     return name, FIGURES[name]
 
 
-def _subject(flags: VisualizeFlags, overrides: Sequence[str], figure: FigureSpec) -> tuple[Subject, Path]:
+def _subject(
+    flags: VisualizeFlags, overrides: Sequence[str], figure: FigureSpec
+) -> tuple[Subject | AutoencoderSubject, Path]:
     """What a picture is of, and the folder where it goes.
 
     A run that is named, or the newest if nothing is; otherwise what --sde and --config say, without a run.
     """
+    if figure.of_autoencoder:
+        return autoencoder_subject(flags, overrides)
     device = choose_device(flags.device)
     if figure.guides and flags.guidance is None:
         flags = replace(flags, guidance=2.0)  # one of the picture's own weights, by which the model is checked
     given = flags.sde or flags.config or any(a.startswith("--config.") for a in overrides)
     newest = not (figure.of_sde or given) and bool(score_runs(Path("runs")))
-    if flags.checkpoint or flags.workdir or newest:
+    if flags.checkpoint or flags.workdir or flags.pipeline or newest or figure.of_run:
         require(
             flags.config is None,
             f"config={flags.config!r}: a checkpoint holds its own; --config.sampling.FIELD=VALUE changes a field",
         )
         trained = Trained.of(flags, overrides)
-        return subject_of_run(trained, flags.labels, with_data=not figure.of_sde), trained.folder
+        return subject_of_run(trained, flags.labels, with_data=not (figure.of_sde or figure.of_run)), trained.folder
     for name in OF_GUIDANCE:
         value = getattr(flags, name)
         require(

@@ -64,13 +64,38 @@ def load_published_autoencoder(path: Path | str, size: Sequence[int] = ()) -> Au
         len(size) in (0, 2) and all(side >= 1 for side in size),
         f"size={tuple(size)}: need (height, width), as in (256, 256)",
     )
-    folder = downloaded(str(path).removeprefix(HUB), source) if str(path).startswith(HUB) else Path(path).expanduser()
+    folder = _folder(path, source)
     require(folder.is_dir(), f"{source}: no such folder; need one of diffusers, or of TAESD's two files")
     with as_damaged(source):
         parts = (folder / "vae", folder)
         inner = next((part for part in parts if (part / "config.json").is_file()), None)
         model = _of_two_files(folder, source, size) if inner is None else _of_diffusers(inner, source, size)
     return model.eval().requires_grad_(False)
+
+
+def holds_autoencoder(path: Path | str) -> bool:
+    """Whether a folder, or "hf:NAME", holds an autoencoder and no diffusion model; a pipeline's has both.
+
+    Raises:
+        UsageError: for a configuration that cannot be read, or a name that the hub does not have.
+    """
+    source = f"from={str(path)!r}"
+    folder = _folder(path, source)
+    if not folder.is_dir() or any((folder / name / "config.json").is_file() for name in ("unet", "transformer")):
+        return False
+    if (folder / "vae" / "config.json").is_file():
+        return True
+    if (folder / "config.json").is_file():
+        with as_damaged(source):
+            return read_config(folder / "config.json", source).get("_class_name") in (KL, TINY)
+    names = [file.name for file in folder.iterdir() if file.suffix in SUFFIXES]
+    return all(any(half in name for name in names) for half in ("encoder", "decoder"))
+
+
+def _folder(path: Path | str, source: str) -> Path:
+    """A folder on this machine; that of a name on the hub is downloaded."""
+    name = str(path)
+    return downloaded(name.removeprefix(HUB), source) if name.startswith(HUB) else Path(path).expanduser()
 
 
 def _model(network: AutoencoderNetwork, size: Sequence[int], codec: Scaling) -> Autoencoder:

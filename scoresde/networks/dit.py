@@ -109,6 +109,7 @@ class DiT(LabelledNetwork):
         vector_channels: size of a vector to condition on; 0 for none.
         image_channels: channels of an image to condition on, which the network sees behind those of x; 0 for none.
         keeps_image: never hide the image, as upsamplers do.
+        pool_context: let the mean of the tokens join the embedding of the noise, beside attention to each.
         checkpointing: in training, compute the inner values of blocks twice rather than store them.
     """
 
@@ -132,6 +133,7 @@ class DiT(LabelledNetwork):
         vector_channels: int = 0,
         image_channels: int = 0,
         keeps_image: bool = False,
+        pool_context: bool = False,
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
@@ -166,6 +168,7 @@ class DiT(LabelledNetwork):
         self.vector_channels = vector_channels
         self.image_channels = image_channels
         self.keeps_image = keeps_image
+        self.pool_context = pool_context
         self.checkpointing = checkpointing
         self.cond_dropout = label_dropout
         features = Features(noise_embedding, FREQUENCIES, frequency_shift)
@@ -178,6 +181,7 @@ class DiT(LabelledNetwork):
             vector_channels=vector_channels,
             image_channels=image_channels,
             keeps_image=keeps_image,
+            pool_context=pool_context,
         )
         _draw_small(self.conditioning)
         self.first = _linear((channels_in + image_channels) * patch_size**dims, width)

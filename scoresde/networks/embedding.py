@@ -89,6 +89,8 @@ class Conditioning(Conditions):
         features: of the noise label.
         num_classes, label_dropout, context_channels, vector_channels, image_channels, keeps_image: what the network
             takes, as `Conditions` says.
+        pool_context: whether the mean of the tokens joins the embedding too, beside cross-attention (Saharia et al.
+            2022, section 2.3): what is said of the whole sample is then learned sooner.
     """
 
     def __init__(
@@ -102,7 +104,12 @@ class Conditioning(Conditions):
         vector_channels: int = 0,
         image_channels: int = 0,
         keeps_image: bool = False,
+        pool_context: bool = False,
     ) -> None:
+        require(
+            bool(context_channels) or not pool_context,
+            "pool_context=True: there are no tokens without context_channels; set it to False",
+        )
         super().__init__(
             num_classes,
             label_dropout,
@@ -116,6 +123,7 @@ class Conditioning(Conditions):
         self.label = nn.Embedding(self.num_labels, width) if num_classes else None
         self.mix = nn.Linear(width, width)
         self.token = nn.Parameter(torch.randn(context_channels) * 0.02) if context_channels else None
+        self.pool = nn.Linear(context_channels, width) if pool_context else None
         self.vector = nn.Linear(self.vector_size, width) if vector_channels else None
         self.image_features = Features("octaves", 0) if image_channels else None
         self.image = nn.Linear(self.image_features.size, width) if self.image_features is not None else None
@@ -138,6 +146,9 @@ class Conditioning(Conditions):
         labels = self.labels(c_noise, cond)
         if self.label is not None:
             found.append(self.label(labels))
+        tokens = self.tokens(c_noise, cond)
+        if self.pool is not None and tokens is not None:
+            found.append(self.pool(_mean(tokens)))
         vectors = self.vectors(c_noise, cond)
         if self.vector is not None and vectors is not None:
             found.append(self.vector(vectors.to(dtype)))
@@ -156,6 +167,14 @@ class Conditioning(Conditions):
         mask = self.part(cond, "mask")
         values = torch.cat([own, values.to(own.dtype)], 1)
         return Tokens(values, None if mask is None else F.pad(mask, (1, 0), value=True))
+
+
+def _mean(tokens: Tokens) -> Tensor:
+    """The mean of the tokens that count, `(B, C)`; there is always one."""
+    if tokens.mask is None:
+        return tokens.values.mean(1)
+    kept = tokens.mask[..., None].to(tokens.values.dtype)
+    return (tokens.values * kept).sum(1) / kept.sum(1)
 
 
 class LabelledNetwork(Network):

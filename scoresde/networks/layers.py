@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scoresde.errors import UsageError, require
+from scoresde.networks.attention_weights import show_weights
 from scoresde.networks.resampling import Resampler, cropped, even
 
 CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -257,6 +258,7 @@ class CrossAttention(nn.Module):
 def attend_to_tokens(q: Tensor, kv: Tensor, mask: Tensor | None) -> Tensor:
     """Attention of queries `(B, heads, N, d)` to the keys and values `(B, L, 2 heads d)` that a mask `(B, L)` keeps."""
     k, v = kv.unflatten(2, (2, q.shape[1], q.shape[3])).permute(2, 0, 3, 1, 4).unbind(0)
+    show_weights(q, k, mask)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask[:, None, None, :])
 
 

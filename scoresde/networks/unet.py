@@ -187,6 +187,7 @@ class UNet(Encoder, LabelledNetwork):
         vector_channels: size of a vector to condition on; 0 for none.
         image_channels: channels of an image to condition on, which the network sees behind those of x; 0 for none.
         keeps_image: never hide the image, as upsamplers do.
+        pool_context: let the mean of the tokens join the embedding of the noise, beside attention to each.
         xavier: begin with Glorot and Bengio's uniform weights and no biases, as Song et al. do; otherwise with torch's.
         checkpointing: in training, compute the inner values of residual blocks twice rather than store them.
     """
@@ -213,6 +214,7 @@ class UNet(Encoder, LabelledNetwork):
     vector_channels: int
     image_channels: int
     keeps_image: bool
+    pool_context: bool
     xavier: bool
 
     def __init__(
@@ -251,6 +253,7 @@ class UNet(Encoder, LabelledNetwork):
         vector_channels: int = 0,
         image_channels: int = 0,
         keeps_image: bool = False,
+        pool_context: bool = False,
         xavier: bool = False,
         checkpointing: bool = False,
     ) -> None:
@@ -269,6 +272,7 @@ class UNet(Encoder, LabelledNetwork):
             vector_channels=vector_channels,
             image_channels=image_channels,
             keeps_image=keeps_image,
+            pool_context=pool_context,
         )
         style.drawn(conditioning)
         require(attention_up in ("every", "last"), f"attention_up={attention_up!r}: need 'every' or 'last'")

@@ -1,9 +1,11 @@
 """Pictures from arrays, without models or solvers."""
 
+from scoresde.plots.attention import attention
 from scoresde.plots.curves import Interval, classification, error_curves, langevin, measures_over, schedules, training
 from scoresde.plots.fields import densities, score_curves, score_fields
 from scoresde.plots.guidance import ByLevel, Ground, GuidedRow, guided_images, guided_points
 from scoresde.plots.images import Strip, image_grid, image_strips
+from scoresde.plots.latents import Encoded, autoencoder
 from scoresde.plots.paths import Paths, TimeSpace, trajectories
 from scoresde.plots.points import point_strips, scatter
 from scoresde.plots.posteriors import posterior_curves
@@ -13,12 +15,15 @@ from scoresde.plots.style import COLOURS, image_of, literal, png_bytes, save, sa
 __all__ = [
     "COLOURS",
     "ByLevel",
+    "Encoded",
     "Ground",
     "GuidedRow",
     "Interval",
     "Paths",
     "Strip",
     "TimeSpace",
+    "attention",
+    "autoencoder",
     "classification",
     "densities",
     "error_curves",

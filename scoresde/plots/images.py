@@ -13,7 +13,7 @@ from scoresde.errors import require
 from scoresde.plots.style import new_figure
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, FigureBase
     from PIL.Image import Image
 
 GREY = 0.5  # for gaps and NaN
@@ -56,20 +56,42 @@ def image_grid(images: Tensor, columns: int, gap: int = 1, enlarge: int | None =
 
 def image_strips(strips: Sequence[Strip], width: float = 7.5) -> Figure:
     """Strips one below the other; the widest is as wide as the figure, `width` inches."""
+    figure = new_figure(width, height_of_strips(strips, width))
+    draw_strips(figure, strips, width)
+    return figure
+
+
+def height_of_strips(strips: Sequence[Strip], width: float) -> float:
+    """The height of strips in inches, with what stands between them."""
+    between = sum(0.35 + 0.2 * bool(strip.columns) + 0.25 * bool(strip.note) for strip in strips)
+    return sum(_heights(_arrays(strips), width)) + between
+
+
+def _arrays(strips: Sequence[Strip]) -> list[np.ndarray]:
+    """The pixels of each strip."""
     require(len(strips) > 0, "strips: there are none; give at least one")
-    arrays = []
     for strip in strips:
         require(
             strip.images.ndim == 5 and strip.images.numel() > 0,
             f"images of shape {tuple(strip.images.shape)}: need (rows, columns, 1 or 3, H, W)",
         )
-        arrays.append(levels_of(strip.images.flatten(0, 1), strip.images.shape[1], 1))
-    # a strip of few columns is drawn narrower, so that its images are no larger than those of the others
+    return [levels_of(strip.images.flatten(0, 1), strip.images.shape[1], 1) for strip in strips]
+
+
+def _heights(arrays: Sequence[np.ndarray], width: float) -> list[float]:
+    """The height of the pixels of each strip, in inches.
+
+    A strip of few columns is drawn narrower, so that its images are no larger than those of the others.
+    """
     widest = max(array.shape[1] for array in arrays)
-    heights = [(width - 0.8) * array.shape[0] / widest for array in arrays]
-    beside = sum(0.35 + 0.2 * bool(strip.columns) + 0.25 * bool(strip.note) for strip in strips)
-    figure = new_figure(width, sum(heights) + beside)
-    parts = figure.subplots(len(strips), 1, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
+    return [(width - 0.8) * array.shape[0] / widest for array in arrays]
+
+
+def draw_strips(figure: FigureBase, strips: Sequence[Strip], width: float) -> None:
+    """Draws strips one below the other on a figure, or a part of one, of a width in inches."""
+    arrays = _arrays(strips)
+    ratios = {"height_ratios": _heights(arrays, width)}
+    parts = figure.subplots(len(strips), 1, squeeze=False, gridspec_kw=ratios)[:, 0]
     for axes, strip, array in zip(parts, strips, arrays, strict=True):
         rows, columns = strip.images.shape[:2]
         cell_height = (array.shape[0] - 1) / rows
@@ -82,7 +104,6 @@ def image_strips(strips: Sequence[Strip], width: float = 7.5) -> Figure:
         axes.set_xlabel(strip.note, fontsize=9)
         axes.spines[:].set_visible(False)
         axes.set_anchor("W")
-    return figure
 
 
 def levels_of(images: Tensor, columns: int, gap: int) -> np.ndarray:

@@ -21,11 +21,13 @@ class Tokenised(NamedTuple):
         ids: their numbers, at most `max_length` of the encoder.
         length: how many there were before the text was cut.
         unknown: the parts of the text that the encoder does not know, in the order of the text.
+        words: the tokens in letters, for people to read; empty if the encoder does not say.
     """
 
     ids: list[int]
     length: int
     unknown: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
 
 
 class TextEncoder(ABC):

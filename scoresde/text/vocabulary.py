@@ -60,7 +60,7 @@ class Vocabulary:
         found = pieces(text)
         kept = found[:max_length]
         unknown = tuple(piece for piece in kept if piece not in self._numbers)
-        return Tokenised([self._numbers.get(piece, 1) for piece in kept], len(found), unknown)
+        return Tokenised([self._numbers.get(piece, 1) for piece in kept], len(found), unknown, tuple(kept))
 
     def ids(self, texts: Sequence[str], max_length: int) -> tuple[Tensor, Tensor]:
         """The numbers of the words of texts, `(N, L)`, and the mask `(N, L)`, False where a text is shorter.

@@ -2,13 +2,17 @@
 
 import warnings
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from scoresde import checkpoint
 from scoresde.app.cli import main
+from scoresde.networks import TinyAutoencoder
 from tests.interop.published import adm, dit, song, song_checkpoint
 from tests.mistakes import assert_mistake
+from tests.runs import TINY
 
 
 @pytest.fixture
@@ -59,6 +63,66 @@ def test_a_classifier_free_and_a_latent_model_say_what_they_are(here, capsys):
     assert main(["--mode=import", "--from=dit.pt", "--sde=flow"]) == 0
     assert "its samples are latents" in capsys.readouterr().out
     assert main(["--mode=sample", "--sampler=ddim", "--num_steps=2", "--num_samples=2", "--workdir=runs/dit"]) == 0
+
+
+@pytest.fixture
+def published(here):
+    """The two files of an autoencoder, in a folder."""
+    torch.manual_seed(0)
+    network = TinyAutoencoder(3, 8, 4, (1, 2), (2, 1))
+    (here / "tae").mkdir()
+    for half in ("encoder", "decoder"):
+        save_file(getattr(network, half).state_dict(), here / "tae" / f"tae_{half}.safetensors")
+    return network
+
+
+def test_a_published_autoencoder_becomes_a_run_whose_latents_are_learned(published, here, capsys):
+    assert main(["--mode=import", "--from=tae", "--config.data.image_size=(8,)"]) == 0
+    said = capsys.readouterr().out
+    assert "a TinyAutoencoder of" in said
+    assert "from 3 channels to 4 of sizes 2 times smaller" in said
+    assert "--config.data.autoencoder=runs/tae" in said
+    codec = checkpoint.load_autoencoder("runs/tae/checkpoints/step-000000000.safetensors")
+    assert codec.autoencoder.shape == (3, 8, 8)
+    raw = torch.arange(192).reshape(1, 3, 8, 8).to(torch.uint8)
+    torch.testing.assert_close(codec.encode(raw), published.encode(raw / 255).mean.detach())
+    images = np.random.default_rng(0).integers(0, 255, (20, 3, 8, 8), dtype=np.uint8)
+    np.savez("images.npz", x=images)
+    data = "--config.data.path=images.npz"
+    latent = [data, "--config.data.autoencoder=runs/tae", "--config.network.channels=4", "--workdir=runs/latent"]
+    assert main([*TINY, *latent]) == 0
+    few = ["--sampler=heun", "--num_steps=5", "--num_samples=2", "--workdir=runs/latent", "--device=cpu"]
+    assert main(["--mode=sample", *few]) == 0
+    picture = ["--mode=visualize", "--what=latents", "--workdir=runs/tae", "--num_samples=2", "--device=cpu"]
+    assert main([*picture, data]) == 0
+    assert_mistake(capsys, picture, r"data\.path='': this run was imported, and its data are not known here")
+    assert_mistake(capsys, ["--mode=sample", "--workdir=runs/tae"], r"holds autoencoder, and no score model")
+
+
+def test_the_published_scale_of_latents_is_kept(here):
+    diffusers = pytest.importorskip("diffusers")
+    levels = {"block_out_channels": (32,), "down_block_types": ("DownEncoderBlock2D",)}
+    scale = {"scaling_factor": 0.5, "shift_factor": 0.25, "latent_channels": 3}
+    network = diffusers.AutoencoderKL(**levels, up_block_types=("UpDecoderBlock2D",), **scale)
+    network.save_pretrained(here / "pipeline" / "vae")
+    assert main(["--mode=import", "--from=pipeline", "--workdir=runs/kl"]) == 0
+    assert main(["--mode=import", "--from=pipeline/vae", "--as=autoencoder", "--workdir=runs/vae"]) == 0
+    for run in ("kl", "vae"):
+        codec = checkpoint.load_autoencoder(f"runs/{run}/checkpoints/step-000000000.safetensors")
+        assert codec.autoencoder.latent_mean.tolist() == [0.25] * 3
+        assert codec.autoencoder.latent_std.tolist() == [2.0] * 3
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--sde=vp", r"sde='vp': says nothing about an autoencoder"),
+        ("--config.network.channels=4", r"config\.network\.channels=4: says nothing about an autoencoder"),
+        ("--as=diffusers", r"from='tae': lacks config\.json|no .*config\.json"),
+    ],
+)
+def test_mistakes_of_an_autoencoders_import_are_one_line(published, capsys, argument, message):
+    assert_mistake(capsys, ["--mode=import", "--from=tae", argument], message)
 
 
 IMPORTS = {

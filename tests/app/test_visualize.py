@@ -76,13 +76,18 @@ def pictured(what, output, *arguments):
         return np.asarray(image.convert("RGB")), getattr(image, "n_frames", 1)
 
 
-@pytest.mark.parametrize("what", FIGURES)
+@pytest.mark.parametrize("what", SHORT)
 def test_every_picture_is_drawn_without_a_run(tmp_path, monkeypatch, capsys, what):
     monkeypatch.chdir(tmp_path)
     pixels, _ = pictured(what, "picture.png", *SHORT[what], "--sde=ve", "--config.training.num_steps=4")
     assert pixels.std() > 10  # not blank
     assert "with no run" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["picture.png"]
+
+
+def test_the_others_are_of_runs_alone():
+    """Their tests are in test_visualize_parts."""
+    assert FIGURES.keys() - SHORT.keys() == {"latents", "attention"}
 
 
 OF_RUNS = {

@@ -147,6 +147,14 @@ def test_a_text_that_is_too_long_keeps_its_end(saved):
     assert encoder.encode([text])["mask"].all()
 
 
+def test_tokens_are_words_without_marks_of_boundaries(saved):
+    found = open_text_encoder(str(saved[0])).tokenise("a bold seven")
+    ends = {"bert": ("[CLS]", "[SEP]"), "clip": ("<start>", "<end>"), "t5": ("", "</s>")}
+    first, last = next(pair for kind, pair in ends.items() if saved[0].name.startswith(kind))
+    assert len(found.words) == len(found.ids)
+    assert "".join(found.words) == f"{first}aboldseven{last}"
+
+
 def test_unknown_words_are_named(saved):
     encoder = open_text_encoder(str(saved[0]))
     assert encoder.notes(TEXTS) == []

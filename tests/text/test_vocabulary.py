@@ -39,7 +39,7 @@ def test_the_most_frequent_words_are_kept():
 
 def test_texts_become_numbers():
     vocabulary = Vocabulary.of(["a thin seven", "a bold seven"])
-    assert vocabulary.tokenise("A thin zebra seven", 3) == Tokenised([2, 5, 1], 4, ("zebra",))
+    assert vocabulary.tokenise("A thin zebra seven", 3) == Tokenised([2, 5, 1], 4, ("zebra",), ("a", "thin", "zebra"))
     ids, mask = vocabulary.ids(["seven", "a bold seven", ""], 8)
     assert torch.equal(ids, torch.tensor([[4, 0, 0], [2, 3, 4], [0, 0, 0]]))
     assert torch.equal(mask, torch.tensor([[True, False, False], [True, True, True], [False, False, False]]))

@@ -6,19 +6,31 @@ import numpy as np
 import pytest
 import torch
 
+from samplers import Heun, sample
 from scoresde import (
+    MLP,
     VPSDE,
+    Autoencoder,
+    AutoencoderCodec,
+    ConvAutoencoder,
     EDMParametrization,
     NetworkScoreModel,
+    Scaling,
     TrainingOptions,
+    UNet,
     UsageError,
     fit,
+    load_autoencoder,
     load_model,
     save_model,
 )
+from scoresde.data.arrays import ArrayData
+from scoresde.data.latents import encoded
+from scoresde.networks import LinearAutoencoder
 from scoresde.objective import DenoisingObjective
 from scoresde.training import Trainer
 from tests.exercises.latent_text import TextNetwork
+from tests.text import captioned
 from tests.training.trainers import advance, assert_same_state, gaussian_data, make_model
 
 
@@ -189,3 +201,78 @@ def test_conditions_of_another_kind_are_named(device):
         quick_fit(text_model(device), data, torch.zeros(8, dtype=torch.long))
     with pytest.raises(UsageError, match=r"cond: cond\['tokens'\] \(int64, \(8, 5\)\), .*need labels 0\.\.1"):
         quick_fit(make_model(device, num_classes=2), data, text(8))
+
+
+IMAGES = torch.arange(24 * 64).reshape(24, 1, 8, 8).remainder(251).to(torch.uint8)
+
+
+def small_autoencoder(device):
+    torch.manual_seed(0)
+    network = ConvAutoencoder(1, channels=4, multipliers=(1, 2), latent_channels=2)
+    return Autoencoder(network, (1, 8, 8), Scaling(127.5, 127.5)).to(device)
+
+
+def latent_model(codec):
+    torch.manual_seed(0)
+    network = UNet(channels_in=2, channels=4, multipliers=(1,))
+    return NetworkScoreModel(network, VPSDE(), EDMParametrization(1.0), codec.encoded_shape((1, 8, 8)), codec)
+
+
+def test_the_scale_of_the_latents_of_an_autoencoder_is_measured_with_its_averaged_weights(device):
+    """Of the linear one, for N(0, I) data: mean of V x + c is c, and its variance |v|^2 + exp(log_variance)."""
+    torch.manual_seed(0)
+    model = Autoencoder(LinearAutoencoder(3, 2), (3,)).to(device)
+    x = torch.randn(2000, 3, dtype=torch.float64)
+    x = torch.linalg.qr(x - x.mean(0)).Q * math.sqrt(len(x))  # their mean is 0 and their covariance the identity
+    trained = quick_fit(model, x.float(), num_steps=20, lr=0.1)
+    encoder = trained.network.encoder
+    variance = encoder.weight.square().sum(1) + trained.network.log_variance.exp()
+    torch.testing.assert_close(trained.latent_mean, encoder.bias, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(trained.latent_std.square(), variance, rtol=1e-4, atol=1e-5)
+    assert not torch.equal(model.network.encoder.weight, encoder.weight)
+
+
+def test_a_latent_model_is_trained_on_draws_of_latents_that_are_encoded_once(device):
+    codec = AutoencoderCodec(quick_fit(small_autoencoder(device), IMAGES))
+    model = latent_model(codec).to(device)
+    trained = quick_fit(model, IMAGES, num_steps=5)
+    assert model.codec is codec
+    assert isinstance(trained.codec, AutoencoderCodec)
+    data = encoded(ArrayData(IMAGES), codec, torch.device(device))
+    by_hand = latent_model(codec).to(device)
+    by_hand.codec = data.codec
+    advance(Trainer(by_hand, data, DenoisingObjective(), TrainingOptions(num_steps=5, batch_size=8)), 5)
+    assert_same_state(model.state_dict(), by_hand.state_dict())
+    drawn = sample(trained, Heun(), 2, num_steps=5).x
+    assert trained.codec.decode(drawn).shape == (2, 1, 8, 8)
+
+
+def test_the_codec_is_the_models_own_again_when_training_fails(device):
+    codec = AutoencoderCodec(small_autoencoder(device))
+    model = latent_model(codec).to(device)
+    with pytest.raises(UsageError, match="without classes"):
+        quick_fit(model, IMAGES, torch.zeros(24, dtype=torch.long))
+    assert model.codec is codec
+
+
+def test_parts_that_fit_trained_are_saved_and_loaded(device, tmp_path):
+    save_model(quick_fit(small_autoencoder(device), IMAGES), tmp_path / "autoencoder.safetensors")
+    codec = load_autoencoder(tmp_path / "autoencoder.safetensors", device)
+    trained = quick_fit(latent_model(codec).to(device), IMAGES)
+    save_model(trained, tmp_path / "model.safetensors")
+    again = load_model(tmp_path / "model.safetensors", device)
+    assert again.codec == codec
+    assert_same_state(again.state_dict(), trained.state_dict())
+
+
+def test_a_text_encoder_is_trained_to_find_captions(device):
+    raw, which = captioned.images(60)
+    cond = {name: part[which] for name, part in captioned.table(captioned.model()).items()}
+    trained = quick_fit(captioned.model().to(device), raw, cond)
+    assert trained.role == "text_encoder"
+
+
+def test_vectors_have_latents_too(device):
+    codec = AutoencoderCodec(Autoencoder(LinearAutoencoder(3, 2), (3,)).to(device))
+    model = NetworkScoreModel(MLP(dim=2), VPSDE(), EDMParametrization(1.0), (2,), codec).to(device)
+    assert quick_fit(model, torch.randn(16, 3)).codec.decode(torch.zeros(4, 2, device=device)).shape == (4, 3)

@@ -48,6 +48,7 @@ class FigureOptions(NamedTuple):
     sampler: str | None
     seed: int
     guidance: float | None
+    prompt: str | None = None
 
 
 @final
