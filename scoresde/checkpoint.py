@@ -316,6 +316,11 @@ def _read(path: Path, with_tensors: bool = True) -> tuple[dict[str, Any], dict[s
     return header, tensors
 
 
+def named_models(models: Mapping[str, Any]) -> str:
+    """What described models are, in words: "a score model", or "a classifier and an autoencoder"."""
+    return " and ".join(CALLED.get(kind_of(model), name) for name, model in models.items())
+
+
 def models_in(path: Path | str) -> dict[str, str]:
     """The models that a file holds: by name, what each is, such as "score" or "classifier"; nothing is loaded.
 

@@ -134,9 +134,7 @@ def _sampling(config: ConfigDict) -> None:
     config.sampling.guidance.radius = 0.0  # with --guidance: largest norm of the estimates' difference; 0: any
     config.sampling.guidance.momentum = 0.0  # with --guidance: of the difference, over steps (APG: -0.75 to 0)
     config.sampling.task = ConfigDict()
-    config.sampling.task.noise = (
-        0.05  # of measurements (--mode solve): its deviation, in units of the model, or of its decoder
-    )
+    config.sampling.task.noise = 0.05  # of measurements (--mode solve): its deviation, in units of the model
     config.sampling.task.gain = 0.0  # counts for a unit of the model: Poisson noise instead; 0: Gaussian
     config.sampling.task.share = 0.3  # inpaint: of the places, seen; cs: measured values over those of a sample
     config.sampling.task.box = ()  # inpaint: (top, left, bottom, right), hidden instead; outpaint: seen; (): the middle

@@ -10,6 +10,7 @@ from scoresde._files import MARK
 from scoresde.app.files import output_path
 from scoresde.app.flags import AverageFlags
 from scoresde.app.run_folder import RunFolder, newest_run
+from scoresde.descriptions import AUTOENCODER
 from scoresde.errors import UsageError, require
 from scoresde.training import reconstruct
 from scoresde.training.snapshots import AVERAGE
@@ -27,6 +28,11 @@ def average(flags: AverageFlags, overrides: Sequence[str]) -> int:
         bool(snapshots),
         f"workdir={str(run.path)!r}: holds no snapshots of averages; train a run with "
         '--config.training.ema_lengths="(0.05, 0.1)"',
+    )
+    require(
+        AUTOENCODER not in checkpoint.read_header(snapshots[-1])["models"],
+        f"workdir={str(run.path)!r}: is of an autoencoder, the scale of whose latents is measured in training alone; "
+        "take its checkpoints, with another config.training.ema_decay",
     )
     made = reconstruct(snapshots, length, flags.step)
     name = f"length-{length:g}-step-{made.step:09d}.safetensors"

@@ -99,6 +99,8 @@ def evaluate(flags: EvaluateFlags, overrides: Sequence[str]) -> int:
     dense = _densities(flags, metrics, data, missing, world)
     prior = bool(missing) and bool({"nll", "bits", "elbo"} & set(dense))
     left = [f"the mean and covariance of the prior: needs the training data; {missing}"] if prior else []
+    if isinstance(data.codec, AutoencoderCodec) and not data.codec.has_density and not dense:
+        left.append("densities: the latents of this autoencoder are points, which have none")
     real = real_data(trained, flags, data, source, train)
     far, features = _possible(flags, [name for name in metrics if name not in DENSITIES], real, train, left)
     choose_threads(trained.batch_size(graphs=1) * math.prod(trained.model.shape))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from scoresde.app.progress import Progress
 from scoresde.app.run_folder import checkpoint_at
-from scoresde.checkpoint import Checkpoint, load_autoencoder, models_in, places
+from scoresde.checkpoint import Checkpoint, load_autoencoder, named_models, places, read_header
 from scoresde.codec import Codec, Scaling, same_scaling
 from scoresde.data.arrays import ArrayData
 from scoresde.data.latents import encoded
@@ -41,10 +41,10 @@ def autoencoder_at(given: str, flag: str = "autoencoder") -> Path:
         UsageError: for a path without one.
     """
     file = checkpoint_at(given, flag)
-    found = models_in(file)
+    models = read_header(file)["models"]
     require(
-        AUTOENCODER in found,
-        f"{flag}={given!r}: holds no autoencoder, but {' and '.join(found)}; give a run of --mode train_autoencoder",
+        AUTOENCODER in models,
+        f"{flag}={given!r}: holds {named_models(models)} and no autoencoder; give a run of --mode train_autoencoder",
     )
     return file
 

@@ -22,7 +22,7 @@ from scoresde.app.guiding import Guiding
 from scoresde.app.parts import TEXT_ENCODER, autoencoder_at, examples_of, recorded_text_encoder
 from scoresde.app.pipeline import GivenParts, check_latents, read_pipeline
 from scoresde.app.run_folder import HOW_TO_TRAIN, RunFolder, newest_run
-from scoresde.checkpoint import Checkpoint
+from scoresde.checkpoint import Checkpoint, named_models
 from scoresde.condition import Condition
 from scoresde.data.info import DataInfo
 from scoresde.descriptions import SCORE
@@ -103,7 +103,7 @@ class Trained:
         models = loaded.description["models"]
         require(
             SCORE in models,
-            f"{source}: holds {' and '.join(models)}, and no score model; give a run of --mode train",
+            f"{source}: holds {named_models(models)} and no score model; give a run of --mode train",
         )
         config = of_checkpoint(loaded.description["config"])
         require(

@@ -147,6 +147,11 @@ class ConvAutoencoder(AutoencoderNetwork):
             f"dims={dims} of ConvAutoencoder: need 1 for series or 2 for images; vectors take a LinearAutoencoder",
         )
         require(kind in KINDS, f"kind={kind!r} of ConvAutoencoder: need {', '.join(KINDS)}")
+        require(
+            kind != "fsq" or len(levels) > 0,
+            "levels=() of ConvAutoencoder: kind='fsq' needs the number of values of each latent channel, as in "
+            "(8, 5, 5, 5)",
+        )
         need = {"fsq": len(levels), "area": channels_in}.get(kind, latent_channels)
         require(
             latent_channels == need,

@@ -239,7 +239,7 @@ def test_what_is_kept_of_one_decoder_is_not_used_for_another(latents):
     [
         (
             "runs/latent",
-            r"autoencoder='runs/latent': holds no autoencoder, but score; give a run of --mode train_autoen",
+            r"autoencoder='runs/latent': holds a score model and no autoencoder; give a run of --mode train_autoen",
         ),
         ("runs/nothing", r"autoencoder='runs/nothing': no such file or folder"),
     ],

@@ -170,7 +170,7 @@ MISTAKES = {
     "no run": ("--config.data.autoencoder=runs/gone", r"autoencoder='runs/gone': no such file or folder"),
     "score model": (
         "--config.data.autoencoder=runs/latent",
-        r"config\.data\.autoencoder='runs/latent': holds no autoencoder, but score; give a run of --mode train_autoenc",
+        r"config\.data\.autoencoder='runs/latent': holds a score model and no autoencoder; give a run of",
     ),
     "flip": ("--config.training.flip=True", r"training\.flip=True: the latents of a mirrored image are not those"),
     "dequantize": ("--config.training.dequantize=True", r"training\.dequantize=True: latents are no whole numbers"),
@@ -225,3 +225,28 @@ def test_vectors_need_a_linear_autoencoder(latents, capsys):
     ]
     assert main([*model, "--config.data.autoencoder=runs/linear", "--config.network.width=8"]) == 0
     assert checkpoint.load_model(newest("of_linear")).shape == (2,)
+
+
+def test_averages_of_other_lengths_are_of_models_alone(latents, capsys):
+    """The scale of latents is measured for the averaged weights of a checkpoint, and for no others."""
+    lengths = ["--config.training.ema_lengths=(0.05,0.1)", "--config.logging.snapshot_every=1"]
+    for name, command in {"ae": AUTOENCODER, "latent": LATENT}.items():
+        assert main([*command, *lengths, f"--workdir=runs/averaged-{name}"]) == 0
+    assert main(["--mode=average", "--workdir=runs/averaged-latent", "--length=0.07"]) == 0
+    refused = ["--mode=average", "--workdir=runs/averaged-ae", "--length=0.07"]
+    assert_mistake(capsys, refused, r"is of an autoencoder, the scale of whose latents is measured in training alone")
+
+
+def test_finitely_many_latents_have_no_density(latents, capsys, tmp_path):
+    fsq = [word for word in AUTOENCODER if "latent_channels" not in word]
+    kind = ["--config.network.kind=fsq", "--config.network.levels=(5,5)", "--config.network.latent_channels=2"]
+    refused = [*fsq, kind[0], "--workdir=runs/no"]
+    assert_mistake(capsys, refused, r"levels=\(\) of ConvAutoencoder: kind='fsq' needs the number of values of each")
+    assert main([*fsq, *kind, "--workdir=runs/fsq"]) == 0
+    model = [word.replace("runs/ae", "runs/fsq") for word in LATENT]
+    assert main([*model, "--workdir=runs/of_fsq"]) == 0
+    asked = ["--mode=evaluate", "--device=cpu", "--workdir=runs/of_fsq", "--num_samples=20", "--num_steps=5"]
+    assert_mistake(capsys, [*asked, "--metric=nll"], r"needs latents with a variance, as those of kind='kl'")
+    drawn = ["--sampler=ddim", "--features=values", f"--output={tmp_path / 'a.json'}"]
+    assert main([*asked, *drawn]) == 0
+    assert "densities: the latents of this autoencoder are points" in capsys.readouterr().out
