@@ -86,7 +86,13 @@ def test_a_killed_run_writes_later_snapshots_anew(averaged, tmp_path, monkeypatc
 def test_a_snapshot_comes_before_the_checkpoint_of_its_step(tmp_path, monkeypatch):
     """So that a run killed between the two writes both."""
     seen = []
-    monkeypatch.setattr(train_module, "save", lambda run: seen.append(len(run.folder.all_snapshots())))
+    save = train_module.save
+
+    def noted(run):
+        seen.append(len(run.folder.all_snapshots()))
+        save(run)
+
+    monkeypatch.setattr(train_module, "save", noted)
     assert train_logged(tmp_path, *SNAPSHOTS, "--config.logging.snapshot_every=7") == 0
     assert seen == [1, 2, 3]
 

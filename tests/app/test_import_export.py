@@ -96,7 +96,7 @@ def test_a_published_autoencoder_becomes_a_run_whose_latents_are_learned(publish
     picture = ["--mode=visualize", "--what=latents", "--workdir=runs/tae", "--num_samples=2", "--device=cpu"]
     assert main([*picture, data]) == 0
     assert_mistake(capsys, picture, r"data\.path='': this run was imported, and its data are not known here")
-    assert_mistake(capsys, ["--mode=sample", "--workdir=runs/tae"], r"holds autoencoder, and no score model")
+    assert_mistake(capsys, ["--mode=sample", "--workdir=runs/tae"], r"holds an autoencoder and no score model")
 
 
 def test_the_published_scale_of_latents_is_kept(here):
