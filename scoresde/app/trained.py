@@ -33,6 +33,8 @@ from scoresde.score_model import ScoreModel
 from scoresde.text import TextEncoder
 from sde_configs import build
 
+PILOT_CAPTIONS = 16  # that stand for all
+
 
 @final
 @dataclass(frozen=True)
@@ -182,8 +184,8 @@ class Trained:
 
     @property
     def every_condition(self) -> Condition:
-        """Each class once, for pilot runs, which repeat them; None without classes."""
-        return self.conditions(max(1, self._labelled.num_classes))
+        """Each class once, or some captions, for pilot runs, which repeat them; None without conditions."""
+        return self.conditions(PILOT_CAPTIONS if self.captioned else max(1, self._labelled.num_classes))
 
     @property
     def captioned(self) -> bool:

@@ -139,7 +139,8 @@ def announce(run: Run) -> None:
     if data.class_names:
         shown = ", ".join(data.class_names[:MAX_NAMES])
         classes += f" ({shown}{', ...' if len(data.class_names) > MAX_NAMES else ''})"
-    size = f"{num_parameters:,} parameters on {len(data):,} samples ({shape}){classes}"
+    captions = f" with {len(data.texts):,} captions" if data.texts else ""
+    size = f"{num_parameters:,} parameters on {len(data):,} samples ({shape}){classes}{captions}"
     print(f"training {size}, {where}, in {run.folder.path}{since}", flush=True)
     if run.origin is not None:
         print(run.origin.announcement(trainer.model), flush=True)
