@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
             "attention_levels": (0, 1),
             "label_dropout": 0.1,
             "learned_variance": False,
-            "pool_context": True,
+            "context_depth": 2,
         }
     )
     config.training.num_steps = 4000

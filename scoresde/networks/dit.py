@@ -109,7 +109,7 @@ class DiT(LabelledNetwork):
         vector_channels: size of a vector to condition on; 0 for none.
         image_channels: channels of an image to condition on, which the network sees behind those of x; 0 for none.
         keeps_image: never hide the image, as upsamplers do.
-        pool_context: let the mean of the tokens join the embedding of the noise, beside attention to each.
+        context_depth: blocks in which the tokens look at each other first, as of `Conditioning`.
         checkpointing: in training, compute the inner values of blocks twice rather than store them.
     """
 
@@ -133,7 +133,7 @@ class DiT(LabelledNetwork):
         vector_channels: int = 0,
         image_channels: int = 0,
         keeps_image: bool = False,
-        pool_context: bool = False,
+        context_depth: int = 0,
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
@@ -168,7 +168,7 @@ class DiT(LabelledNetwork):
         self.vector_channels = vector_channels
         self.image_channels = image_channels
         self.keeps_image = keeps_image
-        self.pool_context = pool_context
+        self.context_depth = context_depth
         self.checkpointing = checkpointing
         self.cond_dropout = label_dropout
         features = Features(noise_embedding, FREQUENCIES, frequency_shift)
@@ -181,7 +181,7 @@ class DiT(LabelledNetwork):
             vector_channels=vector_channels,
             image_channels=image_channels,
             keeps_image=keeps_image,
-            pool_context=pool_context,
+            context_depth=context_depth,
         )
         _draw_small(self.conditioning)
         self.first = _linear((channels_in + image_channels) * patch_size**dims, width)
@@ -194,8 +194,8 @@ class DiT(LabelledNetwork):
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Condition = None) -> Tensor:
         check_samples(x, self.channels_in, self.dims)
-        embedding = self.conditioning(c_noise, cond)
         tokens = self.conditioning.tokens(c_noise, cond)
+        embedding = self.conditioning(c_noise, cond, tokens)
         grid = self.grid(x.shape[2:])
         x = self.conditioning.beside(x, cond)
         h = self.first(_patches(x, self.patch_size)) + _positions_like(tuple(grid), self.width, x.device, x.dtype)

@@ -15,6 +15,7 @@ from scoresde.errors import require
 from scoresde.networks.base import Network
 from scoresde.networks.conditions import Conditions
 from scoresde.networks.layers import Tokens
+from scoresde.networks.text import WordBlock
 
 NOISE_EMBEDDINGS = ("octaves", "positional", "fourier")
 
@@ -89,8 +90,9 @@ class Conditioning(Conditions):
         features: of the noise label.
         num_classes, label_dropout, context_channels, vector_channels, image_channels, keeps_image: what the network
             takes, as `Conditions` says.
-        pool_context: whether the mean of the tokens joins the embedding too, beside cross-attention (Saharia et al.
-            2022, section 2.3): what is said of the whole sample is then learned sooner.
+        context_depth: blocks in which the tokens look at each other before the network attends to them; with them, the
+            learned token joins the embedding. An encoder that was trained for other things need not say what belongs to
+            what, as in "leaning left, on the right"; these blocks learn it from the samples.
     """
 
     def __init__(
@@ -104,11 +106,11 @@ class Conditioning(Conditions):
         vector_channels: int = 0,
         image_channels: int = 0,
         keeps_image: bool = False,
-        pool_context: bool = False,
+        context_depth: int = 0,
     ) -> None:
         require(
-            bool(context_channels) or not pool_context,
-            "pool_context=True: there are no tokens without context_channels; set it to False",
+            context_depth == 0 or (context_depth > 0 and context_channels > 0),
+            f"context_depth={context_depth}: need 0 blocks or more, and 0 for a network without tokens",
         )
         super().__init__(
             num_classes,
@@ -123,15 +125,23 @@ class Conditioning(Conditions):
         self.label = nn.Embedding(self.num_labels, width) if num_classes else None
         self.mix = nn.Linear(width, width)
         self.token = nn.Parameter(torch.randn(context_channels) * 0.02) if context_channels else None
-        self.pool = nn.Linear(context_channels, width) if pool_context else None
+        heads = next((heads for heads in (4, 2) if context_channels % heads == 0), 1)
+        self.reading = nn.ModuleList(WordBlock(context_channels, heads, 0.0) for _ in range(context_depth))
+        self.pool = nn.Linear(context_channels, width) if context_depth else None
         self.vector = nn.Linear(self.vector_size, width) if vector_channels else None
         self.image_features = Features("octaves", 0) if image_channels else None
         self.image = nn.Linear(self.image_features.size, width) if self.image_features is not None else None
 
-    def forward(self, c_noise: Tensor, cond: Condition) -> Tensor:
-        """The embedding, after its last nonlinearity; others join before "octaves" are mixed, after the others are."""
+    def forward(self, c_noise: Tensor, cond: Condition, tokens: Tokens | None = None) -> Tensor:
+        """The embedding, after its last nonlinearity; others join before "octaves" are mixed, after the others are.
+
+        Args:
+            c_noise: the noise label `(B,)`.
+            cond: the condition.
+            tokens: what `tokens` gives for it.
+        """
         embedding = self.noise(self.features(c_noise).to(self.noise.weight.dtype))
-        others = self._others(c_noise, cond)
+        others = self._others(c_noise, cond, tokens)
         if self.features.kind == "octaves" and others is not None:
             embedding = embedding + others
         embedding = self.mix(F.silu(embedding))
@@ -139,16 +149,15 @@ class Conditioning(Conditions):
             embedding = embedding + others
         return F.silu(embedding)
 
-    def _others(self, c_noise: Tensor, cond: Condition) -> Tensor | None:
-        """The sum of the embeddings of labels, vectors and the noise of images; None for a network without."""
+    def _others(self, c_noise: Tensor, cond: Condition, tokens: Tokens | None) -> Tensor | None:
+        """The sum of the embeddings of the learned token, labels, vectors and the noise of images; None for a network without."""
         dtype = self.noise.weight.dtype
         found = []
         labels = self.labels(c_noise, cond)
         if self.label is not None:
             found.append(self.label(labels))
-        tokens = self.tokens(c_noise, cond)
         if self.pool is not None and tokens is not None:
-            found.append(self.pool(_mean(tokens)))
+            found.append(self.pool(tokens.values[:, 0]))
         vectors = self.vectors(c_noise, cond)
         if self.vector is not None and vectors is not None:
             found.append(self.vector(vectors.to(dtype)))
@@ -163,18 +172,17 @@ class Conditioning(Conditions):
         own = self.token.expand(c_noise.shape[0], 1, -1)
         values = self.given(cond, "tokens")
         if values is None:
-            return Tokens(own, None)
+            return Tokens(self._read(own, None), None)
         mask = self.part(cond, "mask")
-        values = torch.cat([own, values.to(own.dtype)], 1)
-        return Tokens(values, None if mask is None else F.pad(mask, (1, 0), value=True))
+        mask = None if mask is None else F.pad(mask, (1, 0), value=True)
+        return Tokens(self._read(torch.cat([own, values.to(own.dtype)], 1), mask), mask)
 
-
-def _mean(tokens: Tokens) -> Tensor:
-    """The mean of the tokens that count, `(B, C)`; there is always one."""
-    if tokens.mask is None:
-        return tokens.values.mean(1)
-    kept = tokens.mask[..., None].to(tokens.values.dtype)
-    return (tokens.values * kept).sum(1) / kept.sum(1)
+    def _read(self, values: Tensor, mask: Tensor | None) -> Tensor:
+        """Tokens after they have looked at each other."""
+        sees = torch.ones_like(values[:, :, 0], dtype=torch.bool) if mask is None else mask
+        for block in self.reading:
+            values = block(values, sees[:, None, None, :])
+        return values
 
 
 class LabelledNetwork(Network):

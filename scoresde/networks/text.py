@@ -30,7 +30,7 @@ class Read(NamedTuple):
     pooled: Tensor
 
 
-class _Block(nn.Module):
+class WordBlock(nn.Module):
     """Attention between words, and two linear layers on each word, beside a skip connection; both begin as 0."""
 
     def __init__(self, width: int, num_heads: int, dropout: float) -> None:
@@ -104,7 +104,7 @@ class TextTransformer(nn.Module):
         self.word = nn.Embedding(len(words), width)
         self.word.weight.data[1] = 0
         self.place = nn.Parameter(0.1 * torch.randn(max_length, width))
-        self.blocks = nn.ModuleList(_Block(width, num_heads, dropout) for _ in range(depth))
+        self.blocks = nn.ModuleList(WordBlock(width, num_heads, dropout) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Read:

@@ -187,7 +187,7 @@ class UNet(Encoder, LabelledNetwork):
         vector_channels: size of a vector to condition on; 0 for none.
         image_channels: channels of an image to condition on, which the network sees behind those of x; 0 for none.
         keeps_image: never hide the image, as upsamplers do.
-        pool_context: let the mean of the tokens join the embedding of the noise, beside attention to each.
+        context_depth: blocks in which the tokens look at each other first, as of `Conditioning`.
         xavier: begin with Glorot and Bengio's uniform weights and no biases, as Song et al. do; otherwise with torch's.
         checkpointing: in training, compute the inner values of residual blocks twice rather than store them.
     """
@@ -214,7 +214,7 @@ class UNet(Encoder, LabelledNetwork):
     vector_channels: int
     image_channels: int
     keeps_image: bool
-    pool_context: bool
+    context_depth: int
     xavier: bool
 
     def __init__(
@@ -253,7 +253,7 @@ class UNet(Encoder, LabelledNetwork):
         vector_channels: int = 0,
         image_channels: int = 0,
         keeps_image: bool = False,
-        pool_context: bool = False,
+        context_depth: int = 0,
         xavier: bool = False,
         checkpointing: bool = False,
     ) -> None:
@@ -272,7 +272,7 @@ class UNet(Encoder, LabelledNetwork):
             vector_channels=vector_channels,
             image_channels=image_channels,
             keeps_image=keeps_image,
-            pool_context=pool_context,
+            context_depth=context_depth,
         )
         style.drawn(conditioning)
         require(attention_up in ("every", "last"), f"attention_up={attention_up!r}: need 'every' or 'last'")
@@ -341,8 +341,8 @@ class UNet(Encoder, LabelledNetwork):
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Condition = None) -> Tensor:
         check_samples(x, self.channels_in, self.style.dims)
-        embedding = self.conditioning(c_noise, cond)
         tokens = self.conditioning.tokens(c_noise, cond)
+        embedding = self.conditioning(c_noise, cond, tokens)
         h, skips = self.encode(self.conditioning.beside(x, cond), embedding, tokens)
         painted: Tensor | None = None
         for index, layer in enumerate(self.up):

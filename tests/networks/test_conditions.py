@@ -279,3 +279,29 @@ def test_conditions_of_all_kinds_are_joined_and_taken():
     halves = [condition.take(cond, part) for part in (slice(0, 2), slice(2, None))]
     again = condition.join(halves)
     assert all(torch.equal(a, b) for (_, a), (_, b) in itertools.zip_longest(*map(condition.parts, (cond, again))))
+
+
+@pytest.mark.parametrize("cls", ["UNet", "DiT"])
+def test_tokens_look_at_each_other_first_and_padding_still_says_nothing(cls):
+    torch.manual_seed(0)
+    options = {"context_channels": 6, "context_depth": 2, "label_dropout": 0.1}
+    network = UNet(2, channels=8, **options) if cls == "UNet" else DiT(2, width=16, depth=1, num_heads=2, **options)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    x, c_noise, tokens = torch.randn(2, 2, 8, 8), torch.zeros(2), torch.randn(2, 4, 6)
+    mask = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1]]).bool()
+    output = network(x, c_noise, {"tokens": tokens, "mask": mask})
+    changed = tokens.clone()
+    changed[0, 2:] = 99
+    torch.testing.assert_close(network(x, c_noise, {"tokens": changed, "mask": mask}), output)
+    hidden = network.null_cond({"tokens": tokens, "mask": mask}, torch.ones(2, dtype=torch.bool))
+    torch.testing.assert_close(network(x, c_noise, hidden), network(x, c_noise), rtol=1e-5, atol=1e-6)
+    with torch.no_grad():  # the learned token sees the others: what it says of the whole reaches the embedding
+        seen = network.conditioning.tokens(c_noise, {"tokens": tokens, "mask": mask}).values[:, 0]
+        other = network.conditioning.tokens(c_noise, {"tokens": 2 * tokens, "mask": mask}).values[:, 0]
+    assert not torch.allclose(seen, other)
+
+
+def test_blocks_of_a_context_need_one():
+    with pytest.raises(UsageError, match=r"context_depth=1: need 0 blocks or more, and 0 for a network without tokens"):
+        UNet(2, channels=8, context_depth=1)
