@@ -150,7 +150,7 @@ class Conditioning(Conditions):
         return F.silu(embedding)
 
     def _others(self, c_noise: Tensor, cond: Condition, tokens: Tokens | None) -> Tensor | None:
-        """The sum of the embeddings of the learned token, labels, vectors and the noise of images; None if there are none."""
+        """The sum of the embeddings of the learned token, labels, vectors and the noise of images; None without."""
         dtype = self.noise.weight.dtype
         found = []
         labels = self.labels(c_noise, cond)
