@@ -28,6 +28,8 @@ from scoresde.upsampling import UpsamplingObjective
 from sde_configs import default
 from sde_configs.build import SAMPLERS, from_data
 
+KL_WEIGHT = 0.3  # of autoencoders: latents that a small generator learns
+
 
 def recipes() -> list[str]:
     """Names of the built-in recipes."""
@@ -127,11 +129,11 @@ def as_autoencoder(config: ConfigDict) -> ConfigDict:
     taken = {name: p.default for name, p in inspect.signature(ConvAutoencoder).parameters.items()}
     names = ("channels", "multipliers", "num_blocks", "latent_channels", "kind")
     config.network = ConfigDict({"name": ConvAutoencoder.__name__, **{name: taken[name] for name in names}})
-    loss = AutoencodingObjective()
+    loss = AutoencodingObjective(kl_weight=KL_WEIGHT)
     config.objective = ConfigDict(
         {"name": type(loss).__name__, **{f.name: getattr(loss, f.name) for f in fields(loss)}}
     )
-    config.training.num_steps = 1200
+    config.training.num_steps = 1000
     config.training.lr = 1e-3
     return config
 
