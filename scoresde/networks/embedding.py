@@ -15,7 +15,7 @@ from scoresde.errors import require
 from scoresde.networks.base import Network
 from scoresde.networks.conditions import Conditions
 from scoresde.networks.layers import Tokens
-from scoresde.networks.text import WordBlock
+from scoresde.networks.text import WordBlock, nearness
 
 NOISE_EMBEDDINGS = ("octaves", "positional", "fourier")
 
@@ -125,8 +125,8 @@ class Conditioning(Conditions):
         self.label = nn.Embedding(self.num_labels, width) if num_classes else None
         self.mix = nn.Linear(width, width)
         self.token = nn.Parameter(torch.randn(context_channels) * 0.02) if context_channels else None
-        heads = next((heads for heads in (4, 2) if context_channels % heads == 0), 1)
-        self.reading = nn.ModuleList(WordBlock(context_channels, heads, 0.0) for _ in range(context_depth))
+        self.heads = next((heads for heads in (4, 2) if context_channels % heads == 0), 1)
+        self.reading = nn.ModuleList(WordBlock(context_channels, self.heads, 0.0) for _ in range(context_depth))
         self.pool = nn.Linear(context_channels, width) if context_depth else None
         self.vector = nn.Linear(self.vector_size, width) if vector_channels else None
         self.image_features = Features("octaves", 0) if image_channels else None
@@ -179,9 +179,12 @@ class Conditioning(Conditions):
 
     def _read(self, values: Tensor, mask: Tensor | None) -> Tensor:
         """Tokens after they have looked at each other."""
-        sees = torch.ones_like(values[:, :, 0], dtype=torch.bool) if mask is None else mask
+        if not len(self.reading):
+            return values
+        kept = torch.ones_like(values[:, :, 0], dtype=torch.bool) if mask is None else mask
+        bias = nearness(kept, self.heads, apart=1)
         for block in self.reading:
-            values = block(values, sees[:, None, None, :])
+            values = block(values, bias)
         return values
 
 

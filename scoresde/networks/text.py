@@ -44,12 +44,39 @@ class WordBlock(nn.Module):
         self.inner = nn.Linear(width, 4 * width)
         self.outer = _zero_linear(4 * width, width)
 
-    def forward(self, h: Tensor, sees: Tensor) -> Tensor:
+    def forward(self, h: Tensor, bias: Tensor) -> Tensor:
+        """Words `(B, L, width)` after they have looked at each other.
+
+        Args:
+            h: the words.
+            bias: added to the logits of attention, as `nearness` gives it.
+        """
         q, k, v = self.qkv(self.norm(h)).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=sees).transpose(1, 2).flatten(2)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype)).transpose(1, 2).flatten(2)
         h = h + F.dropout(self.out(attended), self.dropout, self.training)
         inner = self.outer(F.gelu(self.inner(self.norm_inner(h))))
         return h + F.dropout(inner, self.dropout, self.training)
+
+
+def nearness(mask: Tensor, num_heads: int, apart: int = 0) -> Tensor:
+    """What attention between words adds to its logits, `(B, num_heads, L, L)`: -4^-h |i - j| for words i and j.
+
+    The first heads look at the words nearby, which say what a word means, as in "leaning left, on the right"; the last
+    look everywhere (Press et al. 2022, with steeper slopes, as captions are short). What only pads is not seen, but by
+    itself.
+
+    Args:
+        mask: `(B, L)`, True for words that count.
+        num_heads: heads h = 0, 1, ...
+        apart: so many at the beginning are no words, and are near to all.
+    """
+    places = torch.arange(mask.shape[1], device=mask.device)
+    distance = (places[:, None] - places).abs().float()
+    distance[:apart] = 0
+    distance[:, :apart] = 0
+    slopes = 4.0 ** -torch.arange(num_heads, device=mask.device)
+    hidden = ~mask[:, None, None, :] & (places[:, None] != places)
+    return (-slopes[:, None, None] * distance).masked_fill(hidden, -math.inf)
 
 
 def _zero_linear(size_in: int, size_out: int) -> nn.Linear:
@@ -116,12 +143,10 @@ class TextTransformer(nn.Module):
         """
         if ids.shape[1] > self.max_length:
             raise UsageError(f"ids of shape {tuple(ids.shape)}: this network takes {self.max_length} words; cut them")
-        length = ids.shape[1]
-        itself = torch.eye(length, dtype=torch.bool, device=ids.device)  # so that every place sees something
-        sees = mask[:, None, None, :] | itself
-        h = self.word(ids) + self.place[:length]
+        bias = nearness(mask, self.num_heads)
+        h = self.word(ids) + self.place[: ids.shape[1]]
         for block in self.blocks:
-            h = block(h, sees)
+            h = block(h, bias)
         kept = mask[..., None].to(h.dtype)
         states = self.norm(h) * kept
         return Read(states, states.sum(1) / kept.sum(1).clamp(min=1))
