@@ -151,7 +151,8 @@ def as_text_encoder(config: ConfigDict) -> ConfigDict:
     names = ("width", "depth", "num_heads", "max_length", "dropout")
     config.network = ConfigDict({"name": TextTransformer.__name__, **{name: taken[name] for name in names}})
     config.objective = ConfigDict({"name": ContrastiveObjective.__name__})
-    config.training.num_steps = 600
+    config.network.dropout = 0.1
+    config.training.num_steps = 1200
     config.training.batch_size = 128  # each sample is sought among these
     config.training.lr = 1e-3
     return config

@@ -23,7 +23,7 @@ from scoresde.errors import UsageError, require
 from scoresde.models.base import NetworkModel, TrainedModel, plain_network
 from scoresde.models.latent_codec import Encoded
 from scoresde.models.network import NetworkScoreModel
-from scoresde.noise import BatchNoise
+from scoresde.noise import BatchNoise, key_of
 from scoresde.objective import Batch, Model, Objective
 from scoresde.score_model import warn_of_scale
 from scoresde.training.average import Average
@@ -131,8 +131,15 @@ class Trainer(Generic[Model]):
         Raises:
             UsageError: if memory does not suffice, or the network cannot be compiled.
         """
-        with self._within_limits(), fast_products(self.options, self.device):
+        with self._within_limits(), fast_products(self.options, self.device), self._keyed():
             self._step()
+
+    @contextlib.contextmanager
+    def _keyed(self) -> Iterator[None]:
+        """While entered, torch's own random state, from which dropout draws, is a function of seed, step and process."""
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(key_of(self.seed, "step", self.step_number, self.world.rank))
+            yield
 
     @contextlib.contextmanager
     def _within_limits(self) -> Iterator[None]:

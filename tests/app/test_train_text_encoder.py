@@ -149,7 +149,7 @@ def test_the_settings():
         "depth": 2,
         "num_heads": 4,
         "max_length": 32,
-        "dropout": 0.0,
+        "dropout": 0.1,
     }
     assert config.objective.to_dict() == {"name": "ContrastiveObjective"}
     assert "sde" not in config

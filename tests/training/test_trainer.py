@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from scoresde import TrainingOptions, UsageError, checkpoint, fit
+from scoresde import VPSDE, EDMParametrization, NetworkScoreModel, TrainingOptions, UNet, UsageError, checkpoint, fit
 from scoresde.data import ArrayData
 from scoresde.objective import Batch, DenoisingObjective
 from scoresde.training import DivergedError, Trainer
@@ -60,6 +60,22 @@ def test_resuming_from_a_file_is_as_if_never_stopped(device, tmp_path, stop):
     advance(resumed, 12 - stop)
     assert_same_state(resumed.state(), whole.state())
     assert resumed.pop_metrics() == whole.pop_metrics()  # the losses before the stop count too
+
+
+def test_dropout_is_the_same_in_a_run_that_resumes_and_leaves_the_random_state_alone(device):
+    def trainer():
+        torch.manual_seed(0)
+        network = UNet(1, channels=8, dropout=0.5)
+        model = NetworkScoreModel(network, VPSDE(), EDMParametrization(sigma_data=1.0), (1, 8, 8)).to(device)
+        data = ArrayData(torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(1)))
+        return Trainer(model, data, DenoisingObjective(), TrainingOptions(num_steps=4, batch_size=8))
+
+    whole, part = advance(trainer(), 4), advance(trainer(), 2)
+    resumed = trainer()
+    resumed.load_state(2, part.state())
+    before = torch.get_rng_state()
+    assert_same_state(advance(resumed, 2).state(), whole.state())
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_state_after_metrics_were_taken_holds_no_old_losses(device):
