@@ -136,7 +136,7 @@ class Trainer(Generic[Model]):
 
     @contextlib.contextmanager
     def _keyed(self) -> Iterator[None]:
-        """While entered, torch's own random state, from which dropout draws, is a function of seed, step and process."""
+        """While entered, torch's own random state, from which dropout draws, is a function of seed, step, process."""
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(key_of(self.seed, "step", self.step_number, self.world.rank))
             yield
