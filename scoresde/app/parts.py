@@ -94,7 +94,8 @@ def with_parts(
             "leave the encoder out",
         )
         encoder = open_text(named, device, "config.data.text_encoder")
-        parts = [captioned(part, encoder, folder) for part in parts]
+        table = captioned(data, encoder, folder).table
+        parts = [replace(part, table=table) for part in parts]
         examples = list(dict.fromkeys(captions(parts[-1])))[:EXAMPLES]
         file = _file(named, "config.data.text_encoder")
         record[TEXT_ENCODER] = {"path": file, "digest": encoder.digest, "examples": examples}
