@@ -77,9 +77,15 @@ def load_config(sde: str | None, name: str | None, of_part: bool = False) -> Con
     return config
 
 
+def _name_of(config: ConfigDict, section: str) -> Any:
+    """The class that a section names; None for a damaged one."""
+    described = config.get(section)
+    return described.get("name") if isinstance(described, ConfigDict) else None
+
+
 def _of_part(config: ConfigDict) -> str:
     """The mode that trains what a configuration describes, if it is a part of a model without an SDE; otherwise ""."""
-    name = config.get("network", {}).get("name")
+    name = _name_of(config, "network")
     if name in classes(AutoencoderNetwork):
         return "train_autoencoder"
     return "train_text_encoder" if name == TextTransformer.__name__ else ""
@@ -94,7 +100,7 @@ def _without_sde(config: ConfigDict) -> None:
 
 def is_upsampler(config: ConfigDict) -> bool:
     """Whether a configuration is that of an upsampler (`scoresde.upsampling`)."""
-    return config.get("objective", {}).get("name") == UpsamplingObjective.__name__
+    return _name_of(config, "objective") == UpsamplingObjective.__name__
 
 
 def as_classifier(config: ConfigDict) -> ConfigDict:

@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 
+from scoresde import checkpoint
 from scoresde.app import average as average_module
 from scoresde.app import train as train_module
 from scoresde.app.cli import main
@@ -108,7 +109,7 @@ def test_other_places_without_memory(tmp_path, monkeypatch, capsys):
         patch.setattr(average_module, "reconstruct", host_error)
         assert train_logged(tmp_path / "new", "--config.training.ema_lengths=(0.05,)") == 2
         (tmp_path / "snapshots").mkdir()
-        RunFolder(tmp_path).snapshot_path(5).touch()
+        checkpoint.save(RunFolder(tmp_path).snapshot_path(5), 5, {"models": {"score": {}}}, {})
         arguments = ["--mode=average", f"--workdir={tmp_path}", "--length=0.07"]
         assert_refused(capsys, arguments, r"out of memory; close other programs, or use another machine$")
     assert train_logged(tmp_path) == 0
@@ -118,7 +119,7 @@ def test_a_real_limit_on_memory_is_named(tmp_path):
     """The process may have 64 MB more than it has once the model is built."""
     program = f"""
 import resource, sys
-from scoresde.app import train as module
+from scoresde.app import training_run as module
 from scoresde.app.cli import main
 build_run = module.build_run
 

@@ -257,7 +257,8 @@ MISTAKES = {
     "graph": ("--config.sampling.cuda_graph=True", r"cuda_graph=True: .*(cpu|path noise)"),
     "config": (
         "--config=toy",
-        r"config=toy: belongs to --mode train, --mode train_classifier, --mode visualize; "
+        r"config=toy: belongs to --mode train, --mode train_classifier, --mode train_autoencoder, "
+        r"--mode train_text_encoder, --mode visualize; "
         "leave it out of --mode sample",
     ),
     "output in a file": ("--output=file/x.png", r"output='file/x\.png': cannot be written.*--output"),

@@ -109,7 +109,7 @@ REFUSED = {
     "a negative label": ([0, -1], "labels from -1 to 0; need labels 0..2"),
     "fractions": (0.5, r"a tensor \(float32, \(32,\)\); need labels 0..2"),
     "vectors": (torch.zeros(3, 2, dtype=torch.long), r"a tensor \(int64, \(32, 2\)\); need labels 0..2"),
-    "a dict": ({"label": 0}, r"cond\['label'\] .*; need labels 0..2"),
+    "a dict": ({"labels": 0}, r"cond\['labels'\] .*; need labels 0..2"),
     "nothing": (None, "no condition; need labels 0..2"),
     "no entries": ([], "is empty; give at least one entry"),
     "a word": ("cat", "cannot be converted to a tensor"),
