@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,52 @@ from scoresde.errors import UsageError, require
 WITH = {"vector_mask": "vector", "image_noise": "image", "mask": "tokens"}  # parts that say more of another one
 BARE = ("label", "vector")  # kinds that may be given as a tensor to a network that asks for no other
 LEAST_NOISE = 1e-3  # of an image: noise levels below it count as it
+
+
+@final
+@dataclass(frozen=True)
+class Takes:
+    """Which conditions a network takes.
+
+    Attributes:
+        num_classes: classes to condition on; 0 for none.
+        label_dropout: share of the conditions that training hides.
+        context_channels: size of a token; 0 for none.
+        vector_channels: size of a vector; 0 for none.
+        image_channels: channels of an image; 0 for none.
+        keeps_image: never hide the image, as upsamplers do; guidance then is by the other parts alone. The image is
+            not asked of data, as `scoresde.upsampling` makes it of the samples; what evaluates the network needs it.
+        context_depth: blocks in which the tokens look at each other before the network attends to them; with them, the
+            learned token joins the embedding. An encoder that was trained for other things need not say what belongs to
+            what, as in "leaning left, on the right"; these blocks learn it from the samples.
+    """
+
+    num_classes: int = 0
+    label_dropout: float = 0.0
+    context_channels: int = 0
+    vector_channels: int = 0
+    image_channels: int = 0
+    keeps_image: bool = False
+    context_depth: int = 0
+
+    def __post_init__(self) -> None:
+        require(
+            isinstance(self.num_classes, int) and self.num_classes >= 0,
+            f"num_classes={self.num_classes}: need a whole number, 0 for a network without classes",
+        )
+        for name in ("context_channels", "vector_channels", "image_channels"):
+            count = getattr(self, name)
+            require(count >= 0, f"{name}={count}: need a whole number, 0 for a network without")
+        require(0 <= self.label_dropout < 1, f"label_dropout={self.label_dropout}: need 0 <= label_dropout < 1")
+        require(
+            self.context_depth == 0 or (self.context_depth > 0 and self.context_channels > 0),
+            f"context_depth={self.context_depth}: need 0 blocks or more, and 0 for a network without tokens",
+        )
+
+    @classmethod
+    def of(cls, arguments: Mapping[str, Any]) -> Takes:
+        """What the arguments of a network say; it has those of these names."""
+        return cls(**{field.name: arguments[field.name] for field in fields(cls)})
 
 
 class Conditions(nn.Module):
@@ -37,45 +85,28 @@ class Conditions(nn.Module):
     and a flag, for which it learns a vector.
 
     Args:
-        num_classes: classes to condition on; 0 for none.
-        label_dropout: share of the conditions that training hides.
-        context_channels: size of a token; 0 for none.
-        vector_channels: size of a vector; 0 for none.
-        image_channels: channels of an image; 0 for none.
-        keeps_image: never hide the image, as upsamplers do; guidance then is by the other parts alone. The image is
-            not asked of data, as `scoresde.upsampling` makes it of the samples; what evaluates the network needs it.
+        takes: which of them.
     """
 
-    def __init__(
-        self,
-        num_classes: int,
-        label_dropout: float,
-        context_channels: int = 0,
-        *,
-        vector_channels: int = 0,
-        image_channels: int = 0,
-        keeps_image: bool = False,
-    ) -> None:
+    def __init__(self, takes: Takes) -> None:
         super().__init__()
-        require(
-            isinstance(num_classes, int) and num_classes >= 0,
-            f"num_classes={num_classes}: need a whole number, 0 for a network without classes",
-        )
-        counts = {"context": context_channels, "vector": vector_channels, "image": image_channels}
-        for name, count in counts.items():
-            require(count >= 0, f"{name}_channels={count}: need a whole number, 0 for a network without")
-        require(0 <= label_dropout < 1, f"label_dropout={label_dropout}: need 0 <= label_dropout < 1")
-        self.num_classes = num_classes
-        self.context_channels = context_channels
-        self.vector_channels = vector_channels
-        self.image_channels = image_channels
-        self.keeps_image = keeps_image
-        self.has_null = label_dropout > 0
-        sizes = {"label": num_classes, "vector": vector_channels, "image": image_channels, "tokens": context_channels}
+        self.num_classes = takes.num_classes
+        self.context_channels = takes.context_channels
+        self.vector_channels = takes.vector_channels
+        self.image_channels = takes.image_channels
+        self.keeps_image = takes.keeps_image
+        self.has_null = takes.label_dropout > 0
+        sizes = {
+            "label": takes.num_classes,
+            "vector": takes.vector_channels,
+            "image": takes.image_channels,
+            "tokens": takes.context_channels,
+        }
         self.kinds = tuple(kind for kind, size in sizes.items() if size)
         require(
             not self.has_null or len(self._asked) > 0,
-            f"label_dropout={label_dropout}: this network has no classes whose labels could be hidden; leave it at 0",
+            f"label_dropout={takes.label_dropout}: this network has no classes whose labels could be hidden; leave it "
+            "at 0",
         )
 
     @property

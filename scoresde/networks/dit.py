@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from scoresde.condition import Condition
 from scoresde.errors import require
+from scoresde.networks.conditions import Takes
 from scoresde.networks.embedding import Conditioning, Features, LabelledNetwork
 from scoresde.networks.layers import Tokens, attend_to_tokens, check_samples, zeroed
 
@@ -113,6 +114,14 @@ class DiT(LabelledNetwork):
         checkpointing: in training, compute the inner values of blocks twice rather than store them.
     """
 
+    channels_in: int
+    patch_size: int
+    width: int
+    depth: int
+    learned_variance: bool
+    dims: int
+    checkpointing: bool
+
     def __init__(
         self,
         channels_in: int,
@@ -136,6 +145,7 @@ class DiT(LabelledNetwork):
         context_depth: int = 0,
         checkpointing: bool = False,
     ) -> None:
+        arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
         counts = {"channels_in": channels_in, "patch_size": patch_size, "depth": depth, "num_heads": num_heads}
         for name, value in counts.items():
@@ -151,38 +161,11 @@ class DiT(LabelledNetwork):
         require(width >= 2 * dims, f"width={width} of DiT: need at least 2 features for each of {dims} axes")
         require(round(mlp_ratio * width) >= 1, f"mlp_ratio={mlp_ratio} of DiT: must be positive, such as 4")
         require(0 <= dropout < 1, f"dropout={dropout} of DiT: need 0 <= dropout < 1")
-        self.channels_in = channels_in
-        self.patch_size = patch_size
-        self.width = width
-        self.depth = depth
-        self.num_heads = num_heads
-        self.mlp_ratio = mlp_ratio
-        self.num_classes = num_classes
-        self.label_dropout = label_dropout
-        self.learned_variance = learned_variance
-        self.dims = dims
-        self.noise_embedding = noise_embedding
-        self.frequency_shift = frequency_shift
-        self.dropout = dropout
-        self.context_channels = context_channels
-        self.vector_channels = vector_channels
-        self.image_channels = image_channels
-        self.keeps_image = keeps_image
-        self.context_depth = context_depth
-        self.checkpointing = checkpointing
+        for name, value in arguments.items():  # a file describes the network by its arguments
+            setattr(self, name, value)
         self.cond_dropout = label_dropout
         features = Features(noise_embedding, FREQUENCIES, frequency_shift)
-        self.conditioning = Conditioning(
-            width,
-            num_classes,
-            label_dropout,
-            features,
-            context_channels,
-            vector_channels=vector_channels,
-            image_channels=image_channels,
-            keeps_image=keeps_image,
-            context_depth=context_depth,
-        )
+        self.conditioning = Conditioning(width, Takes.of(arguments), features)
         _draw_small(self.conditioning)
         self.first = _linear((channels_in + image_channels) * patch_size**dims, width)
         self.blocks = nn.ModuleList(

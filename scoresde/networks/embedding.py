@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from scoresde.condition import Condition
 from scoresde.errors import require
 from scoresde.networks.base import Network
-from scoresde.networks.conditions import Conditions
+from scoresde.networks.conditions import Conditions, Takes
 from scoresde.networks.layers import Tokens
 from scoresde.networks.text import WordBlock, nearness
 
@@ -87,49 +87,28 @@ class Conditioning(Conditions):
 
     Args:
         width: size of the embedding.
-        features: of the noise label.
-        num_classes, label_dropout, context_channels, vector_channels, image_channels, keeps_image: what the network
-            takes, as `Conditions` says.
-        context_depth: blocks in which the tokens look at each other before the network attends to them; with them, the
-            learned token joins the embedding. An encoder that was trained for other things need not say what belongs to
-            what, as in "leaning left, on the right"; these blocks learn it from the samples.
+        takes: which conditions the network takes.
+        features: of the noise label; "octaves" by default.
     """
 
     def __init__(
         self,
         width: int,
-        num_classes: int = 0,
-        label_dropout: float = 0.0,
+        takes: Takes = Takes(),  # noqa: B008  frozen
         features: Features | None = None,
-        context_channels: int = 0,
-        *,
-        vector_channels: int = 0,
-        image_channels: int = 0,
-        keeps_image: bool = False,
-        context_depth: int = 0,
     ) -> None:
-        require(
-            context_depth == 0 or (context_depth > 0 and context_channels > 0),
-            f"context_depth={context_depth}: need 0 blocks or more, and 0 for a network without tokens",
-        )
-        super().__init__(
-            num_classes,
-            label_dropout,
-            context_channels,
-            vector_channels=vector_channels,
-            image_channels=image_channels,
-            keeps_image=keeps_image,
-        )
+        super().__init__(takes)
+        context = takes.context_channels
         self.features = features or Features("octaves", 0)
         self.noise = nn.Linear(self.features.size, width)
-        self.label = nn.Embedding(self.num_labels, width) if num_classes else None
+        self.label = nn.Embedding(self.num_labels, width) if takes.num_classes else None
         self.mix = nn.Linear(width, width)
-        self.token = nn.Parameter(torch.randn(context_channels) * 0.02) if context_channels else None
-        self.heads = next((heads for heads in (4, 2) if context_channels % heads == 0), 1)
-        self.reading = nn.ModuleList(WordBlock(context_channels, self.heads, 0.0) for _ in range(context_depth))
-        self.pool = nn.Linear(context_channels, width) if context_depth else None
-        self.vector = nn.Linear(self.vector_size, width) if vector_channels else None
-        self.image_features = Features("octaves", 0) if image_channels else None
+        self.token = nn.Parameter(torch.randn(context) * 0.02) if context else None
+        self.heads = next((heads for heads in (4, 2) if context % heads == 0), 1)
+        self.reading = nn.ModuleList(WordBlock(context, self.heads, 0.0) for _ in range(takes.context_depth))
+        self.pool = nn.Linear(context, width) if takes.context_depth else None
+        self.vector = nn.Linear(self.vector_size, width) if takes.vector_channels else None
+        self.image_features = Features("octaves", 0) if takes.image_channels else None
         self.image = nn.Linear(self.image_features.size, width) if self.image_features is not None else None
 
     def forward(self, c_noise: Tensor, cond: Condition, tokens: Tokens | None = None) -> Tensor:

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from scoresde.condition import Condition
 from scoresde.errors import require
-from scoresde.networks.conditions import Conditions
+from scoresde.networks.conditions import Conditions, Takes
 from scoresde.networks.embedding import KeepsFloat, LabelledNetwork
 from scoresde.networks.layers import check_levels, check_samples
 from scoresde.networks.resampling import CONVOLVE, Resampler
@@ -86,29 +86,14 @@ class MPConditioning(KeepsFloat, Conditions):
     frequencies: Tensor
     phases: Tensor
 
-    def __init__(
-        self,
-        channels: int,
-        width: int,
-        num_classes: int,
-        label_dropout: float,
-        vector_channels: int = 0,
-        image_channels: int = 0,
-        keeps_image: bool = False,
-    ) -> None:
-        super().__init__(
-            num_classes,
-            label_dropout,
-            vector_channels=vector_channels,
-            image_channels=image_channels,
-            keeps_image=keeps_image,
-        )
+    def __init__(self, channels: int, width: int, takes: Takes) -> None:
+        super().__init__(takes)
         self.register_buffer("frequencies", 2 * math.pi * torch.randn(channels))
         self.register_buffer("phases", 2 * math.pi * torch.rand(channels))
         self.noise = MPConv(channels, width)
-        self.label = MPConv(self.num_labels, width) if num_classes else None
-        self.vector = MPConv(self.vector_size, width) if vector_channels else None
-        self.image = MPConv(channels, width) if image_channels else None
+        self.label = MPConv(self.num_labels, width) if takes.num_classes else None
+        self.vector = MPConv(self.vector_size, width) if takes.vector_channels else None
+        self.image = MPConv(channels, width) if takes.image_channels else None
 
     def forward(self, c_noise: Tensor, cond: Condition) -> Tensor:
         dtype = self.noise.weight.dtype
@@ -231,9 +216,14 @@ class MPUNet(LabelledNetwork):
         self.cond_dropout = label_dropout
         widths = [channels * multiplier for multiplier in multipliers]
         width = max(widths)
-        self.conditioning = MPConditioning(  # type: ignore[assignment]
-            widths[0], width, num_classes, label_dropout, vector_channels, image_channels, keeps_image
+        takes = Takes(
+            num_classes,
+            label_dropout,
+            vector_channels=vector_channels,
+            image_channels=image_channels,
+            keeps_image=keeps_image,
         )
+        self.conditioning = MPConditioning(widths[0], width, takes)  # type: ignore[assignment]
         self.first = MPConv(channels_in + image_channels + 1, widths[0], dims, 3)
         self.down = nn.ModuleList()
         skips = [c := widths[0]]

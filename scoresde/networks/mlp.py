@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from scoresde.condition import Condition
 from scoresde.errors import require
+from scoresde.networks.conditions import Takes
 from scoresde.networks.embedding import Conditioning, LabelledNetwork
 
 
@@ -45,7 +46,7 @@ class Trunk(nn.Module):
         self.dim = dim
         self.width = width
         self.depth = depth
-        self.conditioning = Conditioning(width, num_classes, label_dropout, vector_channels=vector_channels)
+        self.conditioning = Conditioning(width, Takes(num_classes, label_dropout, vector_channels=vector_channels))
         self.first = nn.Linear(dim, width)
         self.blocks = nn.ModuleList(_Block(width) for _ in range(depth))
         self.norm = nn.LayerNorm(width)

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from scoresde.condition import Condition
 from scoresde.errors import require
+from scoresde.networks.conditions import Takes
 from scoresde.networks.embedding import Conditioning, Features, LabelledNetwork
 from scoresde.networks.layers import (
     Attention,
@@ -263,17 +264,7 @@ class UNet(Encoder, LabelledNetwork):
         features_channels = embedding_channels or channels
         width = 4 * features_channels
         features = Features(noise_embedding, features_channels, frequency_shift, fourier_scale)
-        conditioning = Conditioning(
-            width,
-            num_classes,
-            label_dropout,
-            features,
-            context_channels,
-            vector_channels=vector_channels,
-            image_channels=image_channels,
-            keeps_image=keeps_image,
-            context_depth=context_depth,
-        )
+        conditioning = Conditioning(width, Takes.of(arguments), features)
         style.drawn(conditioning)
         require(attention_up in ("every", "last"), f"attention_up={attention_up!r}: need 'every' or 'last'")
         require(output_pyramid in PYRAMIDS, f"output_pyramid={output_pyramid!r}: need {', '.join(PYRAMIDS)}")
