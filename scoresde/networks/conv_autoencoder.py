@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import final
 
 import torch.nn.functional as F
@@ -18,35 +18,48 @@ KINDS = ("kl", "fsq", "vq", "area")
 LOG_VARIANCES = (-30.0, 20.0)  # to which those of an encoder are clamped
 
 
-def _middle(channels: int, style: Style, attention: bool) -> nn.ModuleList:
-    blocks = [ResBlock(channels, channels, 0, style) for _ in range(2)]
-    return nn.ModuleList([blocks[0], Attention(channels, style), blocks[1]] if attention else blocks)
+@final
+@dataclass(frozen=True)
+class Levels:
+    """What both halves of an autoencoder have in common.
+
+    Attributes:
+        channels: features at the finest level, before its first block.
+        widths: features of each level, from the finest.
+        num_blocks: residual blocks a level on the way down; one more on the way up.
+        style: of the layers.
+        attention: whether there is attention at the coarsest level.
+    """
+
+    channels: int
+    widths: tuple[int, ...]
+    num_blocks: int
+    style: Style
+    attention: bool
+
+    def middle(self) -> nn.ModuleList:
+        """The layers at the coarsest level."""
+        c = self.widths[-1]
+        blocks = [ResBlock(c, c, 0, self.style) for _ in range(2)]
+        return nn.ModuleList([blocks[0], Attention(c, self.style), blocks[1]] if self.attention else blocks)
 
 
 @final
 class Reducer(nn.Module):
-    """Samples to features at the coarsest level; arguments as of `ConvAutoencoder`."""
+    """Samples of some channels to those of the latents, down all levels."""
 
-    def __init__(
-        self,
-        channels_in: int,
-        channels: int,
-        multipliers: Sequence[int],
-        num_blocks: int,
-        c_out: int,
-        style: Style,
-        attention: bool,
-    ) -> None:
+    def __init__(self, c_in: int, c_out: int, levels: Levels) -> None:
         super().__init__()
-        self.first = style.conv(channels_in, channels)
+        style = levels.style
+        self.first = style.conv(c_in, levels.channels)
         self.down = nn.ModuleList()
-        c = channels
-        for level, multiplier in enumerate(multipliers):
+        c = levels.channels
+        for level, width in enumerate(levels.widths):
             if level:
                 self.down.append(StridedConv(c, c, style))
-            for _ in range(num_blocks):
-                self.down.append(ResBlock(c, c := channels * multiplier, 0, style))
-        self.middle = _middle(c, style, attention)
+            for _ in range(levels.num_blocks):
+                self.down.append(ResBlock(c, c := width, 0, style))
+        self.middle = levels.middle()
         self.norm = style.norm(c)
         self.last = style.conv(c, c_out)
 
@@ -59,26 +72,18 @@ class Reducer(nn.Module):
 
 @final
 class Enlarger(nn.Module):
-    """Features at the coarsest level to samples; arguments as of `ConvAutoencoder`."""
+    """Latents of some channels to those of the samples, up all levels."""
 
-    def __init__(
-        self,
-        channels_in: int,
-        channels: int,
-        multipliers: Sequence[int],
-        num_blocks: int,
-        c_out: int,
-        style: Style,
-        attention: bool,
-    ) -> None:
+    def __init__(self, c_in: int, c_out: int, levels: Levels) -> None:
         super().__init__()
-        c = channels * multipliers[-1]
-        self.first = style.conv(channels_in, c)
-        self.middle = _middle(c, style, attention)
+        style = levels.style
+        c = levels.widths[-1]
+        self.first = style.conv(c_in, c)
+        self.middle = levels.middle()
         self.up = nn.ModuleList()
-        for level, multiplier in reversed(list(enumerate(multipliers))):
-            for _ in range(num_blocks + 1):
-                self.up.append(ResBlock(c, c := channels * multiplier, 0, style))
+        for level, width in reversed(list(enumerate(levels.widths))):
+            for _ in range(levels.num_blocks + 1):
+                self.up.append(ResBlock(c, c := width, 0, style))
             if level:
                 self.up.append(style.conv(c, c))
         self.norm = style.norm(c)
@@ -162,14 +167,15 @@ class ConvAutoencoder(AutoencoderNetwork):
             setattr(self, name, value)
         self.factor = 2 ** (len(multipliers) - 1)
         style = Style(dims=dims, head_channels=0, norm_groups=norm_groups, norm_eps=norm_eps)
-        sizes = (channels, tuple(multipliers), num_blocks)
+        widths = tuple(channels * multiplier for multiplier in multipliers)
+        both = Levels(channels, widths, num_blocks, style, middle_attention)
         c_out = latent_channels * (2 if kind == "kl" else 1)
         learns = kind != "area"
-        self.encoder = Reducer(channels_in, *sizes, c_out, style, middle_attention) if learns else None
+        self.encoder = Reducer(channels_in, c_out, both) if learns else None
         self.behind = style.conv(c_out, c_out, 1) if learns and latent_convs else nn.Identity()
         self.quantizer = _quantizer(kind, tuple(levels), codebook_size, latent_channels)
         self.before = style.conv(latent_channels, latent_channels, 1) if latent_convs else nn.Identity()
-        self.decoder = Enlarger(latent_channels, *sizes, channels_in, style, middle_attention)
+        self.decoder = Enlarger(latent_channels, channels_in, both)
 
     def encode(self, x: Tensor) -> Latents:
         self.latent_shape(x.shape[1:])
