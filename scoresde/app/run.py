@@ -10,12 +10,14 @@ import torch
 from ml_collections import ConfigDict
 
 from scoresde.app.init_from import Origin
-from scoresde.app.parts import Prepared
+from scoresde.app.parts import Prepared, with_parts
 from scoresde.app.run_folder import RunFolder
 from scoresde.data.arrays import ArrayData
 from scoresde.data.info import DataInfo
 from scoresde.models.base import TrainedModel
+from scoresde.models.network import NetworkScoreModel
 from scoresde.training import Trainer
+from sde_configs import build
 
 
 @final
@@ -67,3 +69,26 @@ class Kind(ABC):
     @abstractmethod
     def finish(self, run: Run) -> str:
         """Writes what belongs beside the checkpoints of a trained model; returns what to do with it, in one line."""
+
+
+class ScoreModelKind(Kind):
+    """What runs of score models have in common; those of some draw other pictures."""
+
+    @final
+    def prepare(
+        self, folder: RunFolder, config: ConfigDict, data: ArrayData, held_out: ArrayData | None, device: torch.device
+    ) -> Prepared:
+        """The data with encoded captions, and in latents, as the configuration says."""
+        return with_parts(folder.path, config, data, held_out, device)
+
+    @final
+    def build_model(self, config: ConfigDict, data: ArrayData) -> NetworkScoreModel:
+        return build.build_model(config, data)
+
+    @final
+    def measure(self, run: Run, held_out: ArrayData) -> dict[str, Any]:
+        return {}
+
+    @final
+    def complete(self, run: Run) -> None:
+        """Nothing is measured."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 import torch
-from ml_collections import ConfigDict
 
 from samplers import Heun, sample
 from scoresde import condition
@@ -16,19 +15,16 @@ from scoresde.app.config import is_upsampler, load_config, override
 from scoresde.app.device import choose_device
 from scoresde.app.flags import TrainFlags
 from scoresde.app.init_from import Origin
-from scoresde.app.parts import Prepared, with_parts
 from scoresde.app.pictures import save_picture
 from scoresde.app.pipeline import write_pipeline
-from scoresde.app.run import Kind, Run
+from scoresde.app.run import Run, ScoreModelKind
 from scoresde.app.run_folder import RunFolder
 from scoresde.app.train_upsampler import UpsamplerKind
 from scoresde.app.training_run import train_in
 from scoresde.checkpoint import read_header
 from scoresde.condition import Condition
-from scoresde.data.arrays import ArrayData
 from scoresde.errors import require
 from scoresde.models.latent_codec import in_parts, raw_shape
-from scoresde.models.network import NetworkScoreModel
 from scoresde.training import leave_world
 from sde_configs import build
 
@@ -61,23 +57,8 @@ def run_name(sde: str | None, config: str | None) -> str:
 
 
 @final
-class ScoreKind(Kind):
+class ScoreKind(ScoreModelKind):
     """A run that trains a score model."""
-
-    def prepare(
-        self, folder: RunFolder, config: ConfigDict, data: ArrayData, held_out: ArrayData | None, device: torch.device
-    ) -> Prepared:
-        """The data with encoded captions, and in latents, as the configuration says."""
-        return with_parts(folder.path, config, data, held_out, device)
-
-    def build_model(self, config: ConfigDict, data: ArrayData) -> NetworkScoreModel:
-        return build.build_model(config, data)
-
-    def measure(self, run: Run, held_out: ArrayData) -> dict[str, Any]:
-        return {}
-
-    def complete(self, run: Run) -> None:
-        """Nothing is measured."""
 
     def draw(self, run: Run) -> None:
         """Samples, by 20 Heun steps: of all classes in turn, or with the conditions of held-out data."""

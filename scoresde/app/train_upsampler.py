@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from typing import Any, final
+from typing import final
 
 import torch
-from ml_collections import ConfigDict
 from torch import Tensor
 
 from samplers import Heun, sample
 from samplers.cascades import low_condition
-from scoresde.app.parts import Prepared, with_parts
 from scoresde.app.pictures import save_stages
-from scoresde.app.run import Kind, Run
-from scoresde.app.run_folder import RunFolder
-from scoresde.data.arrays import ArrayData
-from scoresde.models.network import NetworkScoreModel
+from scoresde.app.run import Run, ScoreModelKind
 from scoresde.upsampling import UpsamplingObjective
 from sde_configs import build
 
@@ -25,20 +20,8 @@ DEMO_NOISE = 0.1  # s, or the largest that was trained with
 
 
 @final
-class UpsamplerKind(Kind):
+class UpsamplerKind(ScoreModelKind):
     """A run that trains an upsampler."""
-
-    def prepare(
-        self, folder: RunFolder, config: ConfigDict, data: ArrayData, held_out: ArrayData | None, device: torch.device
-    ) -> Prepared:
-        """The data with encoded captions, and in latents, as the configuration says."""
-        return with_parts(folder.path, config, data, held_out, device)
-
-    def build_model(self, config: ConfigDict, data: ArrayData) -> NetworkScoreModel:
-        return build.build_model(config, data)
-
-    def measure(self, run: Run, held_out: ArrayData) -> dict[str, Any]:
-        return {}
 
     def draw(self, run: Run) -> None:
         """Held-out samples at low resolution, what 20 Heun steps make of them, and the samples themselves."""
@@ -59,9 +42,6 @@ class UpsamplerKind(Kind):
             labels = data.labels[index] if isinstance(data.labels, Tensor) else None
             stages = [(part, run.info) for part in (low.cpu(), drawn, raw)]
             save_stages(run.folder.demo(trainer.step_number), stages, labels)
-
-    def complete(self, run: Run) -> None:
-        """Nothing is measured."""
 
     def finish(self, run: Run) -> str:
         return f"sample: python main.py --mode sample --sampler pc --cascade BASE,{shlex.quote(str(run.folder.path))}"
