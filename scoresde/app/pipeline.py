@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
@@ -58,9 +58,9 @@ class GivenParts:
 @final
 @dataclass(frozen=True)
 class Pipeline:
-    """Where the parts of a pipeline lie."""
+    """Where the parts of a pipeline lie; None for those that it does not have, or that others take the place of."""
 
-    generator: str
+    generator: str | None
     autoencoder: str | None
     text_encoder: str | None
 
@@ -87,8 +87,12 @@ def write_pipeline(path: Path, generator: Path, header: Mapping[str, Any]) -> No
     write_text(path, json.dumps({"format": FORMAT, **parts}, indent=2) + "\n")
 
 
-def read_pipeline(given: str) -> Pipeline:
+def read_pipeline(given: str, replaced: Collection[str] = ()) -> Pipeline:
     """The parts that a pipeline file names, which must be those that it was written with.
+
+    Args:
+        given: the file.
+        replaced: names of the parts whose place others take; they may be missing.
 
     Raises:
         UsageError: for a file that cannot be read, or a part that is missing or has changed.
@@ -104,10 +108,8 @@ def read_pipeline(given: str) -> Pipeline:
         isinstance(content, dict) and content.get("format") == FORMAT and GENERATOR in content,
         f"{source}: not a pipeline; it lacks {FORMAT!r} or its {GENERATOR}",
     )
-    found = {name: _place(content.get(name), name, path, source) for name in PARTS}
-    generator = found[GENERATOR]
-    assert generator is not None
-    return Pipeline(generator, found[AUTOENCODER], found[TEXT_ENCODER])
+    found = {name: None if name in replaced else _place(content.get(name), name, path, source) for name in PARTS}
+    return Pipeline(found[GENERATOR], found[AUTOENCODER], found[TEXT_ENCODER])
 
 
 def _place(part: Any, name: str, path: Path, source: str) -> str | None:
@@ -117,18 +119,17 @@ def _place(part: Any, name: str, path: Path, source: str) -> str | None:
     named, digest = (str(part.get(key, "")) if isinstance(part, Mapping) else "" for key in ("path", "digest"))
     require(named != "" and digest != "", f"{source}: its {name} is damaged")
     place = path.parent / named
+    flag = "checkpoint" if name == GENERATOR else name
     if not place.is_file():
         require(
             not named.endswith(".safetensors"),
-            f"{source}: its {name} {digest} was at {str(place)!r} and is not there; give its place by "
-            f"--{'checkpoint' if name == GENERATOR else name}",
+            f"{source}: its {name} {digest} was at {str(place)!r} and is not there; give its place by --{flag}",
         )
         return str(place) if place.exists() else named
     now = read_header(place)["digest"]
     require(
         now == digest,
-        f"{source}: its {name} was {digest}, and {str(place)!r} is now {now}; put it back, or give another by "
-        f"--{'checkpoint' if name == GENERATOR else name}",
+        f"{source}: its {name} was {digest}, and {str(place)!r} is now {now}; put it back, or give another by --{flag}",
     )
     return str(place)
 

@@ -20,7 +20,7 @@ from scoresde.app.device import choose_device
 from scoresde.app.flags import TrainedFlags
 from scoresde.app.guiding import Guiding
 from scoresde.app.parts import TEXT_ENCODER, autoencoder_at, examples_of, recorded_text_encoder
-from scoresde.app.pipeline import GivenParts, check_latents, read_pipeline
+from scoresde.app.pipeline import AUTOENCODER, GENERATOR, GivenParts, check_latents, read_pipeline
 from scoresde.app.run_folder import HOW_TO_TRAIN, RunFolder, newest_run
 from scoresde.checkpoint import Checkpoint, named_models
 from scoresde.condition import Condition
@@ -81,9 +81,10 @@ class Trained:
         parts = GivenParts(flags.autoencoder, flags.text_encoder)
         require(not (file and workdir), f"checkpoint={file!r}, workdir={workdir!r}: give one of the two")
         if flags.pipeline is not None:
-            pipeline = read_pipeline(flags.pipeline)
+            others = {GENERATOR: file or workdir, AUTOENCODER: parts.autoencoder, TEXT_ENCODER: parts.text_encoder}
+            pipeline = read_pipeline(flags.pipeline, [name for name, other in others.items() if other])
             parts = parts.filled_from(pipeline)
-            file = file or (None if workdir else pipeline.generator)
+            file = file or pipeline.generator
         run: RunFolder | None
         if file is not None:
             loaded = checkpoint_file.load(file)

@@ -88,6 +88,8 @@ def test_parts_that_moved_alone_are_named_and_given(moved, tmp_path, capsys):
     )
     parts = [f"--autoencoder={tmp_path / 'ae'}", f"--text_encoder={tmp_path / 'text'}"]
     np.testing.assert_array_equal(drawn(tmp_path / "b.png", *CAPTIONED, *parts)["samples"], there)
+    piped = [*SAMPLE, "--pipeline=runs/captioned/pipeline.json", *parts]
+    np.testing.assert_array_equal(drawn(tmp_path / "c.png", *piped)["samples"], there)
 
 
 def test_an_autoencoder_that_changed_is_refused_or_given(moved, tmp_path, capsys):
