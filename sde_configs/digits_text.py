@@ -5,7 +5,7 @@ Its parts are trained apart, each on two CPU cores in some minutes, in this orde
     python main.py --mode train_autoencoder --config digits_text
     python main.py --mode train_text_encoder --config digits_text
     python main.py --mode train --config digits_text
-    python main.py --mode sample --workdir runs/digits_text --prompt "a thick slanted seven"
+    python main.py --mode sample --workdir runs/digits_text --guidance 3 --prompt "a thick slanted seven"
 """
 
 from ml_collections import ConfigDict
